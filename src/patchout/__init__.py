@@ -1,0 +1,47 @@
+"""Audio spectrogram transformers: tag, embed, train and pre-train.
+
+PaSST (arXiv 2110.05069), general audio representations from PaSST (PMLR 166:65-89) and MaskSpec (arXiv 2204.12768).
+Importing this package is light: torch is imported when a name that needs it is first used (PEP 562).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "MelConfig": "mel",
+    "log_mel": "mel",
+    "Patchout": "patches",
+    "Output": "passt",
+    "Passt": "passt",
+    "PasstConfig": "passt",
+    "load": "zoo",
+    "Event": "inference",
+    "Tags": "inference",
+    "tag": "inference",
+    "tag_many": "inference",
+}
+_MODULES = ("audio", "augment", "checkpoint", "data", "inference", "loop", "mel", "metrics", "optim", "passt", "patches")
+_MODULES += ("plots", "train", "transformer", "zoo")
+
+__all__ = [*_HOME, "__version__"]
+
+if TYPE_CHECKING:
+    from patchout.inference import Event, Tags, tag, tag_many
+    from patchout.mel import MelConfig, log_mel
+    from patchout.passt import Output, Passt, PasstConfig
+    from patchout.patches import Patchout
+    from patchout.zoo import load
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"patchout.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"patchout.{name}")
+    raise AttributeError(f"module 'patchout' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES])

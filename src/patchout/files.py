@@ -1,0 +1,27 @@
+"""Files that are whole or not there: written aside, flushed to the disk, renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; on success flush it and rename it, on failure remove it.
+
+    A folder that is missing or cannot be written is an OSError that names it.
+    """
+    target = Path(path)
+    aside = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        aside.touch()
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot write into the folder ({error.strerror})", str(target.parent)) from None
+    try:
+        yield aside
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)

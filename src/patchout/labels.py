@@ -1,0 +1,34 @@
+"""Class names: the lists that travel with the package, and a user's own file."""
+
+import csv
+import os
+from importlib import resources
+from pathlib import Path
+
+LISTS = ("audioset", "dcase_scenes", "esc50", "openmic2018", "speechcommands_v2")
+
+
+def label_names(name: str) -> tuple[str, ...]:
+    """The class names of a list in `LISTS`, in the order of the published models' outputs."""
+    if name not in LISTS:
+        raise ValueError(f"no list of class names {name!r}: there are {', '.join(LISTS)}")
+    text = resources.files("patchout").joinpath("label_lists", f"{name}.csv").read_text(encoding="utf-8")
+    return tuple(row["display_name"] for row in csv.DictReader(text.splitlines()))
+
+
+def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Class names from a user's file: one a line, a CSV with a `display_name` column, or FSD50K's `vocabulary.csv`.
+
+    `vocabulary.csv` has no header: index, name, identifier. A missing file is a FileNotFoundError, an empty one a ValueError.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file of class names")
+    rows = [row for row in csv.reader(Path(path).read_text(encoding="utf-8-sig").splitlines()) if row]
+    if not rows:
+        raise ValueError(f"{path}: holds no class names: write one a line")
+    if "display_name" in rows[0]:
+        column = rows[0].index("display_name")
+        return tuple(row[column] for row in rows[1:])
+    if all(len(row) >= 2 and row[0].strip() == str(index) for index, row in enumerate(rows)):
+        return tuple(row[1] for row in rows)
+    return tuple(",".join(row).strip() for row in rows)

@@ -1,0 +1,132 @@
+"""The front end: waveform -> normalised log-mel spectrogram, and frames <-> samples <-> seconds (PaSST, section 3)."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+PRE_EMPHASIS = 0.97
+LOG_OFFSET = 1e-5  # added, not clamped: silence reads ln(1e-5)
+LOG_MEAN, LOG_SCALE = -4.5, 5.0  # fixed constants of the published models, not statistics of a data set
+
+
+@dataclass(frozen=True)
+class MelConfig:
+    """The front end of one model: sizes in samples, band edges in Hz. The defaults are PaSST's at a 10 ms hop."""
+
+    sample_rate: int = 32_000
+    n_fft: int = 1024
+    win_length: int = 800
+    hop_length: int = 320
+    n_mels: int = 128
+    f_min: float = 0.0
+    f_max: float = 15_000.0
+
+    def __post_init__(self) -> None:
+        """Refuse a front end that cannot be computed."""
+        if min(self.sample_rate, self.n_fft, self.win_length, self.hop_length, self.n_mels) < 1:
+            raise ValueError(f"every size of a mel front end must be at least 1, got {self}")
+        if self.win_length > self.n_fft:
+            raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}: shorten the window")
+        check_band(self.f_min, self.f_max, self.sample_rate)
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest waveform `log_mel` takes: its ends are mirrored by half a transform."""
+        return self.n_fft // 2 + 2
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds from one frame to the next."""
+        return self.hop_length / self.sample_rate
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames that `log_mel` makes of a waveform; frame i is centred on sample i * hop_length + 1."""
+        return 1 + (num_samples - 1) // self.hop_length
+
+    def num_samples(self, num_frames: int) -> int:
+        """The shortest waveform that gives this many frames."""
+        return (num_frames - 1) * self.hop_length + 1
+
+    @property
+    def band_hz(self) -> np.ndarray:
+        """Centre of every mel band in Hz, (n_mels,)."""
+        low, step = _mel_edges(self.f_min, self.f_max, self.n_mels)
+        return 700.0 * np.expm1((low + step * np.arange(1, self.n_mels + 1)) / 1127.0)
+
+
+def check_band(f_min: float, f_max: float, sample_rate: int) -> None:
+    """Refuse band edges outside 0 <= f_min < f_max <= half the sample rate (Hz)."""
+    if not 0 <= f_min < f_max <= sample_rate / 2:
+        raise ValueError(f"band edges must be 0 <= f_min < f_max <= {sample_rate / 2:g} Hz, got {f_min:g} and {f_max:g}")
+
+
+def _mel_edges(f_min: float, f_max: float, n_mels: int) -> tuple[float, float]:
+    """Lowest edge and spacing of the bands on Kaldi's mel scale."""
+    low, high = (1127.0 * math.log(1.0 + f / 700.0) for f in (f_min, f_max))
+    return low, (high - low) / (n_mels + 1)
+
+
+def mel_bank(config: MelConfig, band: tuple[float, float] | None = None) -> Float[Tensor, "mel bin"]:
+    """Kaldi's triangular filters, slopes linear in mel, for the n_fft // 2 bins below the Nyquist frequency.
+
+    `band` (f_min, f_max in Hz) overrides the config's edges. Built in float32 as the published models had it.
+    """
+    low, step = _mel_edges(*(band or (config.f_min, config.f_max)), config.n_mels)
+    left = low + step * torch.arange(config.n_mels).unsqueeze(1)
+    centre = low + step * torch.arange(1, config.n_mels + 1).unsqueeze(1)
+    right = low + step * torch.arange(2, config.n_mels + 2).unsqueeze(1)
+    bins = 1127.0 * (1.0 + torch.arange(config.n_fft // 2) * (config.sample_rate / config.n_fft) / 700.0).log()
+    return torch.clamp(torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)), min=0.0)
+
+
+@lru_cache(maxsize=32)
+def _evaluation_bank(config: MelConfig, device: torch.device) -> Tensor:
+    """The constant bank of a config, up to its last bin that is not zero."""
+    bank = mel_bank(config)
+    return bank[:, : int(bank.any(dim=0).nonzero().max()) + 1].contiguous().to(device)
+
+
+@lru_cache(maxsize=32)
+def _window(length: int, device: torch.device) -> Tensor:
+    """The symmetric Hann window."""
+    return torch.hann_window(length, periodic=False, device=device)
+
+
+def log_mel(
+    waveform: Float[Tensor, "batch sample"] | Float[np.ndarray, "batch sample"],
+    config: MelConfig,
+    *,
+    band: tuple[float, float] | None = None,
+) -> Float[Tensor, "batch mel frame"]:
+    """Waveforms (batch, samples) at the config's rate -> normalised log-mel (batch, n_mels, frames), always in float32.
+
+    `band` (f_min, f_max in Hz) replaces the config's band edges for this call: the mel jitter of training.
+    Never pads: a waveform under `config.min_samples` is a ValueError. PaSST, section 3; frames = 1 + (samples - 1) // hop.
+    """
+    wave = torch.as_tensor(waveform)
+    if wave.ndim != 2:
+        raise ValueError(f"log_mel takes waveforms of shape (batch, samples), got {tuple(wave.shape)}: use waveform[None]")
+    if wave.shape[1] < config.min_samples:
+        shortest = f"{config.min_samples} samples ({1e3 * config.min_samples / config.sample_rate:.1f} ms)"
+        raise ValueError(f"log_mel needs at least {shortest}, got {wave.shape[1]}: pad the clip or leave it out")
+    if band is not None:
+        check_band(*band, config.sample_rate)
+    with torch.autocast(wave.device.type, enabled=False):
+        bank = _evaluation_bank(config, wave.device) if band is None else mel_bank(config, band).to(wave.device)
+        power = _power(wave.float(), config)  # (batch, n_fft // 2 + 1, frames)
+        mel = bank @ power[:, : bank.shape[1]]
+        return (mel + LOG_OFFSET).log_().sub_(LOG_MEAN).div_(LOG_SCALE)
+
+
+def _power(wave: Float[Tensor, "batch sample"], config: MelConfig) -> Float[Tensor, "batch bin frame"]:
+    """Power spectrum of the pre-emphasised waveform; the first sample is lost, not padded."""
+    emphasised = wave[:, 1:] - PRE_EMPHASIS * wave[:, :-1]  # two roundings, as published: a fused one moves quiet bands by 6e-5
+    window = _window(config.win_length, wave.device)
+    spectrum = torch.stft(emphasised, config.n_fft, config.hop_length, config.win_length, window, return_complex=True)
+    return spectrum.real.square() + spectrum.imag.square()

@@ -1,0 +1,120 @@
+"""Log-mel -> patch tokens with separate time and frequency positions; Patchout (PaSST, sections 2.1 and 2.2)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+
+from patchout.transformer import INIT_STD
+
+
+@dataclass(frozen=True)
+class Patchout:
+    """What training drops: whole rows of the grid (`freq`), whole columns (`time`), then single `patches` of what is left.
+
+    `freq` and `time` are structured Patchout (PaSST-S), `patches` is unstructured (PaSST-U). One choice serves the whole
+    batch, as published, unless `per_clip`.
+    """
+
+    freq: int = 0
+    time: int = 0
+    patches: int = 0
+    per_clip: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse negative amounts."""
+        if min(self.freq, self.time, self.patches) < 0:
+            raise ValueError(f"Patchout amounts count what is dropped and cannot be negative, got {self}")
+
+    def num_kept(self, rows: int, columns: int) -> int:
+        """Patches left of a grid; a setting that leaves none is a ValueError."""
+        if self.freq >= rows:
+            raise ValueError(f"cannot drop {self.freq} of {rows} rows: lower freq of the Patchout")
+        if self.time >= columns:
+            raise ValueError(f"cannot drop {self.time} of {columns} columns: lower time of the Patchout or lengthen the clip")
+        left = (rows - self.freq) * (columns - self.time)
+        if self.patches >= left:
+            raise ValueError(f"cannot drop {self.patches} of {left} patches: lower patches of the Patchout")
+        return left - self.patches
+
+
+Grid = tuple[Int[Tensor, "#batch token"], Int[Tensor, "#batch token"]]  # row and column of every token
+
+
+def whole_grid(rows: int, columns: int, device: torch.device) -> Grid:
+    """Row and column of every patch, frequency-major: token = row * columns + column; each (1, rows * columns)."""
+    index = torch.arange(rows * columns, device=device)[None]
+    return index // columns, index % columns
+
+
+def patchout(rows: int, columns: int, drop: Patchout, *, batch: int, rng: Generator | None) -> Grid:
+    """Draw the patches that stay: row and column of each, (1, N), or (batch, N) when `drop.per_clip` (PaSST, section 2.2).
+
+    Order of the draws, as published: columns, rows, single patches; indices ascend. `rng` is a CPU generator.
+    """
+    drop.num_kept(rows, columns)
+    draws = [_draw(rows, columns, drop, rng) for _ in range(batch if drop.per_clip else 1)]
+    index = torch.stack(draws)
+    return index // columns, index % columns
+
+
+def _draw(rows: int, columns: int, drop: Patchout, rng: Generator | None) -> Int[Tensor, "token"]:
+    """One draw: indices into the flattened grid, ascending."""
+    column = _keep(columns, drop.time, rng)
+    row = _keep(rows, drop.freq, rng)
+    index = (row[:, None] * columns + column).flatten()
+    return index[_keep(len(index), drop.patches, rng)]
+
+
+def _keep(total: int, drop: int, rng: Generator | None) -> Int[Tensor, "kept"]:
+    """A random subset of 0 ... total - 1 without `drop` members, ascending; nothing is drawn when nothing is dropped."""
+    if drop == 0:
+        return torch.arange(total)
+    return torch.randperm(total, generator=rng)[: total - drop].sort().values
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping patches -> tokens, plus one learned position per row and one per column."""
+
+    def __init__(self, width: int, *, patch: int, stride: tuple[int, int], grid: tuple[int, int]) -> None:
+        """`patch` in mels and frames; `stride` and `grid` as (frequency, time): pixels between patches, rows and columns."""
+        super().__init__()
+        self.patch = patch
+        self.stride = stride
+        self.proj = nn.Conv2d(1, width, patch, stride)  # owns the parameters; applied as a matrix to the patches that stay
+        self.row_position = nn.Parameter(torch.empty(grid[0], width))
+        self.column_position = nn.Parameter(torch.empty(grid[1], width))
+
+    def init_weights(self, rng: Generator | None = None) -> None:
+        """Positions from N(0, 0.02); the projection keeps the convolution's own uniform distribution."""
+        bound = self.patch**-1  # 1 / sqrt(fan in), torch's default for a convolution
+        nn.init.uniform_(self.proj.weight, -bound, bound, generator=rng)
+        assert self.proj.bias is not None
+        nn.init.uniform_(self.proj.bias, -bound, bound, generator=rng)
+        nn.init.trunc_normal_(self.row_position, std=INIT_STD, generator=rng)
+        nn.init.trunc_normal_(self.column_position, std=INIT_STD, generator=rng)
+
+    def columns(self, num_frames: int) -> int:
+        """Patch columns that fit into so many frames."""
+        return max(0, (num_frames - self.patch) // self.stride[1] + 1)
+
+    def patches(self, mel: Float[Tensor, "batch mel frame"]) -> Float[Tensor, "batch row column patch patch"]:
+        """Every patch of the spectrogram, as a view."""
+        return mel.unfold(1, self.patch, self.stride[0]).unfold(2, self.patch, self.stride[1])
+
+    def forward(
+        self, mel: Float[Tensor, "batch mel frame"], grid: Grid | None = None, *, time_offset: int = 0
+    ) -> Float[Tensor, "batch token width"]:
+        """Project the patches of `grid` (all when None) and add their positions; column 0 reads position `time_offset`."""
+        patches = self.patches(mel)
+        if grid is None:
+            row, column = whole_grid(patches.shape[1], patches.shape[2], mel.device)
+            pixels = patches.flatten(3).flatten(1, 2)  # (B, rows * columns, pixels)
+        else:
+            row, column = (index.to(mel.device, non_blocking=True) for index in grid)
+            clip = torch.arange(len(mel), device=mel.device)[:, None]
+            pixels = patches[clip, row, column].flatten(2)  # (B, N, pixels): what was dropped is never copied or projected
+        position = self.row_position[row] + self.column_position[column + time_offset]
+        return F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias) + position
