@@ -1,4 +1,4 @@
-"""Audio spectrogram transformers: tag, embed, train and pre-train.
+"""Audio spectrogram transformers for tagging, sound events and training.
 
 PaSST (arXiv 2110.05069), general audio representations from PaSST (PMLR 166:65-89) and MaskSpec (arXiv 2204.12768).
 Importing this package is light: torch is imported when a name that needs it is first used (PEP 562).
@@ -17,18 +17,48 @@ _HOME = {
     "Passt": "passt",
     "PasstConfig": "passt",
     "load": "zoo",
-    "Event": "inference",
+    "Event": "events",
+    "EventRule": "events",
     "Tags": "inference",
     "tag": "inference",
     "tag_many": "inference",
 }
-_MODULES = ("audio", "augment", "checkpoint", "data", "inference", "loop", "mel", "metrics", "optim", "passt", "patches")
-_MODULES += ("plots", "train", "transformer", "zoo")
+_MODULES = (
+    *(
+        "audio",
+        "augment",
+        "checkpoint",
+        "data",
+        "decode",
+        "device",
+        "download",
+        "evaluate",
+        "events",
+        "files",
+        "inference",
+    ),
+    *("labels", "loop", "mel", "metrics", "optim", "passt", "patches", "plots", "train", "transformer", "zoo"),
+)
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [
+    "Event",
+    "EventRule",
+    "MelConfig",
+    "Output",
+    "Passt",
+    "PasstConfig",
+    "Patchout",
+    "Tags",
+    "__version__",
+    "load",
+    "log_mel",
+    "tag",
+    "tag_many",
+]
 
 if TYPE_CHECKING:
-    from patchout.inference import Event, Tags, tag, tag_many
+    from patchout.events import Event, EventRule
+    from patchout.inference import Tags, tag, tag_many
     from patchout.mel import MelConfig, log_mel
     from patchout.passt import Output, Passt, PasstConfig
     from patchout.patches import Patchout

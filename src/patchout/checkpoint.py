@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from patchout.errors import InputError
 from patchout.files import write_aside
 from patchout.labels import label_names
 from patchout.mel import MelConfig
@@ -25,7 +26,7 @@ PUBLIC_STRIDES = (10, 12, 14, 16)
 Path_ = str | os.PathLike[str]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A file that is not a whole checkpoint, or not one of ours."""
 
 
@@ -125,7 +126,10 @@ def import_passt(
     where = str(source) if isinstance(source, str | os.PathLike) else "state dict"
     public = _public_weights(source if isinstance(source, Mapping) else _unpickle(source), where)
     mel = mel or MelConfig()
-    if not {"cls_token", "patch_embed.proj.weight", "time_new_pos_embed", "freq_new_pos_embed", "head.1.weight"} <= public.keys():
+    if (
+        not {"cls_token", "patch_embed.proj.weight", "time_new_pos_embed", "freq_new_pos_embed", "head.1.weight"}
+        <= public.keys()
+    ):
         raise CheckpointError(f"{where}: no PaSST weights, it holds {sorted(public)[:4]} ...")
     width, num_classes = public["cls_token"].shape[-1], len(public["head.1.weight"])
     config = PasstConfig(
@@ -221,7 +225,9 @@ def _stride(given: int | tuple[int, int] | None, rows: int, patch: int, mel: Mel
     fitting = [stride for stride in candidates if (mel.n_mels - patch) // stride + 1 == rows]
     if not fitting:
         what = f"a frequency stride of {frequency}" if frequency else "no stride"
-        raise CheckpointError(f"{rows} rows of positions fit {what} with {mel.n_mels} mels: give stride=(frequency, time)")
+        raise CheckpointError(
+            f"{rows} rows of positions fit {what} with {mel.n_mels} mels: give stride=(frequency, time)"
+        )
     return (fitting[0], given[1] if isinstance(given, tuple) else fitting[0])
 
 

@@ -12,18 +12,22 @@ def label_names(name: str) -> tuple[str, ...]:
     """The class names of a list in `LISTS`, in the order of the published models' outputs."""
     if name not in LISTS:
         raise ValueError(f"no list of class names {name!r}: there are {', '.join(LISTS)}")
-    text = resources.files("patchout").joinpath("label_lists", f"{name}.csv").read_text(encoding="utf-8")
+    text = (resources.files("patchout") / "label_lists" / f"{name}.csv").read_text(encoding="utf-8")
     return tuple(row["display_name"] for row in csv.DictReader(text.splitlines()))
 
 
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Class names from a user's file: one a line, a CSV with a `display_name` column, or FSD50K's `vocabulary.csv`.
 
-    `vocabulary.csv` has no header: index, name, identifier. A missing file is a FileNotFoundError, an empty one a ValueError.
+    `vocabulary.csv` has no header: index, name, identifier. Raises FileNotFoundError, ValueError for an empty file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of class names")
-    rows = [row for row in csv.reader(Path(path).read_text(encoding="utf-8-sig").splitlines()) if row]
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not UTF-8 text: save the class names as UTF-8, one a line") from None
+    rows = [row for row in csv.reader(text.splitlines()) if row]
     if not rows:
         raise ValueError(f"{path}: holds no class names: write one a line")
     if "display_name" in rows[0]:

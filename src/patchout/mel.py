@@ -6,7 +6,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -63,7 +62,9 @@ class MelConfig:
 def check_band(f_min: float, f_max: float, sample_rate: int) -> None:
     """Refuse band edges outside 0 <= f_min < f_max <= half the sample rate (Hz)."""
     if not 0 <= f_min < f_max <= sample_rate / 2:
-        raise ValueError(f"band edges must be 0 <= f_min < f_max <= {sample_rate / 2:g} Hz, got {f_min:g} and {f_max:g}")
+        raise ValueError(
+            f"band edges must be 0 <= f_min < f_max <= {sample_rate / 2:g} Hz, got {f_min:g} and {f_max:g}"
+        )
 
 
 def _mel_edges(f_min: float, f_max: float, n_mels: int) -> tuple[float, float]:
@@ -107,11 +108,13 @@ def log_mel(
     """Waveforms (batch, samples) at the config's rate -> normalised log-mel (batch, n_mels, frames), always in float32.
 
     `band` (f_min, f_max in Hz) replaces the config's band edges for this call: the mel jitter of training.
-    Never pads: a waveform under `config.min_samples` is a ValueError. PaSST, section 3; frames = 1 + (samples - 1) // hop.
+    Never pads: a waveform under `config.min_samples` is a ValueError. frames = 1 + (samples - 1) // hop.
     """
     wave = torch.as_tensor(waveform)
     if wave.ndim != 2:
-        raise ValueError(f"log_mel takes waveforms of shape (batch, samples), got {tuple(wave.shape)}: use waveform[None]")
+        raise ValueError(
+            f"log_mel takes waveforms of shape (batch, samples), got {tuple(wave.shape)}: use waveform[None]"
+        )
     if wave.shape[1] < config.min_samples:
         shortest = f"{config.min_samples} samples ({1e3 * config.min_samples / config.sample_rate:.1f} ms)"
         raise ValueError(f"log_mel needs at least {shortest}, got {wave.shape[1]}: pad the clip or leave it out")
@@ -126,7 +129,9 @@ def log_mel(
 
 def _power(wave: Float[Tensor, "batch sample"], config: MelConfig) -> Float[Tensor, "batch bin frame"]:
     """Power spectrum of the pre-emphasised waveform; the first sample is lost, not padded."""
-    emphasised = wave[:, 1:] - PRE_EMPHASIS * wave[:, :-1]  # two roundings, as published: a fused one moves quiet bands by 6e-5
+    emphasised = (
+        wave[:, 1:] - PRE_EMPHASIS * wave[:, :-1]
+    )  # two roundings, as published: a fused one moves quiet bands by 6e-5
     window = _window(config.win_length, wave.device)
     spectrum = torch.stft(emphasised, config.n_fft, config.hop_length, config.win_length, window, return_complex=True)
     return spectrum.real.square() + spectrum.imag.square()

@@ -1,4 +1,4 @@
-"""PaSST: log-mel -> class logits, clip embedding and tokens ("Efficient Training of Audio Transformers with Patchout")."""
+"""PaSST: log-mel -> class logits, clip embedding, tokens ("Efficient Training of Audio Transformers with Patchout")."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -108,7 +108,7 @@ class Passt(nn.Module):
         time_offset: int = 0,
         rng: Generator | None = None,
     ) -> Output:
-        """Log-mel (batch, n_mels, frames) -> Output; Patchout only when it is asked for, drawn from the CPU generator `rng`.
+        """Log-mel (batch, n_mels, frames) -> Output; Patchout only when asked for, drawn from the CPU generator `rng`.
 
         A clip shorter than the time table reads its first columns, or those from `time_offset` on. A clip that is too
         short for a patch or too long for the table, and a Patchout that leaves nothing, are ValueErrors.
@@ -129,20 +129,26 @@ class Passt(nn.Module):
         config, frames = self.config, mel.shape[-1]
         columns = self.embed.columns(frames)
         if mel.ndim != 3 or mel.shape[1] != config.mel.n_mels:
-            raise ValueError(f"the model takes log-mels of shape (batch, {config.mel.n_mels}, frames), got {tuple(mel.shape)}")
+            raise ValueError(
+                f"the model takes log-mels of shape (batch, {config.mel.n_mels}, frames), got {tuple(mel.shape)}"
+            )
         if columns < 1:
-            raise ValueError(f"a clip of {frames} frames holds no patch of {config.patch}: pad it to {config.min_samples} samples")
+            raise ValueError(
+                f"a clip of {frames} frames holds no patch of {config.patch}: pad it to {config.min_samples} samples"
+            )
         if not 0 <= time_offset <= config.columns - columns:
             longest = f"{config.max_frames} frames ({config.max_samples / config.mel.sample_rate:.2f} s)"
             at = f" from column {time_offset} on" if time_offset else ""
-            raise ValueError(f"the model takes at most {longest}, got {frames}{at}: cut the clip into windows, as patchout.tag does")
+            raise ValueError(
+                f"the model takes at most {longest}, got {frames}{at}: cut the clip into windows, as patchout.tag does"
+            )
         if drop is None:
             return None
         return patchout(config.rows, columns, drop, batch=len(mel), rng=rng)
 
 
 def keep_blocks(model: Passt, keep: tuple[int, ...]) -> Passt:
-    """A shallower copy with only the blocks of `keep`, e.g. `every_other_block(12)` for PaSST-L (PaSST, section 4.1)."""
+    """A shallower copy with only the blocks of `keep`, e.g. `every_other_block(12)` for PaSST-L (section 4.1)."""
     depth = model.config.depth
     if not keep or list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= depth:
         raise ValueError(f"blocks to keep must ascend within 0 ... {depth - 1}, got {keep}")

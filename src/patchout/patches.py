@@ -12,10 +12,10 @@ from patchout.transformer import INIT_STD
 
 @dataclass(frozen=True)
 class Patchout:
-    """What training drops: whole rows of the grid (`freq`), whole columns (`time`), then single `patches` of what is left.
+    """What training drops: whole rows (`freq`) and columns (`time`) of the grid, then single `patches` of what is left.
 
-    `freq` and `time` are structured Patchout (PaSST-S), `patches` is unstructured (PaSST-U). One choice serves the whole
-    batch, as published, unless `per_clip`.
+    `freq` and `time` are structured Patchout (PaSST-S), `patches` is unstructured (PaSST-U). One choice serves
+    the whole batch, as published, unless `per_clip`.
     """
 
     freq: int = 0
@@ -33,7 +33,9 @@ class Patchout:
         if self.freq >= rows:
             raise ValueError(f"cannot drop {self.freq} of {rows} rows: lower freq of the Patchout")
         if self.time >= columns:
-            raise ValueError(f"cannot drop {self.time} of {columns} columns: lower time of the Patchout or lengthen the clip")
+            raise ValueError(
+                f"cannot drop {self.time} of {columns} columns: lower time of the Patchout or lengthen the clip"
+            )
         left = (rows - self.freq) * (columns - self.time)
         if self.patches >= left:
             raise ValueError(f"cannot drop {self.patches} of {left} patches: lower patches of the Patchout")
@@ -50,7 +52,7 @@ def whole_grid(rows: int, columns: int, device: torch.device) -> Grid:
 
 
 def patchout(rows: int, columns: int, drop: Patchout, *, batch: int, rng: Generator | None) -> Grid:
-    """Draw the patches that stay: row and column of each, (1, N), or (batch, N) when `drop.per_clip` (PaSST, section 2.2).
+    """Draw the patches that stay: row and column of each, (1, N), or (batch, N) with per_clip (PaSST, section 2.2).
 
     Order of the draws, as published: columns, rows, single patches; indices ascend. `rng` is a CPU generator.
     """
@@ -69,7 +71,7 @@ def _draw(rows: int, columns: int, drop: Patchout, rng: Generator | None) -> Int
 
 
 def _keep(total: int, drop: int, rng: Generator | None) -> Int[Tensor, "kept"]:
-    """A random subset of 0 ... total - 1 without `drop` members, ascending; nothing is drawn when nothing is dropped."""
+    """A random subset of 0 ... total - 1 without `drop` members, ascending; no draw when nothing is dropped."""
     if drop == 0:
         return torch.arange(total)
     return torch.randperm(total, generator=rng)[: total - drop].sort().values
@@ -79,11 +81,13 @@ class PatchEmbed(nn.Module):
     """Overlapping patches -> tokens, plus one learned position per row and one per column."""
 
     def __init__(self, width: int, *, patch: int, stride: tuple[int, int], grid: tuple[int, int]) -> None:
-        """`patch` in mels and frames; `stride` and `grid` as (frequency, time): pixels between patches, rows and columns."""
+        """`patch` in pixels; `stride` and `grid` as (frequency, time): pixels between patches; rows and columns."""
         super().__init__()
         self.patch = patch
         self.stride = stride
-        self.proj = nn.Conv2d(1, width, patch, stride)  # owns the parameters; applied as a matrix to the patches that stay
+        self.proj = nn.Conv2d(
+            1, width, patch, stride
+        )  # owns the parameters; applied as a matrix to the patches that stay
         self.row_position = nn.Parameter(torch.empty(grid[0], width))
         self.column_position = nn.Parameter(torch.empty(grid[1], width))
 
@@ -107,7 +111,7 @@ class PatchEmbed(nn.Module):
     def forward(
         self, mel: Float[Tensor, "batch mel frame"], grid: Grid | None = None, *, time_offset: int = 0
     ) -> Float[Tensor, "batch token width"]:
-        """Project the patches of `grid` (all when None) and add their positions; column 0 reads position `time_offset`."""
+        """Project the patches of `grid` (None: all) and add their positions; column 0 reads position `time_offset`."""
         patches = self.patches(mel)
         if grid is None:
             row, column = whole_grid(patches.shape[1], patches.shape[2], mel.device)
@@ -115,6 +119,8 @@ class PatchEmbed(nn.Module):
         else:
             row, column = (index.to(mel.device, non_blocking=True) for index in grid)
             clip = torch.arange(len(mel), device=mel.device)[:, None]
-            pixels = patches[clip, row, column].flatten(2)  # (B, N, pixels): what was dropped is never copied or projected
+            pixels = patches[clip, row, column].flatten(
+                2
+            )  # (B, N, pixels): what was dropped is never copied or projected
         position = self.row_position[row] + self.column_position[column + time_offset]
         return F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias) + position

@@ -1,0 +1,89 @@
+"""Scores over time -> events with a start, an end and a score."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Event:
+    """A stretch of time in which a class is on; `score` is its highest within."""
+
+    label: str
+    start_s: float
+    end_s: float
+    score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings."""
+        return {
+            "label": self.label,
+            "start_s": round(self.start_s, 3),
+            "end_s": round(self.end_s, 3),
+            "score": round(self.score, 4),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventRule:
+    """How events are found: windows of `window_s` every `hop_s`, a median over `median` of them, two thresholds.
+
+    An event begins where the score reaches `on` and lasts as long as it stays at `off` or above (hysteresis).
+    """
+
+    window_s: float = 1.0
+    hop_s: float = 0.25
+    median: int = 3
+    on: float = 0.5
+    off: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuse rules that find nothing or everything."""
+        if not 0 < self.hop_s <= self.window_s:
+            raise ValueError(
+                f"event windows of {self.window_s} s every {self.hop_s} s: the hop must be within 0 and the window"
+            )
+        if self.median < 1 or self.median % 2 == 0:
+            raise ValueError(f"median counts windows and must be odd, got {self.median}")
+        if not 0 < self.off <= self.on < 1:
+            raise ValueError(f"thresholds must be 0 < off <= on < 1, got off {self.off} and on {self.on}")
+
+
+def find_events(
+    track: Float[np.ndarray, "time class"],
+    times_s: Float[np.ndarray, "time"],
+    labels: Sequence[str],
+    *,
+    rule: EventRule,
+    duration_s: float,
+) -> tuple[Event, ...]:
+    """Events of every class, in order of start time.
+
+    A window speaks for the time up to half-way to its neighbours; the first and the last reach the ends of the sound.
+    """
+    if not len(times_s):
+        return ()
+    edges = np.concatenate([[0.0], (times_s[1:] + times_s[:-1]) / 2, [duration_s]])
+    events = []
+    for index in np.flatnonzero((track >= rule.on).any(axis=0)).tolist():
+        smooth = median(track[:, index], rule.median)
+        for first, last in _runs(smooth >= rule.off):
+            peak = float(smooth[first:last].max())
+            if peak >= rule.on:
+                events.append(Event(labels[index], float(edges[first]), float(edges[last]), peak))
+    return tuple(sorted(events, key=lambda event: (event.start_s, event.label)))
+
+
+def median(values: Float[np.ndarray, "time"], size: int) -> Float[np.ndarray, "time"]:
+    """Median over `size` neighbours, the ends repeated."""
+    padded = np.pad(values, size // 2, mode="edge")
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, size), axis=1)
+
+
+def _runs(on: np.ndarray) -> list[tuple[int, int]]:
+    """First index and one past the last of every stretch of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], on, [False]]).astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

@@ -1,0 +1,271 @@
+"""Any length of audio -> tags and events: windows of many files run in one batch."""
+
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patchout import audio
+from patchout.device import Precision, autocast
+from patchout.events import Event, EventRule, find_events
+from patchout.mel import log_mel
+from patchout.passt import Passt, PasstConfig
+
+OVERLAP = 2  # every moment of a long clip lies in this many windows
+Scores = Float[np.ndarray, "class"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the model says of one source: class scores of the whole and of every moment, or the reason why not."""
+
+    name: str
+    duration_s: float = 0.0
+    scores: Scores | None = None  # mean over windows; None: failed
+    times_s: Float[np.ndarray, "time"] = field(default_factory=lambda: np.zeros(0, np.float32))  # window centres
+    track: Float[np.ndarray, "time class"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    warning: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Labels of one source with their scores, best first, and events in order of time."""
+
+    file: str
+    duration_s: float
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]
+    events: tuple[Event, ...] = ()
+    warning: str | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, as `patchout tag --format json` prints them."""
+        return {
+            "file": self.file,
+            "duration_s": round(self.duration_s, 3),
+            "tags": [
+                {"label": name, "score": round(score, 4)} for name, score in zip(self.labels, self.scores, strict=True)
+            ],
+            "events": [event.to_dict() for event in self.events],
+            "warning": self.warning,
+            "error": self.error,
+        }
+
+
+def tag(
+    model: Passt,
+    source: audio.Source,
+    *,
+    top: int = 5,
+    events: EventRule | None = None,
+    precision: Precision = "fp32",
+    batch_size: int = 16,
+) -> Tags:
+    """The `top` labels of one sound of any length and, with a rule, its events.
+
+    Up to `model.config.max_samples` in one pass; a longer sound in windows that overlap by half, scores averaged.
+    Raises AudioError (a ValueError) or OSError that name the source.
+    """
+    _check_top(top)
+    stream = audio.Stream(source, model.config.mel.sample_rate)
+    scored = next(score(model, [stream], events=events, precision=precision, batch_size=batch_size, strict=True))
+    return to_tags(scored, model.config, top=top, events=events)
+
+
+def tag_many(
+    model: Passt,
+    sources: Iterable[audio.Source],
+    *,
+    top: int = 5,
+    events: EventRule | None = None,
+    precision: Precision = "fp32",
+    batch_size: int = 16,
+) -> Iterator[Tags]:
+    """`tag` for many sources, in order, windows batched together; a source that fails has `.error` and no labels."""
+    _check_top(top)
+    streams = (audio.Stream(source, model.config.mel.sample_rate) for source in sources)
+    for scored in score(model, streams, events=events, precision=precision, batch_size=batch_size):
+        yield to_tags(scored, model.config, top=top, events=events)
+
+
+def to_tags(scored: Scored, config: PasstConfig, *, top: int, events: EventRule | None) -> Tags:
+    """The best labels of a scored source, and its events by `events`."""
+    if scored.scores is None:
+        return Tags(scored.name, scored.duration_s, (), (), (), scored.warning, scored.error)
+    best = np.argsort(-scored.scores, kind="stable")[:top]
+    found: tuple[Event, ...] = ()
+    if events is not None:
+        found = find_events(scored.track, scored.times_s, config.labels, rule=events, duration_s=scored.duration_s)
+    labels = tuple(config.labels[index] for index in best)
+    values = tuple(float(scored.scores[index]) for index in best)
+    return Tags(scored.name, scored.duration_s, labels, values, found, scored.warning, None)
+
+
+def _check_top(top: int) -> None:
+    if top < 1:
+        raise ValueError(f"top counts labels and must be at least 1, got {top}")
+
+
+def overview(
+    source: audio.Source, config: PasstConfig, *, duration_s: float, limit: int = 2000
+) -> tuple[Float[np.ndarray, "mel column"], float]:
+    """A whole sound's log-mel for a picture, at most about `limit` columns, and the seconds of a column.
+
+    Reads the source in pieces of ten seconds; a column is the maximum of its frames.
+    """
+    mel = config.mel
+    pool = max(1, math.ceil(duration_s / mel.frame_s / limit))
+    size = pool * max(1, round(10 / mel.frame_s / pool)) * mel.hop_length  # whole columns
+    pieces = []
+    for start, wave in audio.windows(audio.Stream(source, mel.sample_rate), size, size):
+        fresh = wave[-((len(wave) - 1) % size + 1) :] if start % size == 0 else wave[size - start % size :]
+        piece = window_mel(fresh, config, torch.device("cpu")).numpy()
+        pieces.append(np.maximum.reduceat(piece, np.arange(0, piece.shape[1], pool), axis=1))
+    return np.concatenate(pieces, axis=1), pool * mel.frame_s
+
+
+# -- the engine -------------------------------------------------------------------------------------------------------
+
+
+def score(
+    model: Passt,
+    streams: Iterable[audio.Stream],
+    *,
+    events: EventRule | None = None,
+    precision: Precision = "fp32",
+    batch_size: int = 16,
+    strict: bool = False,
+) -> Iterator[Scored]:
+    """Score every stream (at the model's rate), in order; with `strict` a stream that fails raises instead."""
+    batcher = _Batcher(model, batch_size=batch_size, precision=precision)
+    open_files: deque[_File] = deque()
+    for stream in streams:
+        file = _File(stream, events)
+        open_files.append(file)
+        try:
+            for is_clip, start, wave in file.windows(model.config):
+                batcher.add(file, is_clip, start, wave)
+        except (audio.AudioError, OSError) as error:
+            if strict:
+                raise
+            file.error = str(error)
+        file.complete = True
+        while open_files and open_files[0].is_done:
+            yield open_files.popleft().scored(model.config)
+    batcher.flush()
+    while open_files:
+        yield open_files.popleft().scored(model.config)
+
+
+class _File:
+    """One source on its way: its windows out, their scores back in."""
+
+    def __init__(self, stream: audio.Stream, events: EventRule | None) -> None:
+        self.stream = stream
+        self.rule = events
+        self.complete = False  # all windows are cut
+        self.pending = 0  # windows whose scores are not back
+        self.error: str | None = None
+        self.peak = 0.0
+        self.clip_windows = 0
+        self.clip_sum: Any = 0.0
+        self.moments: list[tuple[float, Scores]] = []  # centre in samples, scores
+
+    @property
+    def is_done(self) -> bool:
+        return self.complete and self.pending == 0
+
+    def windows(self, config: PasstConfig) -> Iterator[tuple[bool, int, Float[np.ndarray, "sample"]]]:
+        """(for the whole clip?, start sample, wave): clip and event windows of one decoding, in order of their ends."""
+        size = config.max_samples
+        for_clip, for_events = itertools.tee(self._blocks())
+        kinds = [((True, *window) for window in audio.windows(for_clip, size, size // OVERLAP))]
+        if self.rule is not None:
+            rate = config.mel.sample_rate
+            size, hop = min(size, round(self.rule.window_s * rate)), round(self.rule.hop_s * rate)
+            kinds.append((False, *window) for window in audio.windows(for_events, size, min(size, hop)))
+        return heapq.merge(*kinds, key=lambda window: window[1] + len(window[2]))
+
+    def _blocks(self) -> Iterator[Float[np.ndarray, "sample"]]:
+        for block in self.stream:
+            self.peak = max(self.peak, float(np.abs(block).max()))
+            yield block
+
+    def receive(self, is_clip: bool, centre: float, scores: Scores) -> None:
+        """Take the scores of one window."""
+        self.pending -= 1
+        if is_clip:
+            self.clip_windows += 1
+            self.clip_sum = self.clip_sum + scores.astype(np.float64)
+        else:
+            self.moments.append((centre, scores.astype(np.float16)))  # ten hours of 527 classes fit into 150 MB
+
+    def scored(self, config: PasstConfig) -> Scored:
+        """Everything about the file."""
+        name, duration_s = self.stream.name, self.stream.duration_s
+        if self.error is not None:
+            return Scored(name, duration_s, error=self.error)
+        warning = self.stream.warning
+        if warning is None and self.peak == 0.0:
+            warning = f"{name}: is silent (every sample is zero), so its scores say nothing"
+        moments = sorted(self.moments, key=lambda moment: moment[0])
+        times_s = np.array([centre / config.mel.sample_rate for centre, _ in moments], np.float32)
+        track = np.array([scores for _, scores in moments], np.float32).reshape(len(moments), len(config.labels))
+        return Scored(name, duration_s, self.clip_sum / self.clip_windows, times_s, track, warning)
+
+
+class _Batcher:
+    """Runs windows of any length in batches of equal patch columns, and hands the scores to their files."""
+
+    def __init__(self, model: Passt, *, batch_size: int, precision: Precision) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.model = model
+        self.batch_size = batch_size
+        self.precision = precision
+        self.device = next(model.parameters()).device
+        self.waiting: dict[int, list[tuple[_File, bool, float, Tensor]]] = {}  # by patch columns
+
+    def add(self, file: _File, is_clip: bool, start: int, wave: Float[np.ndarray, "sample"]) -> None:
+        """Queue one window; a full batch runs, and so does the oldest when too much waits."""
+        mel = window_mel(wave, self.model.config, self.device)
+        columns = self.model.embed.columns(mel.shape[-1])
+        file.pending += 1
+        self.waiting.setdefault(columns, []).append((file, is_clip, start + len(wave) / 2, mel))
+        if len(self.waiting[columns]) == self.batch_size:
+            self._run(columns)
+        elif sum(map(len, self.waiting.values())) >= 4 * self.batch_size:
+            self._run(next(iter(self.waiting)))
+
+    def flush(self) -> None:
+        """Run what still waits."""
+        while self.waiting:
+            self._run(next(iter(self.waiting)))
+
+    def _run(self, columns: int) -> None:
+        windows = self.waiting.pop(columns)
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            logits = self.model(torch.stack([mel for *_, mel in windows])).logits
+        scores = logits.softmax(1) if self.model.config.task == "multi_class" else logits.sigmoid()
+        for (file, is_clip, centre, _), row in zip(windows, scores.cpu().numpy(), strict=True):
+            file.receive(is_clip, centre, row)
+
+
+def window_mel(
+    wave: Float[np.ndarray, "sample"], config: PasstConfig, device: torch.device
+) -> Float[Tensor, "mel frame"]:
+    """Log-mel of one window, cut to whole patches; too short for one patch, it gets zeros after it, up to one patch."""
+    padded = np.pad(wave, (0, max(0, config.min_samples - len(wave))))
+    mel = log_mel(torch.from_numpy(padded)[None].to(device), config.mel)[0]
+    columns = (mel.shape[-1] - config.patch) // config.stride[1] + 1
+    return mel[:, : config.patch + (columns - 1) * config.stride[1]]

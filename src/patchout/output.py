@@ -1,0 +1,189 @@
+"""What the command prints: tables, JSON, CSV, Audacity labels, progress bars."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+    from patchout.evaluate import Evaluation
+    from patchout.inference import Tags
+    from patchout.loop import Progress
+    from patchout.zoo import Row
+
+Format = Literal["table", "json", "csv", "audacity"]
+CSV_COLUMNS = ("file", "duration_s", "label", "score", "start_s", "end_s", "warning", "error")
+
+
+def line(text: str, out: TextIO) -> None:
+    """Print one line; characters that the terminal cannot show are replaced."""
+    encoding = out.encoding or "utf-8"
+    out.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    out.flush()
+
+
+@contextmanager
+def writer(format: Format, out: TextIO) -> "Iterator[Callable[[Tags], None]]":
+    """Give a function that prints one file's tags as soon as they are there; the output is whole however it ends."""
+    if format == "json":
+        count = 0
+
+        def write_json(tags: "Tags") -> None:
+            nonlocal count
+            out.write("[\n" if count == 0 else ",\n")
+            out.write(json.dumps(tags.to_dict(), ensure_ascii=not _is_utf8(out)))
+            count += 1
+
+        try:
+            yield write_json
+        finally:
+            line("\n]" if count else "[]", out)
+        return
+    if format == "csv":
+        line(",".join(CSV_COLUMNS), out)
+    text = {"table": table_text, "csv": csv_text, "audacity": audacity_text}[format]
+    yield lambda tags: line(text(tags), out)
+
+
+def table_text(tags: "Tags") -> str:
+    """A heading, a line a label with a bar, a line an event."""
+    record = tags.to_dict()
+    if tags.error is not None:
+        return f"{tags.file}\n  failed: {tags.error}\n"
+    lines = [f"{tags.file}  ({clock(tags.duration_s)})"]
+    width = max([len(label) for label in tags.labels] + [len(event.label) for event in tags.events])
+    for row in record["tags"]:
+        lines.append(f"  {row['label']:<{width}}  {row['score']:.3f}  {'#' * round(20 * row['score'])}".rstrip())
+    if tags.events:
+        lines.append("  events:")
+    for event in record["events"]:
+        span = f"{clock(event['start_s'])} - {clock(event['end_s'])}"
+        lines.append(f"  {event['label']:<{width}}  {event['score']:.3f}  {span}")
+    return "\n".join(lines) + "\n"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: 4.25 s, 12:05.2, 1:02:03."""
+    if seconds < 60:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{int(minutes)}:{rest:04.1f}"
+    return f"{int(minutes // 60)}:{int(minutes % 60):02d}:{int(rest):02d}"
+
+
+def csv_text(tags: "Tags") -> str:
+    """A row a label (whole file: no start and end), then a row an event; a failed file is one row with its reason."""
+    record = tags.to_dict()
+    rows = [*record["tags"], *record["events"]] or [{}]
+    buffer = io.StringIO()
+    table = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
+    for row in rows:
+        table.writerow({key: record[key] for key in ("file", "duration_s", "warning", "error")} | row)
+    return buffer.getvalue().rstrip("\n")
+
+
+def audacity_text(tags: "Tags") -> str:
+    """A label track: start, end and label, separated by tabs; the labels of the whole file, then its events."""
+    record = tags.to_dict()
+    whole = [{"start_s": 0.0, "end_s": record["duration_s"], **row} for row in record["tags"]]
+    rows = [*whole, *record["events"]]
+    return "\n".join(f"{row['start_s']:.3f}\t{row['end_s']:.3f}\t{row['label']}" for row in rows)
+
+
+def print_models(rows: "Sequence[Row]", format: Literal["table", "json"], out: TextIO) -> None:
+    """The zoo."""
+    if format == "json":
+        line(json.dumps([row._asdict() for row in rows], indent=1), out)
+        return
+    cells = [("name", "score", "licence", "here", "")]
+    for row in rows:
+        here = f"{row.size_bytes / 1e6:.0f} MB" if row.size_bytes is not None else "-"
+        cells.append((row.name, row.score, row.licence, here, row.note))
+    widths = [max(len(cell[column]) for cell in cells) for column in range(5)]
+    for cell in cells:
+        line("  ".join(text.ljust(width) for text, width in zip(cell, widths, strict=True)).rstrip(), out)
+
+
+def print_evaluation(
+    about: dict[str, Any], result: "Evaluation", format: Literal["table", "json"], out: TextIO
+) -> None:
+    """Scores of one evaluation."""
+    if format == "json":
+        record = {**about, "clips": result.clips, **result.scores, "accuracy_interval": result.accuracy_interval}
+        line(json.dumps({**record, "failed": list(result.failed)}), out)
+        return
+    line(f"{result.clips} clips  {scores_text(result.scores)}", out)
+    if result.accuracy_interval:
+        low, high = result.accuracy_interval
+        line(f"accuracy is within {low:.3f} and {high:.3f} (95 % confidence)", out)
+
+
+def scores_text(scores: dict[str, float]) -> str:
+    """Scores on one line."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+
+
+def _is_utf8(out: TextIO) -> bool:
+    return (out.encoding or "").lower().replace("-", "") == "utf8"
+
+
+# -- progress ---------------------------------------------------------------------------------------------------------
+
+
+class Bar:
+    """A progress bar with rate and time left on a terminal, nothing elsewhere."""
+
+    def __init__(self, what: str, total: int | None, out: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(file=out)
+        columns = (
+            *(TextColumn(what), BarColumn(), MofNCompleteColumn()),
+            *(TextColumn("{task.fields[rate]}"), TimeRemainingColumn()),
+        )
+        self._progress: RichProgress = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
+        self._task: TaskID = self._progress.add_task(what, total=total, rate="")
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, steps: int) -> None:
+        """Go on by so many."""
+        self._progress.advance(self._task, steps)
+
+    def training(self, at: "Progress") -> None:
+        """Where a training run is."""
+        loss = f", loss {at.loss:.4f}" if at.loss is not None else ""
+        rate = f"{at.clips_per_s:.1f} clips/s{loss}"
+        self._progress.update(self._task, total=at.steps, completed=at.step, rate=rate)
+
+
+@contextmanager
+def download_bar(out: TextIO) -> Iterator[Callable[[int, int | None], None]]:
+    """Give a progress function for a download; the bar appears with its first call."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(file=out)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: list[TaskID] = []
+
+        def update(done: int, total: int | None) -> None:
+            if not tasks:
+                tasks.append(progress.add_task("downloading", total=total))
+            progress.update(tasks[0], completed=done, total=total)
+
+        yield update

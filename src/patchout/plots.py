@@ -1,0 +1,197 @@
+"""Pictures of sounds and of what a model says about them: arrays in, one PNG, PDF or SVG file out.
+
+The figures are made with matplotlib's objects alone: no pyplot, no window, no setting that outlives a call.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.patches import Rectangle
+
+from patchout.events import Event
+from patchout.files import write_aside
+
+FORMATS = ("png", "pdf", "svg")
+MAX_COLUMNS = 2000  # more than ten inches show
+MAX_ROWS = 10
+
+_SOUND_MAP, _SCORE_MAP = "magma", "Blues"  # both rise evenly in lightness, so every kind of colour vision reads them
+_EVENT_COLOUR = "#d55e00"  # vermilion, apart from blue for every kind of colour vision
+_TICKS_HZ = (250, 500, 1000, 2000, 4000, 8000, 12000, 20000)
+_TICKS_S = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
+# matplotlib brings DejaVu Sans, which lacks the scripts of East and South Asia; these are what systems have for them.
+_FONTS = (
+    *("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans", "Arial Unicode MS", "Hiragino Sans"),
+    *("PingFang SC", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI"),
+)
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class TagTrack:
+    """A sound and its scores over time; a long sound may bring an already pooled `log_mel` with its own `frame_s`."""
+
+    log_mel: Floats  # (n_mels, frames)
+    band_hz: Floats  # (n_mels,) centre of each band, rising
+    frame_s: float  # seconds from one column of log_mel to the next
+    times_s: Floats  # (windows,) centre of each scored window, rising
+    scores: Floats  # (windows, labels) within 0..1
+    labels: Sequence[str]
+    events: Sequence[Event] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse arrays whose shapes do not belong together."""
+        bands, windows, labels = len(self.band_hz), len(self.times_s), len(self.labels)
+        if self.log_mel.ndim != 2 or len(self.log_mel) != bands or self.log_mel.size == 0:
+            raise ValueError(f"log_mel must be ({bands} bands, at least 1 frame) as band_hz, got {self.log_mel.shape}")
+        if self.scores.shape != (windows, labels):
+            raise ValueError(f"scores must be ({windows} times, {labels} labels), got {self.scores.shape}")
+        if not self.frame_s > 0:
+            raise ValueError(f"frame_s must be more than 0 seconds, got {self.frame_s}")
+
+
+def tags_over_time(path: str | os.PathLike[str], track: TagTrack, *, title: str = "") -> None:
+    """Draw the spectrogram and, below it, the `MAX_ROWS` highest labels over time with their events outlined.
+
+    The suffix of `path` is the format. ValueError: the suffix is none of `FORMATS`. OSError: the folder is missing or
+    does not take the file. An older picture is replaced in one step; a failure leaves it as it was.
+    """
+    kind = picture_format(path)
+    rows = top_rows(track)
+    heights = [2.9, 0.36 * max(len(rows), 2)] if rows else [2.9]
+    figure = Figure(figsize=(10, sum(heights) + 0.9), dpi=150, layout="constrained")
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=[60, 1])
+    axes = [figure.add_subplot(grid[0, 0])]
+    _draw_spectrogram(axes[0], figure.add_subplot(grid[0, 1]), track)
+    if rows:
+        axes.append(figure.add_subplot(grid[1, 0], sharex=axes[0]))
+        _draw_scores(axes[1], figure.add_subplot(grid[1, 1]), track, rows)
+        axes[0].tick_params(labelbottom=False)
+    _label_time(axes[-1], track.log_mel.shape[1] * track.frame_s)
+    figure.suptitle(_plain(title, 64), x=0.01, ha="left", parse_math=False, fontfamily=_fonts())
+    with write_aside(path) as aside:
+        _save(figure, aside, kind)
+
+
+def picture_format(path: str | os.PathLike[str]) -> str:
+    """The picture format that the suffix of `path` names; ValueError if it is none of `FORMATS`."""
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise ValueError(f"no picture format for {Path(path).name!r}: end the name in .{', .'.join(FORMATS)}")
+    return kind
+
+
+def pool_columns(x: Floats, limit: int) -> Floats:
+    """Largest value of each run of neighbouring columns: (rows, columns) -> (rows, at most `limit` columns).
+
+    Every run has ceil(columns / limit) columns, the last one what is left. The largest, not the mean, so that a click
+    in an hour still shows.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1 column, got {limit}")
+    columns = x.shape[1]
+    run = -(-columns // limit)
+    return x if run <= 1 else np.maximum.reduceat(x, np.arange(0, columns, run), axis=1)
+
+
+def top_rows(track: TagTrack) -> list[int]:
+    """Columns of `track.scores` to show, at most `MAX_ROWS`: labels with events first, then by highest score."""
+    if track.scores.size == 0:
+        return []
+    with_events = {event.label for event in track.events}
+    peaks = track.scores.max(axis=0)
+    order = sorted(range(len(peaks)), key=lambda row: (track.labels[row] not in with_events, -peaks[row]))
+    return order[:MAX_ROWS]
+
+
+def _draw_spectrogram(axes: Axes, bar: Axes, track: TagTrack) -> None:
+    image = pool_columns(track.log_mel, MAX_COLUMNS)
+    bands, columns = image.shape
+    run = -(-track.log_mel.shape[1] // columns)
+    low, high = np.percentile(image, (1, 99.9))  # single peaks and digital silence do not eat the range
+    drawn = axes.imshow(
+        image,
+        cmap=_SOUND_MAP,
+        aspect="auto",
+        origin="lower",
+        extent=(0, columns * run * track.frame_s, -0.5, bands - 0.5),
+        vmin=low,
+        vmax=max(high, low + 1e-3),
+    )
+    ticks = [hz for hz in _TICKS_HZ if track.band_hz[0] <= hz <= track.band_hz[-1]]
+    names = [f"{hz} Hz" if hz < 1000 else f"{hz // 1000} kHz" for hz in ticks]
+    axes.set_yticks(np.interp(ticks, track.band_hz, np.arange(bands)), names)
+    axes.set_ylabel("frequency")
+    Colorbar(bar, drawn).set_ticks(list(drawn.get_clim()), labels=["quiet", "loud"])
+    bar.set_ylabel("log-mel", labelpad=-18)  # between the two words, not beyond them
+
+
+def _draw_scores(axes: Axes, bar: Axes, track: TagTrack, rows: list[int]) -> None:
+    scores = pool_columns(track.scores.T[rows], MAX_COLUMNS)
+    run = -(-len(track.times_s) // scores.shape[1])
+    between_s = (track.times_s[1:] + track.times_s[:-1]) / 2
+    end_s = max(track.log_mel.shape[1] * track.frame_s, track.times_s[-1])
+    edges_s = np.concatenate([[0.0], between_s[run - 1 :: run][: scores.shape[1] - 1], [end_s]])
+    row_edges = np.arange(len(rows) + 1) - 0.5
+    drawn = axes.pcolormesh(edges_s, row_edges, scores, cmap=_SCORE_MAP, vmin=0, vmax=1, rasterized=True)
+    axes.hlines(row_edges[1:-1], 0, end_s, color="white", linewidth=2)
+    _outline_events(axes, track, rows)
+    names = [_plain(track.labels[row], 32) for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontfamily=_fonts(), parse_math=False)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()  # the highest on top
+    Colorbar(bar, drawn, label="score", ticks=[0, 0.5, 1])
+
+
+def _outline_events(axes: Axes, track: TagTrack, rows: list[int]) -> None:
+    places = {track.labels[row]: place for place, row in enumerate(rows)}
+    boxes = [
+        Rectangle((event.start_s, places[event.label] - 0.4), event.end_s - event.start_s, 0.8)
+        for event in track.events
+        if event.label in places
+    ]
+    axes.add_collection(PatchCollection(boxes, facecolor="none", edgecolor=_EVENT_COLOUR, linewidth=1.8))
+    if boxes:
+        axes.set_title("outlined: events", loc="right", fontsize="small", color=_EVENT_COLOUR)
+
+
+def _label_time(axes: Axes, duration_s: float) -> None:
+    size_s, unit = (1, "s") if duration_s < 180 else (60, "min") if duration_s < 10800 else (3600, "h")
+    step_s = next((step for step in _TICKS_S if duration_s / step <= 12), duration_s / 10)
+    ticks_s = np.arange(0, duration_s * 1.001, step_s)
+    axes.set_xticks(ticks_s, [f"{tick / size_s:g}" for tick in ticks_s])
+    axes.set_xlim(0, duration_s)
+    axes.set_xlabel(f"time ({unit})")
+
+
+def _fonts() -> list[str]:
+    """The fonts of `_FONTS` that this machine has: matplotlib complains of each one that it has not."""
+    names = set(fontManager.get_font_names())
+    return [name for name in _FONTS if name in names]
+
+
+def _plain(text: str, limit: int) -> str:
+    """One line of at most `limit` characters, the middle cut out; unprintable ones become a replacement mark."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    half = (limit - 1) // 2
+    return line if len(line) <= limit else f"{line[:half]}\N{HORIZONTAL ELLIPSIS}{line[-half:]}"
+
+
+def _save(figure: Figure, path: Path, kind: str) -> None:
+    """Save the figure; a character that no font has is drawn as a box, without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
+        warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support", category=UserWarning)
+        figure.savefig(path, format=kind)

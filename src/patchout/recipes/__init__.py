@@ -1,0 +1,1 @@
+"""Recipes: one published (or measured) result a file."""
