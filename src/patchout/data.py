@@ -1,6 +1,7 @@
 """Labelled sounds on disk: a folder per class or a CSV -> clips -> batches that depend on (seed, step) alone."""
 
 import csv
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -122,17 +123,20 @@ def _read_folders(root: Path) -> list[Clip]:
 
 def _read_table(table: Path) -> tuple[list[Clip], list[str]]:
     """Clips of a CSV, and its unusable rows by line number."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        header = reader.fieldnames or ()
-        rows = list(reader)
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            header = reader.fieldnames or ()
+            rows = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: cannot be read as a table ({error}): save it as CSV in UTF-8") from None
     file_column = next((name for name in FILE_COLUMNS if name in header), None)
     label_column = next((name for name in LABEL_COLUMNS if name in header), None)
     if file_column is None or label_column is None:
         wanted = f"one of {', '.join(FILE_COLUMNS)} and one of {', '.join(LABEL_COLUMNS)}"
         raise DataError(f"{table}: needs the columns {wanted}, its header is {', '.join(header) or 'empty'}")
     clips, problems = [], []
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         try:
             clips.append(_row(row, table.parent, file_column, label_column))
         except (ValueError, FileNotFoundError) as error:
@@ -153,13 +157,16 @@ def _row(row: dict[str, str], folder: Path, file_column: str, label_column: str)
         labels = [label.strip() for label in text.replace(";", ",").split(",")]
     if not all(labels):
         raise ValueError(f"no label for {name}")
+    start_s, end_s = float(row.get("start") or 0.0), float(row.get("end") or math.inf)
+    if not 0 <= start_s < end_s:
+        raise ValueError(f"{name} cannot start at {start_s:g} s and end at {end_s:g} s")
     return Clip(
         path,
         tuple(dict.fromkeys(labels)),
         fold=(row.get("split") or row.get("fold") or "").strip(),
         group=(row.get("group") or "").strip(),
-        start_s=float(row.get("start") or 0.0),
-        end_s=float(row["end"]) if row.get("end") else None,
+        start_s=start_s,
+        end_s=end_s if end_s < math.inf else None,
     )
 
 

@@ -11,16 +11,13 @@ import os
 import stat
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import soundfile
 
 if TYPE_CHECKING:
-    import av
-    from av.container import InputContainer
-
-Source = str | os.PathLike[str] | bytes | BinaryIO | tuple[np.ndarray, int]
+    import av.container
 
 MAX_ARRAY_CHANNELS = 64  # a file may have more
 OGG_PAGE_BYTES = 65307  # at most
@@ -28,6 +25,20 @@ READ_FRAMES = 8192  # small, because libsndfile drops the whole read in which an
 UNKNOWN_FRAMES = 2**62  # libsndfile says about 2**63 where the header does not, and then fails at the end
 LENGTH_TOLERANCE_S = 0.2  # encoder delay and padding make headers this inexact
 STATES_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "asf", "flac")  # libav estimates it for the others
+
+
+@runtime_checkable
+class BinaryFile(Protocol):
+    """The part of `typing.BinaryIO` that decoding needs; `io.BytesIO` has no more than this."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> object: ...
+
+    def tell(self) -> int: ...
+
+
+Source = str | os.PathLike[str] | bytes | BinaryFile | tuple[np.ndarray, int]
 
 
 class AudioError(ValueError):
@@ -68,12 +79,7 @@ def decode(source: Source, *, start_s: float = 0.0) -> Generator[Block, None, No
         return
     with _opened(source) as reader:
         try:
-            decoded = False
-            if not (_is_mpeg(reader) or _is_chained_ogg(reader)):
-                for block in _sndfile_blocks(reader, start_s):
-                    decoded = True
-                    yield block
-            if not decoded:
+            if _needs_libav(reader) or not (yield from _sndfile_blocks(reader, start_s)):
                 yield from _libav_blocks(reader, _xing_samples(reader))
         finally:
             if reader.error is not None:
@@ -116,7 +122,7 @@ class _Reader:
     It has no `name`: libav would take that for a URL and guess the format from its ending.
     """
 
-    def __init__(self, file: BinaryIO, title: str) -> None:
+    def __init__(self, file: BinaryFile, title: str) -> None:
         self.title = title
         self.error: OSError | None = None
         self._file = file
@@ -143,12 +149,12 @@ class _Reader:
 
 
 @contextlib.contextmanager
-def _opened(source: str | os.PathLike[str] | bytes | BinaryIO) -> Iterator[_Reader]:
+def _opened(source: str | os.PathLike[str] | bytes | BinaryFile) -> Iterator[_Reader]:
     """Open a path, bytes or a file object from its start, and close what was opened here."""
     name = name_of(source)
     with contextlib.ExitStack() as stack:
         if isinstance(source, bytes):
-            file: BinaryIO = io.BytesIO(source)
+            file: BinaryFile = io.BytesIO(source)
         elif isinstance(source, str | os.PathLike):
             file = stack.enter_context(_open_path(Path(source), name))
         else:
@@ -173,14 +179,14 @@ def _open_path(path: Path, name: str) -> BinaryIO:
         if not stat.S_ISREG(mode):
             raise AudioError(f"{name}: is not a regular file; copy what it gives into one")
         return path.open("rb")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{name}: is not there; check the path") from error
-    except IsADirectoryError as error:
-        raise IsADirectoryError(f"{name}: is a folder; name a sound file in it") from error
-    except PermissionError as error:
-        raise PermissionError(f"{name}: may not be read; change its permissions") from error
     except OSError as error:
-        raise OSError(f"{name}: cannot be opened ({error.strerror}); check the path") from error
+        reasons = {
+            FileNotFoundError: "is not there; check the path",
+            IsADirectoryError: "is a folder; name a sound file in it",
+            PermissionError: "may not be read; change its permissions",
+        }
+        reason = reasons.get(type(error), f"cannot be opened ({error.strerror}); check the path")
+        raise type(error)(f"{name}: {reason}") from error
 
 
 def _peek(reader: _Reader, start: int, size: int) -> bytes:
@@ -188,17 +194,13 @@ def _peek(reader: _Reader, start: int, size: int) -> bytes:
     return reader.read(size)
 
 
-def _is_mpeg(reader: _Reader) -> bool:
-    head = _peek(reader, 0, 3)
-    return head == b"ID3" or head[:2] >= b"\xff\xe0"
-
-
-def _is_chained_ogg(reader: _Reader) -> bool:
-    """Tell whether the first and the last page of an Ogg file belong to different streams."""
+def _needs_libav(reader: _Reader) -> bool:
+    """Tell MPEG, and Ogg whose first and last page belong to different streams, by the bytes."""
     head = _peek(reader, 0, OGG_PAGE_BYTES)
     tail = _peek(reader, reader.size - OGG_PAGE_BYTES, OGG_PAGE_BYTES)
     last = tail.rfind(b"OggS")
-    return head.startswith(b"OggS") and last >= 0 and head[14:18] != tail[last + 14 : last + 18]
+    is_chained = head.startswith(b"OggS") and last >= 0 and head[14:18] != tail[last + 14 : last + 18]
+    return is_chained or head.startswith(b"ID3") or head[:2] >= b"\xff\xe0"
 
 
 def _xing_samples(reader: _Reader) -> int:
@@ -212,8 +214,8 @@ def _xing_samples(reader: _Reader) -> int:
     return int.from_bytes(frame[at + 8 : at + 12], "big") * (1152 if frame[1] & 8 else 576)
 
 
-def _sndfile_blocks(reader: _Reader, start_s: float) -> Iterator[Block]:
-    """Decode with libsndfile; nothing at all comes from what it cannot decode."""
+def _sndfile_blocks(reader: _Reader, start_s: float) -> Generator[Block, None, bool]:
+    """Decode with libsndfile; return whether it could, else no sample came."""
     reader.seek(0)
     with contextlib.ExitStack() as stack:
         position = first = 0
@@ -221,20 +223,20 @@ def _sndfile_blocks(reader: _Reader, start_s: float) -> Iterator[Block]:
             sound = stack.enter_context(soundfile.SoundFile(reader))
             rate = sound.samplerate
             if sound.subtype.startswith("MPEG") or sound.frames >= UNKNOWN_FRAMES:
-                return
+                return False
             if start_s and sound.seekable():
                 position = first = sound.seek(min(round(start_s * rate), sound.frames))
-                if first == sound.frames:  # nothing is left, which is no reason to try libav
-                    yield Block(rate, first, np.zeros(0, np.float32))
+                yield Block(rate, first, np.zeros(0, np.float32))  # shows where the sound ends if nothing follows
             while len(frames := sound.read(READ_FRAMES, dtype="float32", always_2d=True)):
                 yield Block(rate, position, _mono(frames))
                 position += len(frames)
         except soundfile.SoundFileError as error:
             if position == first:
-                return
+                return False
             raise CutError(f"is damaged at {position / rate:.2f} s ({error})") from error
         if first < position < sound.frames:
             raise CutError(f"is cut short, its header promises {sound.frames / rate:.2f} s")
+        return position > 0
 
 
 def _libav_blocks(reader: _Reader, promised_samples: int) -> Iterator[Block]:
@@ -265,7 +267,7 @@ def _libav_blocks(reader: _Reader, promised_samples: int) -> Iterator[Block]:
             raise CutError(f"is cut short, its header promises {promised / rate:.2f} s")
 
 
-def _libav_frames(container: "InputContainer", stream: "av.AudioStream") -> Iterator["av.AudioFrame"]:
+def _libav_frames(container: "av.container.InputContainer", stream: "av.AudioStream") -> Iterator["av.AudioFrame"]:
     """Yield what decodes, leaving out damaged packets; CutError at the end says so."""
     import av
 
@@ -288,7 +290,7 @@ def _libav_frames(container: "InputContainer", stream: "av.AudioStream") -> Iter
         raise CutError(f"is damaged, {damaged} of its packets cannot be decoded")
 
 
-def _stated_s(container: "InputContainer", stream: "av.AudioStream") -> float:
+def _stated_s(container: "av.container.InputContainer", stream: "av.AudioStream") -> float:
     """Return the length that the file's header states in seconds, 0 if it states none."""
     if container.format.name not in STATES_LENGTH:
         return 0.0

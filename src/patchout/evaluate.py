@@ -30,7 +30,7 @@ def evaluate(
     batch_size: int = 16,
     on_clip: Callable[[], None] | None = None,
 ) -> Evaluation:
-    """Score every clip as `patchout.tag` does; accuracy for multi-class models, mean average precision for all.
+    """Score every clip as `patchout.tag` does; accuracy where every clip has one class, mean average precision always.
 
     Labels of the data that the model does not know are a DataError; a clip that cannot be read is left out and named.
     """
@@ -51,7 +51,7 @@ def evaluate(
     predictions = np.stack([one.scores for one in scored if one.scores is not None])
     scores = {"mAP": metrics.mean_average_precision(predictions, targets[good])}
     interval = None
-    if model.config.task == "multi_class":
+    if model.config.task == "multi_class" and clips.task == "multi_class":
         scores = {"accuracy": metrics.accuracy(predictions, targets[good]), **scores}
         interval = metrics.wilson_interval(scores["accuracy"], len(good))
     return Evaluation(scores, len(good), failed, interval)

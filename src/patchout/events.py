@@ -71,9 +71,10 @@ def find_events(
     for index in np.flatnonzero((track >= rule.on).any(axis=0)).tolist():
         smooth = median(track[:, index], rule.median)
         for first, last in _runs(smooth >= rule.off):
-            peak = float(smooth[first:last].max())
-            if peak >= rule.on:
-                events.append(Event(labels[index], float(edges[first]), float(edges[last]), peak))
+            on = np.flatnonzero(smooth[first:last] >= rule.on)
+            if len(on):
+                start, peak = edges[first + on[0]], smooth[first:last].max()
+                events.append(Event(labels[index], float(start), float(edges[last]), float(peak)))
     return tuple(sorted(events, key=lambda event: (event.start_s, event.label)))
 
 

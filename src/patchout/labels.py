@@ -27,12 +27,14 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path}: is not UTF-8 text: save the class names as UTF-8, one a line") from None
-    rows = [row for row in csv.reader(text.splitlines()) if row]
-    if not rows:
-        raise ValueError(f"{path}: holds no class names: write one a line")
-    if "display_name" in rows[0]:
+    rows = [row for row in csv.reader(text.splitlines()) if "".join(row).strip()]
+    if rows and "display_name" in rows[0]:
         column = rows[0].index("display_name")
-        return tuple(row[column] for row in rows[1:])
-    if all(len(row) >= 2 and row[0].strip() == str(index) for index, row in enumerate(rows)):
-        return tuple(row[1] for row in rows)
-    return tuple(",".join(row).strip() for row in rows)
+        names = [row[column] if column < len(row) else "" for row in rows[1:]]
+    elif all(len(row) >= 2 and row[0].strip() == str(index) for index, row in enumerate(rows)):
+        names = [row[1] for row in rows]
+    else:
+        names = [",".join(row) for row in rows]
+    if not names:
+        raise ValueError(f"{path}: holds no class names: write one a line")
+    return tuple(name.strip() for name in names)

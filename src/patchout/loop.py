@@ -1,7 +1,7 @@
 """THE training loop: accelerate, log, evaluate, save, resume, average."""
 
 import json
-import os
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ def run(
     trainer.resume()
     started, first, losses = time.monotonic(), trainer.step, []
     saved = started
-    scores: dict[str, float] = {}
+    scores = trainer.validate(last=True) if trainer.step == job.steps else {}
     for batch in job.batches(trainer.step):
         losses.append(trainer.train_step(batch))
         epoch_ends = (
@@ -109,7 +109,7 @@ class _Trainer:
         return self.average.module if self.average else self.accelerator.unwrap_model(self.model)
 
     def train_step(self, batch: Batch) -> Tensor:
-        """One step; a loss that is not finite skips the update on the device and is reported one step later."""
+        """One step; a loss or gradient that is not finite skips the update on the device, reported one step later."""
         job, optimizer = self.job, self.job.optimizer
         wave, target, clip = batch
         device = self.accelerator.device
@@ -120,9 +120,8 @@ class _Trainer:
             self.model, (wave.to(device, non_blocking=True), target.to(device, non_blocking=True), clip), self.step
         )
         self.accelerator.backward(loss)
-        if job.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), job.clip_norm)
-        finite = torch.isfinite(loss.detach())
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), job.clip_norm or math.inf)
+        finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
         optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # the fused step's own guard
         optimizer.step()
         optimizer.zero_grad()
@@ -166,6 +165,7 @@ class _Trainer:
 
     def save(self) -> None:
         """Write everything that a later call needs to go on: one file of plain tensors and numbers."""
+        self.check()  # a state saved past a bad step would hide it from the next call
         state: dict[str, Any] = {
             "step": self.step,
             "model": self.accelerator.unwrap_model(self.model).state_dict(),
@@ -190,6 +190,7 @@ class _Trainer:
         if self.average:
             self.average.load_state_dict(state["average"])
         if log.exists():
-            lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
+            lines = log.read_text(encoding="utf-8").splitlines()
             with write_aside(log) as aside:
-                aside.write_text("".join(line + os.linesep for line in lines))
+                kept = (f"{line}\n" for line in lines if json.loads(line)["step"] <= self.step)
+                aside.write_text("".join(kept), encoding="utf-8")

@@ -42,8 +42,6 @@ class PasstConfig:
         if len(set(self.labels)) != len(self.labels):
             twice = next(label for label in self.labels if self.labels.count(label) > 1)
             raise ValueError(f"label {twice!r} stands twice: every class needs its own name")
-        if self.task not in ("multi_class", "multi_label"):
-            raise ValueError(f"task is 'multi_class' or 'multi_label', got {self.task!r}")
         if min(self.width, self.depth, self.heads, self.patch, *self.stride, self.columns) < 1:
             raise ValueError(f"every size of a PaSST must be at least 1, got {self}")
         if self.patch > self.mel.n_mels:

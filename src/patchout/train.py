@@ -1,25 +1,35 @@
 """Supervised training: one config, the batches, the loss, the run folder (PaSST, section 3)."""
 
 import json
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 import patchout
 from patchout import augment, checkpoint, evaluate, loop, optim
 from patchout.data import ClipSet, DataError, StepSampler, Waves, batches, scan
-from patchout.device import Precision, pick_device, pick_precision
+from patchout.device import Precision, autocast, pick_device
 from patchout.files import write_aside
 from patchout.mel import MelConfig, log_mel
 from patchout.passt import SIZES, Passt, PasstConfig
 from patchout.patches import Patchout
+
+LIMITS = {  # lowest value, and what it stays below
+    **dict.fromkeys(("depth", "hop_length", "epochs", "batch"), (1, math.inf)),
+    **dict.fromkeys(("clip_s", "roll_s", "mixup", "lr", "weight_decay", "warm_up_epochs", "clip_norm"), (0, math.inf)),
+    **dict.fromkeys(("mask_freq", "mask_time", "evaluate_every", "seed", "workers"), (0, math.inf)),
+    **dict.fromkeys(("speed", "label_smoothing", "ema"), (0, 1)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +106,14 @@ class TrainConfig:
     precision: Precision = "auto"
     """bf16 where the hardware gains, fp32 elsewhere"""
 
+    def __post_init__(self) -> None:
+        """Refuse values that train nothing."""
+        for name, (low, high) in LIMITS.items():
+            if not low <= getattr(self, name) < high:
+                raise ValueError(f"{name} must be at least {low} and below {high}, got {getattr(self, name)}")
+        if self.gain_db[0] > self.gain_db[1]:
+            raise ValueError(f"gain_db goes from the lower to the higher end, got {self.gain_db}")
+
     @property
     def patchout(self) -> Patchout:
         """What training drops."""
@@ -144,13 +162,9 @@ def run(
         raise DataError(
             f"a batch of {config.batch} is larger than the {len(training.clips)} clips to train on: lower --batch"
         )
-    _open_run_folder(out, config, data)
     device = pick_device(config.device)
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="bf16" if pick_precision(config.precision, device) == "bf16" else "no",
-    )
     model = Passt(model_config(config, clips), rng=augment.keyed("weights", config.seed)).to(device)
+    _open_run_folder(out, config, data)  # not before the config is known to work: the folder is bound to it
     provenance = {
         "recipe": config.recipe,
         "seed": config.seed,
@@ -189,7 +203,7 @@ def run(
         save_model=save_model,
         out=out,
     )
-    return loop.run(job, accelerator, on_progress=on_progress)
+    return loop.run(job, Accelerator(cpu=device.type == "cpu", mixed_precision="no"), on_progress=on_progress)
 
 
 class StepLoss:
@@ -208,30 +222,28 @@ class StepLoss:
         mel = augment.spec_augment(mel, config.mask_freq, config.mask_time, rng)
         if config.mixup:
             mel, target = augment.mixup(mel, target, config.mixup, rng)
-        logits = model(mel, patchout=config.patchout, rng=rng).logits
+        with autocast(mel.device, config.precision):
+            logits = model(mel, patchout=config.patchout, rng=rng).logits
         if self.task == "multi_class":
             return F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
         smooth = target * (1 - config.label_smoothing) + 0.5 * config.label_smoothing
         return F.binary_cross_entropy_with_logits(logits, smooth)
 
 
-def wave_augment(config: TrainConfig, rate: int) -> Callable[[Tensor, Generator], Tensor]:
+def wave_augment(
+    wave: Float[Tensor, "sample"], rng: Generator, *, config: TrainConfig, rate: int
+) -> Float[Tensor, "changed"]:
     """The augmentation of one waveform: speed, gain, roll."""
-
-    def augmented(wave: Tensor, rng: Generator) -> Tensor:
-        if config.speed:
-            wave = augment.speed(wave, augment.uniform(1 - config.speed, 1 + config.speed, rng))
-        wave = augment.gain(wave, config.gain_db, rng)
-        return augment.roll(wave, round(config.roll_s * rate), rng)
-
-    return augmented
+    if config.speed:
+        wave = augment.speed(wave, augment.uniform(1 - config.speed, 1 + config.speed, rng))
+    wave = augment.gain(wave, config.gain_db, rng)
+    return augment.roll(wave, round(config.roll_s * rate), rng)
 
 
 def _batches(config: TrainConfig, clips: ClipSet, model: PasstConfig, first: int, steps: int) -> Any:
     rate = model.mel.sample_rate
-    waves = Waves(
-        clips, rate=rate, num_samples=round(config.clip_s * rate), seed=config.seed, augment=wave_augment(config, rate)
-    )
+    change = partial(wave_augment, config=config, rate=rate)  # unlike a closure it can be sent to a spawned worker
+    waves = Waves(clips, rate=rate, num_samples=round(config.clip_s * rate), seed=config.seed, augment=change)
     sampler = StepSampler(len(waves), config.batch, seed=config.seed, first=first, last=steps)
     return batches(waves, sampler, workers=config.workers)
 

@@ -1,0 +1,65 @@
+"""What the tests share: shape checks on every signature, a tiny model, sounds from formulas."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from jaxtyping import install_import_hook
+
+install_import_hook("patchout", "beartype.beartype")  # before the first import of the package
+
+from patchout.passt import Passt, PasstConfig  # noqa: E402
+
+RATE = 32_000
+LABELS = ("bell", "dog", "rain")
+DATA = Path(os.environ.get("PATCHOUT_DATA", "")) if os.environ.get("PATCHOUT_DATA") else None
+needs_data = pytest.mark.skipif(DATA is None, reason="real sounds: set PATCHOUT_DATA to the folder that holds esc10/")
+
+
+def tone(seconds: float, hz: float = 440.0, *, rate: int = RATE) -> np.ndarray:
+    """A sine (samples,) at a fifth of full scale."""
+    return (0.2 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    """White noise (samples,) at 32 kHz."""
+    return (0.1 * np.random.default_rng(seed).standard_normal(round(seconds * RATE))).astype(np.float32)
+
+
+def write_wav(path: Path, wave: np.ndarray, rate: int = RATE) -> Path:
+    """Write a 16-bit wav, folders and all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wave, rate)
+    return path
+
+
+def tiny_config(**changes: object) -> PasstConfig:
+    """Two blocks of width 32 on one second: 12 x 9 patches."""
+    sizes: dict[str, object] = {
+        "width": 32,
+        "depth": 2,
+        "heads": 2,
+        "columns": 9,
+        "labels": LABELS,
+        "task": "multi_class",
+    }
+    return PasstConfig(**(sizes | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def tiny() -> Passt:
+    """A tiny model with fixed random weights, in evaluation mode."""
+    return Passt(tiny_config(), rng=torch.Generator().manual_seed(0)).eval()
+
+
+@pytest.fixture
+def class_folder(tmp_path: Path) -> Path:
+    """Three classes of four one-second sounds that anyone can tell apart, one folder a class."""
+    for index in range(4):
+        write_wav(tmp_path / "sounds" / "bell" / f"{index}.wav", tone(1.0, 800 + 20 * index))
+        write_wav(tmp_path / "sounds" / "dog" / f"{index}.wav", tone(1.0, 150 + 5 * index))
+        write_wav(tmp_path / "sounds" / "rain" / f"{index}.wav", noise(1.0, index))
+    return tmp_path / "sounds"

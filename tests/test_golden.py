@@ -1,0 +1,69 @@
+"""Our numbers against those of the public implementation (golden/passt.npz): full-size models, float32 on a CPU."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden_recipe import golden_wave, golden_weights
+
+from patchout.checkpoint import export_passt, import_passt
+from patchout.mel import MelConfig, log_mel
+from patchout.passt import Passt, PasstConfig
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "passt.npz")
+NETS = sorted(
+    name.removesuffix("/logits") for name in GOLDEN.files if name.startswith("net:") and name.endswith("/logits")
+)
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN.files if name.startswith("mel:")])
+def test_log_mel_equals_the_public_one(name: str) -> None:
+    _, hop, seconds = name.split(":")
+    ours = log_mel(golden_wave(float(seconds)), MelConfig(hop_length=int(hop)))
+    np.testing.assert_allclose(ours.numpy(), GOLDEN[name], rtol=0, atol=2e-5)
+
+
+@cache
+def golden_model(name: str) -> Passt:
+    """The model of a case: imported from golden weights under public names."""
+    _, stride, frames, depth, hop, _ = name.split(":")
+    frequency, time = map(int, stride.split("x"))
+    mel, columns = MelConfig(hop_length=int(hop)), int(frames) // time
+    labels = tuple(map(str, range(527)))
+    config = PasstConfig(labels=labels, mel=mel, depth=int(depth), stride=(frequency, time), columns=columns)
+    shapes = {key: tuple(tensor.shape) for key, tensor in export_passt(Passt(config)).items()}
+    public = golden_weights(shapes | {"head_dist.weight": (527, 768), "head_dist.bias": (527,)})
+    return import_passt(public, mel=mel, stride=(frequency, time))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_logits_and_features_equal_the_public_ones(name: str) -> None:
+    model = golden_model(name)
+    with torch.inference_mode():
+        out = model(log_mel(golden_wave(float(name.rpartition(":")[2])), model.config.mel))
+    np.testing.assert_allclose(out.logits.numpy(), GOLDEN[f"{name}/logits"], rtol=0, atol=2e-4)
+    np.testing.assert_allclose(out.embedding.numpy(), GOLDEN[f"{name}/features"], rtol=0, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_bf16_stays_within_a_twentieth_of_the_public_logits() -> None:
+    model = golden_model(NETS[0])
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        logits = model(log_mel(golden_wave(float(NETS[0].rpartition(":")[2])), model.config.mel)).logits
+    assert logits.dtype == torch.float32
+    np.testing.assert_allclose(logits.numpy(), GOLDEN[f"{NETS[0]}/logits"], rtol=0, atol=0.05)
+
+
+@pytest.mark.slow
+def test_parameters_of_passt_s_and_l_are_counted_as_published() -> None:
+    def count(**sizes: int) -> int:
+        model = Passt(PasstConfig(labels=tuple(map(str, range(527))), **sizes))  # type: ignore[arg-type]
+        return (
+            sum(parameter.numel() for parameter in model.parameters()) + 527 * 769
+        )  # the unused head_dist is not kept
+
+    assert count() == 86_153_758
+    assert count(depth=7) == 50_714_398
