@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 
 import av
+import jaxtyping
 import numpy as np
 import pytest
 import soundfile
 import soxr
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchout.audio import AudioError, AudioWarning, Source, Stream, load, name_of, windows
@@ -42,7 +43,7 @@ def encoded(
     with av.open(file, "w", format=container, container_options=container_options) as output:
         variable = {"flags": "+qscale"} if codec == "libmp3lame" else {}
         stream = output.add_stream(codec, rate=rate, options=variable)
-        stream.layout = "stereo"
+        stream.layout, stream.bit_rate = "stereo", 128000
         if picture:
             video = output.add_stream("mpeg4", rate=10)
             video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
@@ -65,12 +66,18 @@ COMPRESSED: dict[str, Callable[[np.ndarray, int], bytes]] = {
     "mp4 with a picture": lambda samples, rate: encoded(samples, rate, "mp4", "aac", picture=True),
     "mkv with flac": lambda samples, rate: encoded(samples, rate, "matroska", "flac"),
     "webm": lambda samples, rate: encoded(samples, rate, "webm", "libopus"),
+    "wma": lambda samples, rate: encoded(samples, rate, "asf", "wmav2"),
     "ac3": lambda samples, rate: encoded(samples, rate, "ac3", "ac3"),
     "ogg vorbis": lambda samples, rate: written(samples, rate, "OGG", "VORBIS"),
     "opus": lambda samples, rate: written(samples, rate, "OGG", "OPUS"),
     "mp3": lambda samples, rate: written(samples, rate, "MP3"),
     "mp3 without a frame count": mp3_without_count,
 }
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    assert one.shape == other.shape
+    return float(np.abs(one - other).max())
 
 
 def quietly(source: Source, rate: int = 32000) -> np.ndarray:
@@ -92,6 +99,12 @@ def check_outcome(content: bytes) -> None:
     assert np.isfinite(samples).all()
 
 
+@pytest.fixture
+def as_users_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the type checks that only the tests have."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 # ---- formats
 
 
@@ -108,7 +121,7 @@ def check_outcome(content: bytes) -> None:
 )
 def test_lossless_files_give_their_samples(kind: str, subtype: str, tolerance: float) -> None:
     samples = sine()
-    assert load(written(samples, 32000, kind, subtype)) == pytest.approx(samples, abs=tolerance)
+    assert difference(load(written(samples, 32000, kind, subtype)), samples) <= tolerance
 
 
 @pytest.mark.parametrize("kind", COMPRESSED)
@@ -141,7 +154,7 @@ def test_flac_of_unknown_length_is_read() -> None:
 @pytest.mark.parametrize("channels", [1, 2, 6])
 def test_downmix_is_the_mean_of_all_channels(channels: int) -> None:
     frames = np.stack([sine(hz=100.0 * (i + 1)) for i in range(channels)], axis=1)
-    assert load(written(frames, subtype="FLOAT")) == pytest.approx(frames.mean(axis=1), abs=1e-6)
+    assert difference(load(written(frames, subtype="FLOAT")), frames.mean(axis=1)) < 1e-6
 
 
 def test_libav_downmix_is_the_mean_of_all_channels() -> None:
@@ -151,7 +164,7 @@ def test_libav_downmix_is_the_mean_of_all_channels() -> None:
 
 
 def test_192_khz_comes_down_to_the_rate() -> None:
-    assert load(written(sine(0.5, 192000), 192000))[100:-100] == pytest.approx(sine(0.5)[100:-100], abs=1e-3)
+    assert difference(load(written(sine(0.5, 192000), 192000))[100:-100], sine(0.5)[100:-100]) < 1e-3
 
 
 @pytest.mark.parametrize(("samples", "rate", "expected"), [(1, 32000, 1), (1, 192000, 1), (320, 32000, 320)])
@@ -197,6 +210,7 @@ def test_array_channels_come_first() -> None:
         (io.StringIO("text"), "StringIO"),
     ],
 )
+@pytest.mark.usefixtures("as_users_call")
 def test_what_is_no_source_is_refused(array: Source, message: str) -> None:
     with pytest.raises(AudioError, match=message):
         load(array)
@@ -214,6 +228,7 @@ def test_name_of_tells_sources_apart() -> None:
 
 
 @pytest.mark.parametrize("rate", [0, 999, 768001, -32000, 32000.0, "32000", True])
+@pytest.mark.usefixtures("as_users_call")
 def test_rates_out_of_range_are_refused(rate: int) -> None:
     with pytest.raises(ValueError, match="1000 to 768000"):
         Stream(b"", rate)
@@ -227,7 +242,7 @@ def test_blocks_do_not_change_the_samples(source_rate: int, rate: int, block_s: 
     streamed = np.concatenate(list(Stream((samples, source_rate), rate, block_s=block_s)))
     assert abs(len(streamed) - len(once)) <= 1
     shared = min(len(streamed), len(once))
-    assert streamed[:shared] == pytest.approx(once[:shared], abs=1e-6)
+    assert difference(streamed[:shared], once[:shared]) <= 1e-6
 
 
 def test_stream_describes_what_it_read() -> None:
@@ -251,7 +266,7 @@ def test_segment_is_a_part_of_the_whole(kind: str) -> None:
     whole = load(source)
     assert np.array_equal(load(source, start_s=1.25, end_s=2.5), whole[40000:80000])
     assert np.array_equal(load(source, start_s=2.5), whole[80000:])
-    assert np.array_equal(load(source, end_s=99), whole)
+    assert np.array_equal(load(source, end_s=99.0), whole)
 
 
 def test_segment_beyond_the_end_is_refused() -> None:
@@ -260,7 +275,9 @@ def test_segment_beyond_the_end_is_refused() -> None:
             load(source, start_s=1.0)
 
 
-@pytest.mark.parametrize(("start_s", "end_s"), [(-1, None), (float("nan"), None), (1, 1), (2, 1), (0, float("nan"))])
+@pytest.mark.parametrize(
+    ("start_s", "end_s"), [(-1.0, None), (float("nan"), None), (1.0, 1.0), (2.0, 1.0), (0.0, float("nan"))]
+)
 def test_impossible_segments_are_refused(start_s: float, end_s: float | None) -> None:
     with pytest.raises(ValueError, match="is not allowed"):
         Stream((sine(), 32000), start_s=start_s, end_s=end_s)
@@ -396,10 +413,10 @@ def test_playlists_cannot_reach_other_files(playlist: str, ending: str, tmp_path
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95])
-@pytest.mark.parametrize("kind", ["MP3", "FLAC", "m4a"])
+@pytest.mark.parametrize("kind", ["MP3", "FLAC", "mkv"])
 def test_truncated_files_give_what_decodes_and_say_so(kind: str, share: float) -> None:
     samples = noise(320000)
-    if kind == "m4a":  # in fragments, for the index of a plain one is at its end
+    if kind == "mkv":
         whole = encoded(samples, 32000, "matroska", "aac")
     else:
         whole = written(samples, 32000, kind)
@@ -520,6 +537,6 @@ def mutated(content: bytes, mutations: list[tuple[str, float, bytes]]) -> bytes:
 
 
 @given(st.sampled_from(("WAV", "FLAC", "OGG", "MP3", "m4a")), MUTATIONS)
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None)
 def test_any_bytes_give_samples_or_a_named_refusal(kind: str, mutations: list[tuple[str, float, bytes]]) -> None:
     check_outcome(mutated(small_files()[kind], mutations))

@@ -30,7 +30,7 @@ def roll(wave: Float[Tensor, "sample"], range_samples: int, rng: Generator) -> F
     return wave.roll(int(torch.randint(-range_samples, range_samples + 1, (), generator=rng)))
 
 
-def speed(wave: Float[Tensor, "sample"], factor: float) -> Float[Tensor, "sample"]:
+def speed(wave: Float[Tensor, "sample"], factor: float) -> Float[Tensor, "changed"]:
     """Play `factor` times as fast, pitch and all, by linear interpolation; the result is shorter or longer."""
     length = max(2, round(len(wave) / factor))
     return torch.nn.functional.interpolate(wave[None, None], length, mode="linear", align_corners=True)[0, 0]

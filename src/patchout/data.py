@@ -174,6 +174,7 @@ def _row(row: dict[str, str], folder: Path, file_column: str, label_column: str)
 
 Key = tuple[int, int]  # epoch, index of the clip
 Item = tuple[Tensor, Tensor, int]
+Batch = tuple[Tensor, Tensor, Tensor]
 Augment = Callable[[Float[Tensor, "sample"], Generator], Float[Tensor, "sample"]]
 
 
@@ -250,6 +251,13 @@ class StepSampler(Sampler[list[Key]]):
 
 def batches(waves: Waves, sampler: StepSampler, *, workers: int) -> DataLoader[Item]:
     """A loader of (batch, samples), (batch, classes) and clip numbers (batch,); workers are spawned."""
+    context = "spawn" if workers else None
     return DataLoader(
-        waves, batch_sampler=sampler, num_workers=workers, multiprocessing_context="spawn" if workers else None
+        waves, batch_sampler=sampler, num_workers=workers, multiprocessing_context=context, collate_fn=_stack
     )
+
+
+def _stack(items: list[Item]) -> Batch:
+    """Items side by side, as a tuple."""
+    wave, target, clip = zip(*items, strict=True)
+    return torch.stack(wave), torch.stack(target), torch.tensor(clip)

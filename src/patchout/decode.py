@@ -106,10 +106,8 @@ def _array_blocks(source: tuple[np.ndarray, int] | np.ndarray) -> Iterator[Block
         shapes = "(samples,) or (channels, samples)"
         raise AudioError(f"<array>: {array.dtype} {array.shape} is not sound; give floats or integers, {shapes}")
     if array.ndim == 2 and array.shape[0] > MAX_ARRAY_CHANNELS:
-        raise AudioError(
-            f"<array>: {array.shape} means {array.shape[0]} channels, at most {MAX_ARRAY_CHANNELS} are allowed; "
-            "give (channels, samples), perhaps array.T"
-        )
+        channels = f"{array.shape[0]} channels, at most {MAX_ARRAY_CHANNELS} are allowed"
+        raise AudioError(f"<array>: {channels}; give (channels, samples), perhaps array.T")
     frames = np.atleast_2d(array).T if array.size else np.zeros((0, 1))
     for start in range(0, len(frames), READ_FRAMES):
         yield Block(rate, start, _mono(frames[start : start + READ_FRAMES]))

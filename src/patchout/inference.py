@@ -1,7 +1,6 @@
 """Any length of audio -> tags and events: windows of many files run in one batch."""
 
 import heapq
-import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -187,14 +186,14 @@ class _File:
 
     def windows(self, config: PasstConfig) -> Iterator[tuple[bool, int, Float[np.ndarray, "sample"]]]:
         """(for the whole clip?, start sample, wave): clip and event windows of one decoding, in order of their ends."""
-        size = config.max_samples
-        for_clip, for_events = itertools.tee(self._blocks())
-        kinds = [((True, *window) for window in audio.windows(for_clip, size, size // OVERLAP))]
-        if self.rule is not None:
-            rate = config.mel.sample_rate
-            size, hop = min(size, round(self.rule.window_s * rate)), round(self.rule.hop_s * rate)
-            kinds.append((False, *window) for window in audio.windows(for_events, size, min(size, hop)))
-        return heapq.merge(*kinds, key=lambda window: window[1] + len(window[2]))
+        size, rate = config.max_samples, config.mel.sample_rate
+        if self.rule is None:
+            return ((True, *window) for window in audio.windows(self._blocks(), size, size // OVERLAP))
+        for_clip, for_events = _two_readers(self._blocks())
+        short, hop = min(size, round(self.rule.window_s * rate)), round(self.rule.hop_s * rate)
+        clip = ((True, *window) for window in audio.windows(for_clip, size, size // OVERLAP))
+        moments = ((False, *window) for window in audio.windows(for_events, short, min(short, hop)))
+        return heapq.merge(clip, moments, key=lambda window: window[1] + len(window[2]))
 
     def _blocks(self) -> Iterator[Float[np.ndarray, "sample"]]:
         for block in self.stream:
@@ -222,6 +221,23 @@ class _File:
         times_s = np.array([centre / config.mel.sample_rate for centre, _ in moments], np.float32)
         track = np.array([scores for _, scores in moments], np.float32).reshape(len(moments), len(config.labels))
         return Scored(name, duration_s, self.clip_sum / self.clip_windows, times_s, track, warning)
+
+
+def _two_readers(blocks: Iterator[np.ndarray]) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
+    """Both read all blocks; only what one is ahead is kept (itertools.tee keeps 57 blocks: ten minutes of sound)."""
+    ahead: tuple[deque[np.ndarray], deque[np.ndarray]] = (deque(), deque())
+
+    def read(mine: deque[np.ndarray]) -> Iterator[np.ndarray]:
+        while True:
+            if not mine:
+                block = next(blocks, None)
+                if block is None:
+                    return
+                for queue in ahead:
+                    queue.append(block)
+            yield mine.popleft()
+
+    return read(ahead[0]), read(ahead[1])
 
 
 class _Batcher:

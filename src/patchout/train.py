@@ -64,7 +64,7 @@ class TrainConfig:
     """draw what is dropped for every clip instead of once a batch"""
 
     gain_db: tuple[int, int] = (-7, 6)
-    """loudest and quietest change, whole decibels"""
+    """quietest and loudest change, whole decibels"""
     roll_s: float = 0.0
     """circular shift of up to this many seconds either way"""
     speed: float = 0.0
@@ -111,6 +111,8 @@ class TrainConfig:
         for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name) < high:
                 raise ValueError(f"{name} must be at least {low} and below {high}, got {getattr(self, name)}")
+        if min(self.stride) < 1:
+            raise ValueError(f"stride counts pixels and must be at least 1, got {self.stride}")
         if self.gain_db[0] > self.gain_db[1]:
             raise ValueError(f"gain_db goes from the lower to the higher end, got {self.gain_db}")
 
@@ -125,6 +127,9 @@ def model_config(config: TrainConfig, clips: ClipSet) -> PasstConfig:
     mel = MelConfig(hop_length=config.hop_length)
     width, heads = SIZES[config.size]
     frames = mel.num_frames(round(config.clip_s * mel.sample_rate))
+    columns = (frames - 16) // config.stride[1] + 1
+    if columns < 1:
+        raise ValueError(f"clip_s {config.clip_s:g} gives {frames} frames, a patch needs 16: lengthen it")
     passt = PasstConfig(
         labels=clips.classes,
         task=clips.task,
@@ -133,7 +138,7 @@ def model_config(config: TrainConfig, clips: ClipSet) -> PasstConfig:
         depth=config.depth,
         heads=heads,
         stride=config.stride,
-        columns=(frames - 16) // config.stride[1] + 1,
+        columns=columns,
     )
     config.patchout.num_kept(passt.rows, passt.columns)
     return passt
