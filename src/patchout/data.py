@@ -174,7 +174,7 @@ def _row(row: dict[str, str], folder: Path, file_column: str, label_column: str)
 
 Key = tuple[int, int]  # epoch, index of the clip
 Item = tuple[Tensor, Tensor, int]
-Batch = tuple[Tensor, Tensor, Tensor]
+Batch = tuple[Tensor, Tensor, Tensor]  # waves (B, samples), targets (B, classes), clip numbers (B,)
 Augment = Callable[[Float[Tensor, "sample"], Generator], Float[Tensor, "sample"]]
 
 

@@ -13,10 +13,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from patchout.data import Batch
 from patchout.errors import InputError
 from patchout.files import write_aside
 
-Batch = tuple[Tensor, Tensor, Tensor]  # waves (B, samples), targets (B, classes), clip numbers (B,)
 SAVE_EVERY_S = 60.0
 
 

@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 import patchout
 from patchout import augment, checkpoint, evaluate, loop, optim
-from patchout.data import ClipSet, DataError, StepSampler, Waves, batches, scan
+from patchout.data import Batch, ClipSet, DataError, StepSampler, Waves, batches, scan
 from patchout.device import Precision, autocast, pick_device
 from patchout.files import write_aside
 from patchout.mel import MelConfig, log_mel
@@ -219,7 +219,7 @@ class StepLoss:
         self.mel = model.mel
         self.task = model.task
 
-    def __call__(self, model: nn.Module, batch: loop.Batch, step: int) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch, step: int) -> Tensor:
         """Cross entropy (multi-class) or binary cross entropy (multi-label) against the mixed targets."""
         config, (wave, target, _) = self.config, batch
         rng = augment.keyed("step", config.seed, step)

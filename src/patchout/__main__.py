@@ -1,0 +1,6 @@
+"""`python -m patchout` is the `patchout` command."""
+
+from patchout.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""The command as a user runs it: results on standard output, reasons on standard error, exit codes 0, 1 and 2."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import RATE, noise, tiny_config, tone, write_wav
+from safetensors.torch import save_file
+
+from patchout.checkpoint import export_passt, save
+from patchout.cli import run_command
+from patchout.passt import Passt
+
+
+class Ran(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run one command line in this process."""
+
+    def call(*args: object) -> Ran:
+        try:
+            code = run_command([str(arg) for arg in args])
+        except SystemExit as stop:  # the parser's own way out
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return Ran(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A tiny checkpoint."""
+    path = tmp_path / "tiny.safetensors"
+    save(Passt(tiny_config(), rng=torch.Generator().manual_seed(0)), path)
+    return path
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    return write_wav(tmp_path / "sound.wav", noise(2.0))
+
+
+# -- tag: formats -----------------------------------------------------------------------------------------------------
+
+
+def test_json_has_the_promised_keys(run: Run, model: Path, sound: Path) -> None:
+    ran = run("tag", sound, "--model", model, "--top", 2, "--events", "--format", "json")
+    (record,) = json.loads(ran.out)
+    assert ran.code == 0
+    assert list(record) == ["file", "duration_s", "tags", "events", "warning", "error"]
+    assert record["file"] == str(sound)
+    assert record["duration_s"] == 2.0
+    assert len(record["tags"]) == 2
+    assert record["warning"] is record["error"] is None
+    assert all(list(event) == ["label", "start_s", "end_s", "score"] for event in record["events"])
+
+
+def test_all_formats_tell_the_same_labels_in_the_same_order(run: Run, model: Path, sound: Path) -> None:
+    options = ("--model", model, "--top", 3, "--events", "--threshold", 0.3)
+    (record,) = json.loads(run("tag", sound, *options, "--format", "json").out)
+    wanted = [row["label"] for row in record["tags"] + record["events"]]
+    assert len(wanted) > 3
+    table = run("tag", sound, *options).out.splitlines()[1:]
+    assert [row.split()[0] for row in table if row and row.strip() != "events:"] == wanted
+    rows = list(csv.DictReader(io.StringIO(run("tag", sound, *options, "--format", "csv").out)))
+    assert [row["label"] for row in rows] == wanted
+    audacity = run("tag", sound, *options, "--format", "audacity").out.splitlines()
+    assert [row.split("\t")[2] for row in audacity] == wanted
+    assert audacity[0].startswith("0.000\t2.000\t")
+
+
+def test_audacity_takes_one_file(run: Run, model: Path, sound: Path) -> None:
+    ran = run("tag", sound, sound, "--model", model, "--format", "audacity")
+    assert ran.code == 2
+    assert "use --format csv" in ran.err
+
+
+def test_folders_and_patterns_are_searched(run: Run, model: Path, class_folder: Path) -> None:
+    by_folder = json.loads(run("tag", class_folder, "--model", model, "--format", "json").out)
+    by_pattern = json.loads(run("tag", f"{class_folder}/*/*.wav", "--model", model, "--format", "json").out)
+    assert len(by_folder) == 12
+    assert by_folder == by_pattern
+
+
+def test_one_picture(run: Run, model: Path, sound: Path, tmp_path: Path) -> None:
+    ran = run("tag", sound, "--model", model, "--plot", tmp_path / "picture.png")
+    assert ran.code == 0
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "events:" not in ran.out
+
+
+def test_a_folder_of_pictures(run: Run, model: Path, class_folder: Path, tmp_path: Path) -> None:
+    ran = run(
+        "tag", class_folder / "bell", class_folder / "dog" / "0.wav", "--model", model, "--plot", tmp_path / "all"
+    )
+    assert ran.code == 0
+    names = sorted(path.name for path in (tmp_path / "all").iterdir())
+    assert names == ["0-1.png", "0-2.png", "1.png", "2.png", "3.png"]
+
+
+def test_one_picture_for_several_files_is_refused(run: Run, model: Path, sound: Path, tmp_path: Path) -> None:
+    assert run("tag", sound, sound.parent, "--model", model, "--plot", tmp_path / "one.png").code == 2
+
+
+def test_label_names_can_be_brought(run: Run, sound: Path, tmp_path: Path) -> None:
+    weights = export_passt(Passt(tiny_config(width=64, heads=1)))
+    torch.save(weights, tmp_path / "fsd.pt")
+    (tmp_path / "vocabulary.csv").write_text("0,Bark,/m/1\n1,Bell,/m/2\n2,Rain,/m/3\n")
+    ran = run("tag", sound, "--model", tmp_path / "fsd.pt", "--labels", tmp_path / "vocabulary.csv", "--format", "json")
+    assert {row["label"] for row in json.loads(ran.out)[0]["tags"]} == {"Bark", "Bell", "Rain"}
+
+
+# -- tag: bad input ---------------------------------------------------------------------------------------------------
+
+
+def bad_files(folder: Path) -> dict[str, str]:
+    """File name -> what the message must say."""
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("this is a text file\n" * 50)
+    nan = noise(0.5)
+    nan[100] = np.nan
+    soundfile.write(folder / "nan.wav", nan, RATE, subtype="FLOAT")
+    (folder / "folder.wav").mkdir()
+    return {"missing.wav": "missing.wav", "empty.wav": "empty", "text.wav": "text.wav", "nan.wav": "NaN"}
+
+
+def test_files_that_cannot_be_tagged_say_why(run: Run, model: Path, tmp_path: Path) -> None:
+    for name, reason in bad_files(tmp_path).items():
+        ran = run("tag", tmp_path / name, "--model", model, "--format", "json")
+        (record,) = json.loads(ran.out)
+        assert ran.code == 1
+        assert record["tags"] == record["events"] == []
+        assert reason in record["error"]
+        assert record["error"] in ran.err
+
+
+def odd_files(folder: Path) -> list[Path]:
+    """Sounds that are unusual but fine."""
+    paths = [
+        folder / name for name in ("short.wav", "one.wav", "8bit.wav", "fast.wav", "six.wav", "große Straße – 音.wav")
+    ]
+    soundfile.write(paths[0], noise(0.01), RATE)
+    soundfile.write(paths[1], np.array([0.5], np.float32), RATE)
+    soundfile.write(paths[2], tone(0.5), RATE, subtype="PCM_U8")
+    soundfile.write(paths[3], tone(0.5, rate=192_000), 192_000)
+    soundfile.write(paths[4], np.stack([noise(0.5, seed) for seed in range(6)], axis=1), RATE)
+    soundfile.write(paths[5], tone(0.5), RATE)
+    return paths
+
+
+def test_odd_files_are_tagged(run: Run, model: Path, tmp_path: Path) -> None:
+    ran = run("tag", *odd_files(tmp_path), "--model", model, "--format", "json")
+    records = json.loads(ran.out)
+    assert ran.code == 0
+    assert [record["error"] for record in records] == [None] * 6
+    assert records[5]["file"].endswith("große Straße – 音.wav")
+
+
+def test_a_truncated_mp3_is_used_as_far_as_it_goes(run: Run, model: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "cut.mp3", tone(4.0), RATE)
+    content = (tmp_path / "cut.mp3").read_bytes()
+    (tmp_path / "cut.mp3").write_bytes(content[: len(content) // 2])
+    ran = run("tag", tmp_path / "cut.mp3", "--model", model, "--format", "json")
+    (record,) = json.loads(ran.out)
+    assert ran.code == 0
+    assert 1.0 < record["duration_s"] < 3.0
+    assert "cut.mp3" in record["warning"]
+    assert record["warning"] in ran.err
+
+
+def test_three_broken_files_of_fifty(run: Run, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    for index in range(47):
+        write_wav(folder / f"{index:02}.wav", noise(0.2, index))
+    (folder / "x1.wav").write_text("broken")
+    (folder / "x2.wav").touch()
+    (folder / "x3.wav").write_bytes(b"RIFF")
+    ran = run("tag", folder, "--model", model, "--format", "json")
+    records = json.loads(ran.out)
+    assert ran.code == 1
+    assert len(records) == 50
+    assert sum(len(record["tags"]) > 0 for record in records) == 47
+    assert all(f"x{index}.wav" in ran.err for index in (1, 2, 3))
+
+
+def test_an_empty_folder_and_a_pattern_without_match(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    assert "without sound files" in run("tag", tmp_path / "none", "--model", model).err
+    ran = run("tag", f"{tmp_path}/none/*.wav", "--model", model)
+    assert ran.code == 1
+    assert "no file matches" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (("--top", "0"), "--top counts labels and must be at least 1, got 0"),
+        (("--batch-size", "0"), "--batch-size must be at least 1"),
+        (("--threshold", "1.5"), "thresholds must be"),
+        (("--device", "tpu"), "here are auto"),
+        (("--plot", "picture.gif"), "png"),
+        (("--frmat", "json"), "frmat"),
+        (("--format", "yaml"), "yaml"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(run: Run, model: Path, sound: Path, args: tuple[str, ...], reason: str) -> None:
+    ran = run("tag", sound, "--model", model, *args)
+    assert ran.code == 2
+    assert reason in ran.err
+    assert ran.out == ""
+
+
+def test_an_unknown_model_lists_near_names(run: Run, sound: Path) -> None:
+    ran = run("tag", sound, "--model", "passt-s-ap467")
+    assert ran.code == 2
+    assert "passt-s-ap476" in ran.err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "missing"])
+def test_checkpoints_that_cannot_be_used(run: Run, model: Path, sound: Path, damage: str) -> None:
+    content = bytearray(model.read_bytes())
+    if damage == "truncated":
+        model.write_bytes(content[:-100])
+    elif damage == "flipped":
+        content[-50] ^= 0xFF
+        model.write_bytes(content)
+    elif damage == "foreign":
+        save_file({"weight": torch.zeros(3)}, model)
+    else:
+        model.unlink()
+    ran = run("tag", sound, "--model", model)
+    assert ran.code == 1
+    assert "tiny.safetensors" in ran.err
+    assert ran.out == ""
+
+
+def test_an_output_folder_that_cannot_be_written(run: Run, model: Path, sound: Path, class_folder: Path) -> None:
+    ran = run("tag", sound, "--model", model, "--plot", sound / "below-a-file" / "picture.png")
+    assert ran.code == 1
+    assert "below-a-file" in ran.err
+    ran = run("train", "esc10", "--data", class_folder, "--out", sound / "run", "--split", "", "--batch", 4)
+    assert ran.code == 1
+    assert "sound.wav" in ran.err
+
+
+# -- the other commands -----------------------------------------------------------------------------------------------
+
+
+def test_models_lists_the_zoo(run: Run) -> None:
+    ran = run("models")
+    assert ran.code == 0
+    assert "passt-s-ap476" in ran.out
+    assert "Apache-2.0" in ran.out
+    assert {"name", "score", "licence"} <= json.loads(run("models", "--format", "json").out)[0].keys()
+
+
+def test_train_then_evaluate_then_tag(run: Run, class_folder: Path, tmp_path: Path) -> None:
+    rows = [f"{path.relative_to(class_folder)},{path.parent.name},{path.stem}" for path in class_folder.rglob("*.wav")]
+    (class_folder / "clips.csv").write_text("\n".join(["filename,category,fold", *sorted(rows)]))
+    small = ("--epochs", 2, "--batch", 3, "--depth", 1, "--clip-s", 1, "--patchout-time", 2, "--split", 3, "--lr", 3e-4)
+    ran = run("train", "esc10", "--data", class_folder, "--out", tmp_path / "run", *small)
+    assert ran.code == 0, ran.err
+    assert "accuracy" in ran.out
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 2
+    result = run("evaluate", tmp_path / "run", "--data", class_folder, "--split", 3, "--format", "json")
+    record = json.loads(result.out)
+    assert result.code == 0
+    assert record["clips"] == 3
+    assert 0 <= record["accuracy"] <= 1
+    assert run("tag", class_folder / "bell", "--model", tmp_path / "run" / "model.safetensors").code == 0
+
+
+def test_evaluate_names_what_it_could_not_read(run: Run, model: Path, class_folder: Path) -> None:
+    (class_folder / "dog" / "0.wav").write_text("broken")
+    ran = run("evaluate", model, "--data", class_folder, "--format", "json")
+    record = json.loads(ran.out)
+    assert ran.code == 1
+    assert record["clips"] == 11
+    assert len(record["failed"]) == 1
+    assert "0.wav" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "reason"),
+    [
+        ((), 2, "usage"),
+        (("tga",), 2, "did you mean tag"),
+        (("train",), 2, "recipes: esc10"),
+        (("train", "esc11", "--data", "x", "--out", "y"), 2, "did you mean esc10"),
+        (("train", "esc10"), 2, "--data"),
+        (("evaluate", "esc10-tiny"), 2, "--data"),
+        (("evaluate", "esc10-tiny", "--data", "nowhere"), 1, "nowhere: no such folder"),
+        (("train", "esc10", "--data", "nowhere", "--out", "y"), 1, "nowhere: no such folder"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(run: Run, args: tuple[str, ...], code: int, reason: str) -> None:
+    ran = run(*args)
+    assert ran.code == code
+    assert reason in ran.err
+
+
+@pytest.mark.parametrize("command", ["tag", "train", "evaluate", "models"])
+def test_every_command_has_a_help_page(run: Run, command: str) -> None:
+    ran = run(command, "--help")
+    assert ran.code == 0
+    assert f"patchout {command}" in ran.out
+    assert command in run("--help").out
+
+
+def test_the_version(run: Run) -> None:
+    assert run("--version").out.startswith("patchout 0.")
+
+
+def test_a_reader_that_leaves_early_is_no_error(model: Path, class_folder: Path) -> None:
+    command = [sys.executable, "-m", "patchout", "tag", str(class_folder), "--model", str(model), "--format", "csv"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert b"Traceback" not in ran.stderr
+    assert b"BrokenPipe" not in ran.stderr

@@ -1,0 +1,73 @@
+"""Every command and every line of Python in the README works as written (make's own targets run in CI)."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import soundfile
+from conftest import RATE, noise, tone
+
+import patchout
+from patchout.cli import run_command
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+LINES = [line[2:] for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [line for line in LINES if line.startswith("patchout ") and "passt-s" not in line]  # that one needs a download
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the README speaks of."""
+    soundfile.write(tmp_path / "dog.ogg", tone(2.0), RATE)
+    soundfile.write(tmp_path / "song.mp3", tone(2.0, 600), RATE)
+    soundfile.write(tmp_path / "street.wav", noise(3.0), RATE)
+    write_m4a(tmp_path / "talk.m4a")
+    rows = ["filename,fold,category"]
+    (tmp_path / "ESC-10" / "audio").mkdir(parents=True)
+    for fold in range(1, 6):
+        for name in ("dog", "rain"):
+            for take in range(4):
+                file = f"{fold}-{name}-{take}.wav"
+                soundfile.write(tmp_path / "ESC-10" / "audio" / file, noise(0.5, take), RATE)
+                rows.append(f"{file},{fold},{name}")
+    (tmp_path / "ESC-10" / "esc10.csv").write_text("\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_m4a(path: Path) -> None:
+    """A second of AAC in an MP4 container."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=RATE, layout="mono")
+        for start in range(0, RATE, 1024):
+            frame = av.AudioFrame.from_ndarray(tone(1.0)[None, start : start + 1024].copy(), format="fltp", layout="mono")
+            frame.sample_rate = RATE
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def test_the_commands_work_in_their_order(place: Path) -> None:
+    assert len(COMMANDS) >= 6
+    for line in COMMANDS:
+        args = shlex.split(line)[1:]
+        if args[0] == "train":  # the whole recipe takes half an hour
+            args += ["--epochs", "1", "--depth", "1"]
+        assert run_command(args) == 0, line
+    assert (place / "street.png").exists()
+
+
+def test_the_python_works(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for block in PYTHON:
+        exec(compile(block, "README.md", "exec"), {})
+    assert "(" in capfd.readouterr().out
+    assert place.exists()
+
+
+def test_every_public_function_is_shown() -> None:
+    shown = {name for name in ("load", "tag", "log_mel", "EventRule", "Output") if re.search(rf"\b{name}\(", README)}
+    assert shown <= set(patchout.__all__)
+    assert {"load", "tag", "log_mel", "EventRule", "Output"} == shown
