@@ -65,7 +65,7 @@ def test_flipped_bytes_are_refused(tiny: Passt, tmp_path: Path) -> None:
         flipped = bytearray(content)
         flipped[place] ^= 0x10
         (tmp_path / "m.safetensors").write_bytes(bytes(flipped))
-        with pytest.raises(CheckpointError, match="m.safetensors"):
+        with pytest.raises(CheckpointError, match=r"m.safetensors"):
             load(tmp_path / "m.safetensors")
 
 

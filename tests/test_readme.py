@@ -13,7 +13,7 @@ from patchout.cli import run_command
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 LINES = [line[2:] for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
-COMMANDS = [line for line in LINES if line.startswith("patchout ") and "passt-s" not in line]  # that one needs a download
+COMMANDS = [line for line in LINES if line.startswith("patchout ") and "passt-s" not in line]  # needs a download
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -44,7 +44,9 @@ def write_m4a(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=RATE, layout="mono")
         for start in range(0, RATE, 1024):
-            frame = av.AudioFrame.from_ndarray(tone(1.0)[None, start : start + 1024].copy(), format="fltp", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                tone(1.0)[None, start : start + 1024].copy(), format="fltp", layout="mono"
+            )
             frame.sample_rate = RATE
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -224,11 +224,12 @@ def evaluate(options: EvaluateOptions) -> int:
         result = run(
             model, clips, precision=options.precision, batch_size=options.batch_size, on_clip=lambda: advance(1)
         )
-    for problem in result.failed:
+    failed = (*clips.problems, *result.failed)
+    for problem in failed:
         _say(problem)
     about = {"model": options.model, "data": str(options.data), "split": options.split or None}
     output.print_evaluation(about, result, options.format, sys.stdout)
-    return FAILED if result.failed else DONE
+    return FAILED if failed else DONE
 
 
 def train(args: Sequence[str]) -> int:

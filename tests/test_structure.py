@@ -1,0 +1,231 @@
+"""The shape of the package: who imports whom, what is public, what a command takes, what an install brings."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import patchout
+from patchout import cli
+from patchout.train import TrainConfig
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "patchout"
+
+# A module imports only from lines above its own.
+LEVELS = (
+    ("augment", "decode", "device", "errors", "events", "files", "labels", "mel", "metrics", "optim", "transformer"),
+    ("audio", "download", "patches", "plots"),
+    ("passt",),
+    ("checkpoint",),
+    ("data", "zoo"),
+    ("inference", "loop"),
+    ("evaluate",),
+    ("train",),
+    ("output", "recipes"),
+    ("cli",),
+)
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
+
+PUBLIC = [
+    *("Event", "EventRule", "MelConfig", "Output", "Passt", "PasstConfig", "Patchout", "Tags"),
+    *("__version__", "load", "log_mel", "tag", "tag_many"),
+]
+
+MAX_OPTIONS = 12
+OPTIONS = {
+    "tag": "model top events threshold format plot labels device precision batch-size",
+    "evaluate": "data split format device precision batch-size",
+    "models": "format",
+    "train": "data out",
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Name and file of every module; those of a folder carry its name. The package's own __init__ is not one."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if name != "__init__":
+            yield name, path
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The modules of this package that a file imports, also inside functions and for types alone."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the package: no leading dots"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("patchout.")}
+
+
+def nodes_of(*kinds: type[ast.AST]) -> Iterator[tuple[str, str, ast.AST]]:
+    """Module, place and node of everything of these kinds in the package."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, kinds):
+                yield path.stem, f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", node
+
+
+def run_python(code: str, *, env: dict[str, str] | None = None) -> str:
+    """What a fresh interpreter prints; without the shape checks that this one has."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | (env or {}))
+    return done.stdout
+
+
+# -- modules ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_module_has_a_level() -> None:
+    assert {name for name, _ in modules()} == set(LEVEL)
+
+
+def test_modules_import_only_lower_levels() -> None:
+    upward = [
+        f"{name} imports {other}"
+        for name, path in modules()
+        for other in imported(ast.parse(path.read_text(encoding="utf-8")))
+        if LEVEL[other] >= LEVEL[name] and other != name
+    ]
+    assert upward == []
+
+
+def test_an_import_inside_a_function_counts() -> None:
+    source = "from patchout import audio\nimport patchout\ndef f():\n    from patchout.zoo import load\n"
+    assert imported(ast.parse(source)) == {"audio", "zoo"}
+
+
+def test_no_module_is_a_drawer() -> None:
+    drawers = {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert [path for path in PACKAGE.rglob("*") if path.stem in drawers] == []
+
+
+# -- habits -----------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_command_prints() -> None:
+    calls = [(name, place) for name, place, node in nodes_of(ast.Name) if getattr(node, "id", "") == "print"]
+    assert [place for name, place in calls if name not in ("cli", "output")] == []
+
+
+def test_no_broad_except() -> None:
+    def is_broad(caught: ast.expr | None) -> bool:
+        kinds = caught.elts if isinstance(caught, ast.Tuple) else [caught]
+        return any(kind is None or ast.unparse(kind) in ("Exception", "BaseException") for kind in kinds)
+
+    handlers = nodes_of(ast.ExceptHandler)
+    assert [place for _, place, node in handlers if isinstance(node, ast.ExceptHandler) and is_broad(node.type)] == []
+
+
+def test_no_global_state_and_no_star_imports() -> None:
+    stars = nodes_of(ast.ImportFrom)
+    found = [place for _, place, node in stars if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"]
+    assert found + [place for _, place, _ in nodes_of(ast.Global)] == []
+
+
+# -- public names, light imports --------------------------------------------------------------------------------------
+
+
+def test_public_names_are_frozen_and_resolve() -> None:
+    assert patchout.__all__ == PUBLIC
+    assert [name for name in PUBLIC if getattr(patchout, name, None) is None] == []
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = patchout.nonsense
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import patchout",
+        "from patchout.cli import run_command; run_command(['--help'])",
+        "from patchout.cli import run_command; run_command(['models'])",
+    ],
+)
+def test_light_commands_do_without_torch(code: str, tmp_path: Path) -> None:
+    heavy = "{'torch', 'scipy', 'sklearn', 'matplotlib', 'accelerate'}"
+    printed = run_python(
+        f"import sys; {code}; print(sorted({heavy} & set(sys.modules)))", env={"HF_HOME": str(tmp_path)}
+    )
+    assert printed.splitlines()[-1] == "[]"
+
+
+def test_help_takes_less_than_a_second() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        assert "usage: patchout" in run_python("from patchout.cli import run_command; run_command(['--help'])")
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 1.0
+
+
+# -- the command's options --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A help page breaks long options in a narrow one."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+def options_of(capsys: pytest.CaptureFixture[str], *command: str) -> set[str]:
+    """The options on a help page."""
+    with pytest.raises(SystemExit):
+        cli.run_command([*command, "--help"])
+    page = capsys.readouterr().out
+    return set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)", page)) - {"help"}
+
+
+def test_every_command_is_frozen() -> None:
+    assert set(cli.COMMANDS) == set(OPTIONS)
+
+
+@pytest.mark.parametrize("command", ["tag", "evaluate", "models"])
+def test_options_are_frozen(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert options_of(capsys, command) == set(OPTIONS[command].split())
+    assert len(OPTIONS[command].split()) <= MAX_OPTIONS
+
+
+def test_train_adds_only_the_fields_of_its_config(capsys: pytest.CaptureFixture[str]) -> None:
+    config = {field.name.replace("_", "-") for field in fields(TrainConfig)}
+    shown = {option for option in options_of(capsys, "train", "esc10") if not option.startswith("no-")}
+    assert shown == config | set(OPTIONS["train"].split())
+
+
+# -- what an install brings -------------------------------------------------------------------------------------------
+
+
+def test_the_wheel_holds_code_types_and_data(tmp_path: Path) -> None:
+    """Built for real: an ignore rule or a moved folder would lose the class names or the built-in model."""
+    pytest.importorskip("hatchling", reason="the build backend: installed by the dev extra")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    suffixes = {".py", ".csv", ".safetensors", ".typed"}
+    files = {path for path in PACKAGE.rglob("*") if path.suffix in suffixes}
+    wanted = {path.relative_to(PACKAGE.parent).as_posix() for path in files}
+    assert {"patchout/py.typed", "patchout/label_lists/audioset.csv"} <= wanted
+    assert wanted - inside == set()
+    assert [name for name in inside if not name.startswith("patchout")] == []
+
+
+def test_constraints_pin_what_the_project_asks_for() -> None:
+    pins = dict(re.findall(r"^([a-z0-9-]+)==([^ \n]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    asked = re.findall(r'"([a-z_-]+)>=', (ROOT / "pyproject.toml").read_text().partition("[project.scripts]")[0])
+    assert len(asked) > 15
+    assert [name for name in asked if name.replace("_", "-") not in pins] == []
+    assert pins["torch"] == "2.13.0"
