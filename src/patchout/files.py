@@ -16,12 +16,14 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     aside = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
         aside.touch()
+        mode = aside.stat().st_mode  # what the user's umask gives; some writers make their files private
     except OSError as error:
         raise type(error)(error.errno, f"cannot write into the folder ({error.strerror})", str(target.parent)) from None
     try:
         yield aside
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
+        aside.chmod(mode)
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
