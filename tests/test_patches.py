@@ -20,15 +20,16 @@ def embed() -> PatchEmbed:
 def test_whole_columns_and_rows_are_dropped() -> None:
     row, column = patchout(12, 99, Patchout(freq=4, time=40), batch=5, rng=rng())
     assert row.shape == (1, 8 * 59)
-    assert row.unflatten(1, (8, 59)).unique(dim=2).shape[2] == 1  # one row number a line
-    assert (column.unflatten(1, (8, 59)) == column[:, :59]).all()
+    lines, places = row.view(8, 59), column.view(8, 59)
+    assert (lines == lines[:, :1]).all()  # one row number a line
+    assert (places == places[:1]).all()
 
 
 def test_the_draw_is_the_published_one() -> None:
     torch.manual_seed(0)
     row, column = patchout(12, 99, Patchout(freq=4, time=40), batch=1, rng=None)
     assert column[0, :10].tolist() == [0, 2, 3, 4, 5, 7, 10, 11, 12, 15]
-    assert row[0].unique().tolist() == [1, 2, 4, 5, 6, 7, 8, 9]
+    assert sorted(set(row[0].tolist())) == [1, 2, 4, 5, 6, 7, 8, 9]
 
 
 @pytest.mark.parametrize(

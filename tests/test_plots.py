@@ -4,19 +4,14 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from patchout import plots
-
-
-class Event(NamedTuple):
-    label: str
-    start_s: float
-    end_s: float
+from patchout.events import Event
 
 
 def track(*, frames: int = 300, windows: int = 6, labels: tuple[str, ...] = ("dog", "rain", "siren")) -> plots.TagTrack:
@@ -92,7 +87,7 @@ def test_events_and_scores_change_the_picture(tmp_path: Path) -> None:
     louder = np.minimum(plain.scores + 0.3, 1)
     for name, variant in {
         "plain": plain,
-        "events": replace(plain, events=[Event("dog", 0.5, 1.5)]),
+        "events": replace(plain, events=[Event("dog", 0.5, 1.5, 0.9)]),
         "scores": replace(plain, scores=louder),
     }.items():
         plots.tags_over_time(tmp_path / f"{name}.png", variant)
@@ -167,7 +162,7 @@ def test_pooling_to_nothing_is_refused() -> None:
 
 def test_rows_are_events_first_then_the_highest_peaks() -> None:
     scores = np.array([[0.1, 0.9, 0.3, 0.2], [0.2, 0.1, 0.6, 0.2]])
-    given = replace(track(windows=2, labels=("a", "b", "c", "d")), scores=scores, events=[Event("d", 0.0, 1.0)])
+    given = replace(track(windows=2, labels=("a", "b", "c", "d")), scores=scores, events=[Event("d", 0.0, 1.0, 0.9)])
     assert plots.top_rows(given) == [3, 1, 2, 0]
 
 

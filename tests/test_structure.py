@@ -31,7 +31,9 @@ LEVELS = (
     ("evaluate",),
     ("train",),
     ("output", "recipes"),
+    ("commands",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 

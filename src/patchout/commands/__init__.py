@@ -1,0 +1,41 @@
+"""One module per command: its options, and what it does with them; what they share stands here."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patchout import output
+
+if TYPE_CHECKING:
+    from patchout.passt import Passt
+
+DONE, FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130  # exit codes
+
+
+def say(text: str) -> None:
+    """One line on standard error."""
+    output.line(f"patchout: {text}", sys.stderr)
+
+
+def load_model(name: str, device: str, labels: Path | None = None) -> "Passt":
+    """A model by name, a bar while it is downloaded; `labels` is a file of class names."""
+    from patchout.labels import read_labels
+    from patchout.zoo import load
+
+    names = read_labels(labels) if labels else None
+    with output.download_bar(sys.stderr) as progress:
+        return load(name, device, labels=names, progress=progress)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse batches of nothing before anything is loaded."""
+    if batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
+
+
+def near(word: str, known: Sequence[str]) -> str:
+    """A hint at the name that was probably meant."""
+    found = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {found[0]}?)" if found else ""

@@ -1,0 +1,160 @@
+"""`patchout tag`: what can be heard in sound files, and when."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from patchout import output
+from patchout.commands import DONE, FAILED, check_batch_size, load_model, say
+
+if TYPE_CHECKING:
+    from patchout.inference import Scored
+    from patchout.passt import Passt
+
+BUILT_IN = "esc10-tiny"
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Say what can be heard in sound files of any length and format."""
+
+    files: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """sound files, folders (searched through), or patterns such as 'clips/*.wav'"""
+    model: str = ""
+    """a name from `patchout models`, a .safetensors or public .pt file, a run folder, or a hub id owner/name"""
+    top: int = 5
+    """labels a file"""
+    events: tyro.conf.FlagCreatePairsOff[bool] = False
+    """also say from when to when each label is on"""
+    threshold: float = 0.5
+    """score from which an event is on; it ends below 0.6 of it"""
+    format: output.Format = "table"
+    """audacity: labels of one file for import as a label track"""
+    plot: Path | None = None
+    """picture to write (.png, .pdf, .svg), or a folder for one picture a file"""
+    labels: Path | None = None
+    """class names for models that bring none, e.g. the vocabulary.csv of FSD50K"""
+    device: str = "auto"
+    """cuda, mps or cpu"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 where the hardware computes it natively"""
+    batch_size: int = 16
+    """windows a forward pass"""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `patchout tag`."""
+    options = tyro.cli(Options, args=args, prog="patchout tag")
+    if options.top < 1:
+        raise ValueError(f"--top counts labels and must be at least 1, got {options.top}")
+    check_batch_size(options.batch_size)
+    from patchout.events import EventRule
+
+    rule = EventRule(on=options.threshold, off=0.6 * options.threshold)
+    found = list(find_sounds(options.files))
+    sounds = [path for path, error in found if error is None]
+    if options.format == "audacity" and len(sounds) > 1:
+        raise ValueError(f"an Audacity label track belongs to one file, {len(sounds)} were given: use --format csv")
+    pictures = _picture_paths(options.plot, sounds)
+    if not options.model:
+        say(f"using the built-in model {BUILT_IN} (10 classes); for the 527 of AudioSet: --model passt-s")
+    model = load_model(options.model or BUILT_IN, options.device, options.labels)
+    wanted = rule if options.events or options.plot else None
+    failed = 0
+    with output.writer(options.format, sys.stdout) as write:
+        for scored in _scored(model, found, wanted, options):
+            result = _to_tags(scored, model, options, rule if options.events else None)
+            write(result)
+            for text in filter(None, (result.error, result.warning)):
+                say(text)
+            failed += result.error is not None
+            if result.error is None and scored.name in pictures:
+                _draw(pictures[scored.name], scored, model, rule)
+    return FAILED if failed else DONE
+
+
+def _scored(model: "Passt", found: list[tuple[str, str | None]], rule: Any, options: Options) -> "Iterator[Scored]":
+    """What the model says of every file, in the order given, behind a progress bar."""
+    from patchout.audio import Stream
+    from patchout.inference import Scored, score
+
+    streams = (Stream(path, model.config.mel.sample_rate) for path, error in found if error is None)
+    scored = score(model, streams, events=rule, precision=options.precision, batch_size=options.batch_size)
+    with output.Bar("files", len(found), sys.stderr) as advance:
+        for path, error in found:
+            one = Scored(path, error=error) if error is not None else next(scored)
+            advance(1)
+            yield one
+
+
+def _to_tags(scored: "Scored", model: "Passt", options: Options, rule: Any) -> Any:
+    from patchout.inference import to_tags
+
+    return to_tags(scored, model.config, top=options.top, events=rule)
+
+
+def find_sounds(patterns: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Files named, below folders, or matching patterns; what leads to none comes with the reason."""
+    import glob
+
+    from patchout.data import is_sound
+
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            inside = sorted(str(file) for file in path.rglob("*") if file.is_file() and is_sound(file))
+            yield from ((file, None) for file in inside)
+            if not inside:
+                yield pattern, f"{pattern}: a folder without sound files"
+        elif not path.exists() and glob.has_magic(pattern):
+            matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+            yield from ((match, None) for match in matches)
+            if not matches:
+                yield pattern, f"{pattern}: no file matches"
+        else:
+            yield str(path), None
+
+
+def _picture_paths(plot: Path | None, sounds: list[str]) -> dict[str, Path]:
+    """Where each file's picture goes."""
+    if plot is None:
+        return {}
+    from patchout.plots import FORMATS, picture_format
+
+    if plot.suffix:
+        picture_format(plot)
+        if len(sounds) > 1:
+            raise ValueError(f"one picture for {len(sounds)} files: give --plot a folder")
+        if not plot.parent.is_dir():
+            raise FileNotFoundError(f"{plot.parent}: no such folder to write into: make it first")
+        return dict.fromkeys(sounds, plot)
+    plot.mkdir(parents=True, exist_ok=True)
+    stems = [Path(sound).stem for sound in sounds]
+    names = [
+        stem if stems.count(stem) == 1 else f"{stem}-{stems[: place + 1].count(stem)}"
+        for place, stem in enumerate(stems)
+    ]
+    return {sound: plot / f"{name}.{FORMATS[0]}" for sound, name in zip(sounds, names, strict=True)}
+
+
+def _draw(path: Path, scored: "Scored", model: "Passt", rule: Any) -> None:
+    from patchout import plots
+    from patchout.events import find_events
+    from patchout.inference import overview
+
+    log_mel, frame_s = overview(scored.name, model.config, duration_s=scored.duration_s, limit=plots.MAX_COLUMNS)
+    track = plots.TagTrack(
+        log_mel=log_mel,
+        band_hz=model.config.mel.band_hz,
+        frame_s=frame_s,
+        times_s=scored.times_s,
+        scores=scored.track,
+        labels=model.config.labels,
+        events=find_events(scored.track, scored.times_s, model.config.labels, rule=rule, duration_s=scored.duration_s),
+    )
+    plots.tags_over_time(path, track, title=Path(scored.name).name)
+    say(f"picture: {path}")
