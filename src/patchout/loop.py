@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ class Job:
     rate: Callable[[int], float]  # step -> factor of the peak learning rate
     batches: Callable[[int], Iterable[Batch]]  # first step -> the batches from there on
     steps: int
-    clips_per_epoch: int
+    clip_names: Sequence[str]  # of one epoch, by clip number
     batch: int
     ema: float  # decay of the averaged weights a step; 0: none, the last weights count
     clip_norm: float  # longest gradient; 0: any
@@ -69,8 +69,8 @@ def run(
     scores = trainer.validate(last=True) if trainer.step == job.steps else {}
     for batch in job.batches(trainer.step):
         losses.append(trainer.train_step(batch))
-        epoch_ends = (
-            trainer.step * job.batch // job.clips_per_epoch > (trainer.step - 1) * job.batch // job.clips_per_epoch
+        epoch_ends = trainer.step * job.batch // len(job.clip_names) > (trainer.step - 1) * job.batch // len(
+            job.clip_names
         )
         last = trainer.step == job.steps
         loss = None
@@ -136,13 +136,12 @@ class _Trainer:
         """Stop if the step before had no finite loss; asking one step late keeps the device busy."""
         if self._pending is not None and not bool(self._pending[1]):
             step, _, clips = self._pending
-            raise NonFiniteLossError(
-                f"loss is not finite at step {step} (clips {clips.tolist()}): lower the learning rate"
-            )
+            names = ", ".join(self.job.clip_names[clip] for clip in clips.tolist())
+            raise NonFiniteLossError(f"loss is not finite at step {step}: lower the learning rate, or look at {names}")
 
     def validate(self, *, last: bool) -> dict[str, float]:
         """Scores of the weights that count, when it is time for them."""
-        epoch = self.step * self.job.batch // self.job.clips_per_epoch
+        epoch = self.step * self.job.batch // len(self.job.clip_names)
         if last or (self.job.evaluate_every and epoch % self.job.evaluate_every == 0):
             return self.job.validate(self.result.eval())
         return {}
@@ -152,7 +151,7 @@ class _Trainer:
         now = time.monotonic()
         line = {
             "step": self.step,
-            "epoch": round(self.step * self.job.batch / self.job.clips_per_epoch, 3),
+            "epoch": round(self.step * self.job.batch / len(self.job.clip_names), 3),
             "seconds": round(now - self._logged_at, 3),
             "clips_per_s": round((self.step - self._logged_step) * self.job.batch / (now - self._logged_at), 2),
             "loss": loss,

@@ -199,7 +199,7 @@ def run(
         ),
         batches=lambda first: _batches(config, training, model.config, first, steps),
         steps=steps,
-        clips_per_epoch=len(training.clips),
+        clip_names=[clip.file.name for clip in training.clips],
         batch=config.batch,
         ema=config.ema,
         clip_norm=config.clip_norm,
