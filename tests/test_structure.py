@@ -27,8 +27,8 @@ LEVELS = (
     ("passt",),
     ("checkpoint",),
     ("data", "zoo"),
-    ("inference", "loop"),
-    ("evaluate",),
+    ("embedding", "inference", "loop"),
+    ("evaluate", "hear"),
     ("train",),
     ("output", "recipes"),
     ("commands",),
@@ -38,8 +38,19 @@ LEVELS = (
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 PUBLIC = [
-    *("Event", "EventRule", "MelConfig", "Output", "Passt", "PasstConfig", "Patchout", "Tags"),
-    *("__version__", "load", "log_mel", "tag", "tag_many"),
+    *(
+        "EmbedConfig",
+        "Embedding",
+        "Event",
+        "EventRule",
+        "MelConfig",
+        "Output",
+        "Passt",
+        "PasstConfig",
+        "Patchout",
+        "Tags",
+    ),
+    *("__version__", "embed", "load", "log_mel", "tag", "tag_many"),
 ]
 
 MAX_OPTIONS = 12

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "EmbedConfig": "embedding",
+    "Embedding": "embedding",
+    "embed": "embedding",
     "MelConfig": "mel",
     "log_mel": "mel",
     "Patchout": "patches",
@@ -41,6 +44,8 @@ _MODULES = (
 )
 
 __all__ = [
+    "EmbedConfig",
+    "Embedding",
     "Event",
     "EventRule",
     "MelConfig",
@@ -50,6 +55,7 @@ __all__ = [
     "Patchout",
     "Tags",
     "__version__",
+    "embed",
     "load",
     "log_mel",
     "tag",
@@ -57,6 +63,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from patchout.embedding import EmbedConfig, Embedding, embed
     from patchout.events import Event, EventRule
     from patchout.inference import Tags, tag, tag_many
     from patchout.mel import MelConfig, log_mel

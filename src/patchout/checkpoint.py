@@ -54,7 +54,7 @@ def load(path: Path_) -> Passt:
             f"{path}: a .safetensors file of another tool (no {FORMAT!r} in its header); "
             "for public PaSST weights use patchout.checkpoint.import_passt on the .pt file"
         )
-    if metadata.get("sha256") != _digest(metadata["config"], weights):
+    if metadata.get("sha256") != _digest(metadata.get("config", ""), weights):
         raise CheckpointError(f"{path}: damaged, its content does not match its own SHA-256: bring the file again")
     model = Passt(config_from_json(metadata["config"]))
     _fill(model, weights, str(path))

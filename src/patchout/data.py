@@ -79,7 +79,9 @@ class ClipSet:
         known = sorted({clip.fold for clip in self.clips} - {""})
         if unknown := [fold for fold in folds if fold not in known]:
             have = (
-                f"it has {', '.join(known)}" if known else "its clips name none: add a CSV with a column split or fold"
+                f"it has {', '.join(known)}"
+                if known
+                else "its clips name none: add a CSV with a column split or fold, or hold nothing out with --split ''"
             )
             raise DataError(f"{self.root}: no split or fold {', '.join(unknown)}: {have}")
 
@@ -210,7 +212,10 @@ class Waves(Dataset[Item]):
         if index in self._cache:
             return self._cache[index]
         clip = self.clips.clips[index]
-        wave = torch.from_numpy(audio.load(clip.file, self.rate, start_s=clip.start_s, end_s=clip.end_s))
+        try:
+            wave = torch.from_numpy(audio.load(clip.file, self.rate, start_s=clip.start_s, end_s=clip.end_s))
+        except audio.AudioError as error:
+            raise DataError(str(error)) from error
         if self._cached_samples + len(wave) <= CACHE_HOURS * 3600 * self.rate:
             self._cache[index] = wave
             self._cached_samples += len(wave)

@@ -87,6 +87,7 @@ def mel_bank(config: MelConfig, band: tuple[float, float] | None = None) -> Floa
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # it outlives the call that made it, and autograd refuses inference tensors
 def _evaluation_bank(config: MelConfig, device: torch.device) -> Tensor:
     """The constant bank of a config, up to its last bin that is not zero."""
     bank = mel_bank(config)
@@ -94,6 +95,7 @@ def _evaluation_bank(config: MelConfig, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def _window(length: int, device: torch.device) -> Tensor:
     """The symmetric Hann window."""
     return torch.hann_window(length, periodic=False, device=device)

@@ -36,7 +36,7 @@ def writer(format: Format, out: TextIO) -> "Iterator[Callable[[Tags], None]]":
         def write_json(tags: "Tags") -> None:
             nonlocal count
             out.write("[\n" if count == 0 else ",\n")
-            out.write(json.dumps(tags.to_dict(), ensure_ascii=not _is_utf8(out)))
+            out.write(_json(tags.to_dict(), out))
             count += 1
 
         try:
@@ -47,7 +47,12 @@ def writer(format: Format, out: TextIO) -> "Iterator[Callable[[Tags], None]]":
     if format == "csv":
         line(",".join(CSV_COLUMNS), out)
     text = {"table": table_text, "csv": csv_text, "audacity": audacity_text}[format]
-    yield lambda tags: line(text(tags), out)
+
+    def write_text(tags: "Tags") -> None:
+        if found := text(tags):  # a label track of a file that failed has none
+            line(found, out)
+
+    yield write_text
 
 
 def table_text(tags: "Tags") -> str:
@@ -129,8 +134,14 @@ def scores_text(scores: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
 
 
-def _is_utf8(out: TextIO) -> bool:
-    return (out.encoding or "").lower().replace("-", "") == "utf8"
+def _json(record: dict[str, Any], out: TextIO) -> str:
+    """One line of JSON; letters that `out` cannot hold, and bytes of a file name that are no letters, are escaped."""
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        text.encode(out.encoding or "ascii", "strict")
+    except UnicodeEncodeError:
+        return json.dumps(record)
+    return text
 
 
 # -- progress ---------------------------------------------------------------------------------------------------------
@@ -163,6 +174,15 @@ class Bar:
     def __call__(self, steps: int) -> None:
         """Go on by so many."""
         self._progress.advance(self._task, steps)
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Take the bar off the terminal while something else is printed there."""
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
 
     def training(self, at: "Progress") -> None:
         """Where a training run is."""

@@ -49,6 +49,8 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """Run `patchout tag`."""
     options = tyro.cli(Options, args=args, prog="patchout tag")
+    if not options.files:
+        raise ValueError("no files given: name sound files, folders or patterns, e.g. `patchout tag dog.ogg`")
     if options.top < 1:
         raise ValueError(f"--top counts labels and must be at least 1, got {options.top}")
     check_batch_size(options.batch_size)
@@ -84,11 +86,12 @@ def _scored(model: "Passt", found: list[tuple[str, str | None]], rule: Any, opti
 
     streams = (Stream(path, model.config.mel.sample_rate) for path, error in found if error is None)
     scored = score(model, streams, events=rule, precision=options.precision, batch_size=options.batch_size)
-    with output.Bar("files", len(found), sys.stderr) as advance:
+    with output.Bar("files", len(found), sys.stderr) as bar:
         for path, error in found:
             one = Scored(path, error=error) if error is not None else next(scored)
-            advance(1)
-            yield one
+            bar(1)
+            with bar.hidden():
+                yield one
 
 
 def _to_tags(scored: "Scored", model: "Passt", options: Options, rule: Any) -> Any:
@@ -111,7 +114,8 @@ def find_sounds(patterns: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             if not inside:
                 yield pattern, f"{pattern}: a folder without sound files"
         elif not path.exists() and glob.has_magic(pattern):
-            matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+            paths = glob.glob(str(path), recursive=True)  # noqa: PTH207
+            matches = sorted(match for match in paths if Path(match).is_file())
             yield from ((match, None) for match in matches)
             if not matches:
                 yield pattern, f"{pattern}: no file matches"
@@ -125,7 +129,7 @@ def _picture_paths(plot: Path | None, sounds: list[str]) -> dict[str, Path]:
         return {}
     from patchout.plots import FORMATS, picture_format
 
-    if plot.suffix:
+    if plot.suffix and not plot.is_dir():
         picture_format(plot)
         if len(sounds) > 1:
             raise ValueError(f"one picture for {len(sounds)} files: give --plot a folder")
