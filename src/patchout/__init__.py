@@ -5,6 +5,7 @@ Importing this package is light: torch is imported when a name that needs it is 
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -26,22 +27,6 @@ _HOME = {
     "tag": "inference",
     "tag_many": "inference",
 }
-_MODULES = (
-    *(
-        "audio",
-        "augment",
-        "checkpoint",
-        "data",
-        "decode",
-        "device",
-        "download",
-        "evaluate",
-        "events",
-        "files",
-        "inference",
-    ),
-    *("labels", "loop", "mel", "metrics", "optim", "passt", "patches", "plots", "train", "transformer", "zoo"),
-)
 
 __all__ = [
     "EmbedConfig",
@@ -75,10 +60,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"patchout.{_HOME[name]}"), name)
-    if name in _MODULES:
+    if importlib.util.find_spec(f"patchout.{name}"):  # a module, as in patchout.audio.load
         return importlib.import_module(f"patchout.{name}")
     raise AttributeError(f"module 'patchout' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_MODULES])
+    return sorted(__all__)

@@ -78,11 +78,8 @@ class ClipSet:
     def _check(self, folds: Sequence[str]) -> None:
         known = sorted({clip.fold for clip in self.clips} - {""})
         if unknown := [fold for fold in folds if fold not in known]:
-            have = (
-                f"it has {', '.join(known)}"
-                if known
-                else "its clips name none: add a CSV with a column split or fold, or hold nothing out with --split ''"
-            )
+            none = 'its clips name none: add a CSV with a column split or fold, or give an empty one (--split "")'
+            have = f"it has {', '.join(known)}" if known else none
             raise DataError(f"{self.root}: no split or fold {', '.join(unknown)}: {have}")
 
 

@@ -18,6 +18,7 @@ from patchout.events import Event, EventRule, find_events
 from patchout.mel import log_mel
 from patchout.passt import Passt, PasstConfig
 
+WAIT_BATCHES = 4  # a window runs at the latest when so many full batches were queued after it
 OVERLAP = 2  # every moment of a long clip lies in this many windows
 Scores = Float[np.ndarray, "class"]
 
@@ -250,18 +251,23 @@ class _Batcher:
         self.batch_size = batch_size
         self.precision = precision
         self.device = next(model.parameters()).device
-        self.waiting: dict[int, list[tuple[_File, bool, float, Tensor]]] = {}  # by patch columns
+        self.waiting: dict[int, list[tuple[_File, bool, float, Tensor]]] = {}  # by patch columns, oldest first
+        self.added = 0  # windows so far
+        self.since: dict[int, int] = {}  # by patch columns: windows that came before the first that waits
 
     def add(self, file: _File, is_clip: bool, start: int, wave: Float[np.ndarray, "sample"]) -> None:
-        """Queue one window; a full batch runs, and so does the oldest when too much waits."""
+        """Queue one window; a full batch runs, and so does what has waited long: no result is held back to the end."""
         mel = window_mel(wave, self.model.config, self.device)
         columns = self.model.embed.columns(mel.shape[-1])
         file.pending += 1
         self.waiting.setdefault(columns, []).append((file, is_clip, start + len(wave) / 2, mel))
+        self.since.setdefault(columns, self.added)
+        self.added += 1
         if len(self.waiting[columns]) == self.batch_size:
             self._run(columns)
-        elif sum(map(len, self.waiting.values())) >= 4 * self.batch_size:
-            self._run(next(iter(self.waiting)))
+        oldest = next(iter(self.waiting), None)
+        if oldest is not None and self.added - self.since[oldest] >= WAIT_BATCHES * self.batch_size:
+            self._run(oldest)
 
     def flush(self) -> None:
         """Run what still waits."""
@@ -269,7 +275,7 @@ class _Batcher:
             self._run(next(iter(self.waiting)))
 
     def _run(self, columns: int) -> None:
-        windows = self.waiting.pop(columns)
+        windows, _ = self.waiting.pop(columns), self.since.pop(columns)
         with torch.inference_mode(), autocast(self.device, self.precision):
             logits = self.model(torch.stack([mel for *_, mel in windows])).logits
         scores = logits.softmax(1) if self.model.config.task == "multi_class" else logits.sigmoid()

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
@@ -135,13 +135,13 @@ def scores_text(scores: dict[str, float]) -> str:
 
 
 def _json(record: dict[str, Any], out: TextIO) -> str:
-    """One line of JSON; letters that `out` cannot hold, and bytes of a file name that are no letters, are escaped."""
-    text = json.dumps(record, ensure_ascii=False)
-    try:
-        text.encode(out.encoding or "ascii", "strict")
-    except UnicodeEncodeError:
-        return json.dumps(record)
-    return text
+    """One line of JSON; all but ASCII is escaped unless `out` is UTF-8 and can hold it (a file name may be any bytes)."""
+    if (out.encoding or "").lower().replace("-", "") == "utf8":
+        text = json.dumps(record, ensure_ascii=False)
+        with suppress(UnicodeEncodeError):
+            text.encode()
+            return text
+    return json.dumps(record)
 
 
 # -- progress ---------------------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def run(
         )
     device = pick_device(config.device)
     model = Passt(model_config(config, clips), rng=augment.keyed("weights", config.seed)).to(device)
-    _open_run_folder(out, config, data)  # not before the config is known to work: the folder is bound to it
+    _open_run_folder(out, config, training)  # not before the config is known to work: the folder is bound to it
     provenance = {
         "recipe": config.recipe,
         "seed": config.seed,
@@ -185,7 +185,10 @@ def run(
     def validate(result: nn.Module) -> dict[str, float]:
         assert isinstance(result, Passt)
         if held.clips:
-            scores.update(evaluate.evaluate(result, held, precision=config.precision).scores)
+            found = evaluate.evaluate(result, held, precision=config.precision)
+            scores.update(found.scores)
+            for problem in found.failed:
+                on_problem(problem)
         return scores
 
     scores: dict[str, float] = {}
@@ -259,13 +262,19 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
-def _open_run_folder(out: Path, config: TrainConfig, data: Path) -> None:
-    """Make the run folder, or check that the run in it has the same config."""
+def _open_run_folder(out: Path, config: TrainConfig, clips: ClipSet) -> None:
+    """Make the run folder, or check that the run in it has the same config and trains on as many clips and classes."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "config.json"
-    now = json.loads(json.dumps(asdict(config) | {"data": str(data)}))
+    now = json.loads(json.dumps(asdict(config) | {"data": str(clips.root)}))
+    holds = {"clips": len(clips.clips), "classes": list(clips.classes)}
     if path.exists():
-        before = json.loads(path.read_text())["config"]
+        stored = json.loads(path.read_text())
+        before = stored["config"]
+        if stored.get("data", holds) != holds:
+            raise ValueError(
+                f"{out} holds a run on other clips or classes than {clips.root} has now: choose another --out"
+            )
         if changed := [
             f"{key} {before.get(key)!r} -> {now.get(key)!r}"
             for key in {**before, **now}
@@ -275,4 +284,4 @@ def _open_run_folder(out: Path, config: TrainConfig, data: Path) -> None:
         return
     versions = {"patchout": patchout.__version__, "torch": torch.__version__, "python": platform.python_version()}
     with write_aside(path) as aside:
-        aside.write_text(json.dumps({"config": now, "versions": versions}, indent=1))
+        aside.write_text(json.dumps({"config": now, "data": holds, "versions": versions}, indent=1))

@@ -98,7 +98,7 @@ def get_scene_embeddings(audio: Float[Tensor, "sound sample"], model: HearModel)
 def get_timestamp_embeddings(
     audio: Float[Tensor, "sound sample"], model: HearModel
 ) -> tuple[Float[Tensor, "sound time value"], Float[Tensor, "sound time"]]:
-    """An embedding every 50 ms: (sounds, samples) -> (sounds, times, timestamp_embedding_size), centres in ms from 0."""
+    """An embedding every 50 ms: (sounds, samples) -> (sounds, times, timestamp_embedding_size) and centres in ms."""
     check_audio(audio)
     values, times_ms = model.embedder.timestamps(audio)
     return values.to(audio.device), times_ms.to(audio.device)
