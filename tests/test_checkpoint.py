@@ -186,6 +186,23 @@ def test_files_that_are_no_checkpoint_are_refused(content: bytes, tmp_path: Path
         import_passt(tmp_path / "x.pt")
 
 
+def test_a_damaged_pickle_is_refused(tmp_path: Path) -> None:
+    torch.save(public_of(), tmp_path / "m.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "m.pt").read_bytes()
+    key = re.findall(rb"\d{8,}", content)[-1]  # of a storage; torch.load asserts that it is there
+    (tmp_path / "m.pt").write_bytes(content[::-1].replace(key[::-1], b"x" + key[:0:-1], 1)[::-1])
+    with pytest.raises(CheckpointError, match=r"m.pt: not a readable file"):
+        import_passt(tmp_path / "m.pt")
+
+
 def test_weights_of_another_model_are_refused() -> None:
     with pytest.raises(CheckpointError, match="no PaSST weights"):
         import_passt({"conv.weight": torch.zeros(3)})
+
+
+def test_a_header_without_its_config_is_refused(tiny: Passt, tmp_path: Path) -> None:
+    save(tiny, tmp_path / "m.safetensors")
+    content = (tmp_path / "m.safetensors").read_bytes()
+    (tmp_path / "m.safetensors").write_bytes(content.replace(b'"config"', b'"confih"', 1))  # one bit
+    with pytest.raises(CheckpointError, match=r"m.safetensors: damaged"):
+        load(tmp_path / "m.safetensors")

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,8 +18,10 @@ import torch
 from conftest import RATE, noise, tiny_config, tone, write_wav
 from safetensors.torch import save_file
 
+from patchout import output
 from patchout.checkpoint import export_passt, save
 from patchout.cli import run_command
+from patchout.inference import Tags
 from patchout.passt import Passt
 
 
@@ -213,6 +216,12 @@ def test_an_empty_folder_and_a_pattern_without_match(run: Run, model: Path, tmp_
     assert "no file matches" in ran.err
 
 
+def test_no_files_at_all_is_wrong_usage(run: Run, model: Path) -> None:
+    ran = run("tag", "--model", model)
+    assert ran.code == 2
+    assert "no files given" in ran.err
+
+
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
@@ -341,3 +350,59 @@ def test_a_reader_that_leaves_early_is_no_error(model: Path, class_folder: Path)
     os.close(writer)
     assert b"Traceback" not in ran.stderr
     assert b"BrokenPipe" not in ran.stderr
+
+
+def test_a_result_and_the_bar_never_share_a_line(
+    model: Path, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "terminal").open("w+", encoding="utf-8", newline="") as terminal:
+        monkeypatch.setattr(terminal, "isatty", lambda: True)
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setenv("TERM", "xterm")
+        assert run_command(["tag", str(sound), str(sound), "--model", str(model)]) == 0
+        terminal.seek(0)
+        before = terminal.read().rpartition(str(sound))[0]
+    assert "files" in before
+    assert re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", before.rpartition("\x1b[2K")[2]) == ""
+
+
+def test_a_file_name_of_any_bytes_is_valid_json(capfd: pytest.CaptureFixture[str]) -> None:
+    """Python holds a byte that is no letter as a surrogate, which UTF-8 does not take."""
+    with output.writer("json", sys.stdout) as write:
+        write(Tags("b\udcffd-\u72ac.wav", 1.0, ("dog",), (0.5,)))
+    assert json.loads(capfd.readouterr().out)[0]["file"] == "b\udcffd-\u72ac.wav"
+
+
+def test_a_pattern_matches_files_alone(run: Run, model: Path, tmp_path: Path) -> None:
+    write_wav(tmp_path / "in" / "a.wav", noise(0.5))
+    write_wav(tmp_path / "in" / "deeper" / "b.wav", noise(0.5))
+    ran = run("tag", tmp_path / "in" / "*", "--model", model, "--format", "json")
+    assert (ran.code, [Path(one["file"]).name for one in json.loads(ran.out)]) == (0, ["a.wav"])
+
+
+def test_a_folder_of_pictures_may_have_a_dot_in_its_name(run: Run, model: Path, sound: Path, tmp_path: Path) -> None:
+    (tmp_path / "my.pictures").mkdir()
+    assert run("tag", sound, "--model", model, "--plot", tmp_path / "my.pictures").code == 0
+    assert (tmp_path / "my.pictures" / "sound.png").is_file()
+
+
+def test_a_label_track_of_a_broken_file_is_empty(run: Run, model: Path, tmp_path: Path) -> None:
+    ran = run("tag", tmp_path / "missing.wav", "--model", model, "--format", "audacity")
+    assert (ran.code, ran.out) == (1, "")
+
+
+def test_training_on_a_broken_file_names_it(run: Run, class_folder: Path, tmp_path: Path) -> None:
+    (class_folder / "dog" / "text.wav").write_text("this is no sound")
+    small = ("--size", "tiny", "--depth", 1, "--clip-s", 1, "--patchout-time", 1, "--epochs", 2, "--batch", 4)
+    ran = run("train", "esc10", "--data", class_folder, "--out", tmp_path / "run", "--split", "", *small)
+    assert ran.code == 1
+    assert "text.wav: is not audio" in ran.err
+
+
+def test_no_picture_takes_the_place_of_another(run: Run, model: Path, sound: Path, tmp_path: Path) -> None:
+    sounds = [tmp_path / name for name in ("x/a.wav", "y/a.wav", "z/a-1.wav")]
+    for path in sounds:
+        write_wav(path, noise(0.5))
+    assert run("tag", *sounds, "--model", model, "--plot", tmp_path / "all").code == 0
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["a-1.png", "a-2.png", "a-3.png"]

@@ -9,6 +9,8 @@ import torch
 from golden_recipe import golden_wave, golden_weights
 
 from patchout.checkpoint import export_passt, import_passt
+from patchout.embedding import Mode
+from patchout.hear import PRESETS, HearModel, get_scene_embeddings, get_timestamp_embeddings
 from patchout.mel import MelConfig, log_mel
 from patchout.passt import Passt, PasstConfig
 
@@ -67,3 +69,39 @@ def test_parameters_of_passt_s_and_l_are_counted_as_published() -> None:
 
     assert count() == 86_153_758
     assert count(depth=7) == 50_714_398
+
+
+# -- embeddings: key of the case, module, mode ------------------------------------------------------------------------
+
+HEAR_NET = "net:10x10:998:12:320:2"
+SCENES: tuple[tuple[str, Mode], ...] = (
+    ("scene:5:all", "all"),
+    ("scene:5:embed_only", "embed_only"),
+    ("scene:15:all", "all"),  # the mean of seven windows of 10 s
+)
+TIMESTAMPS = (("timestamp:1:all", "base"), ("base2level:1", "base2level"), ("base2levelmel:1", "base2levelmel"))
+
+
+def hear_model(preset: str, mode: Mode = "all") -> HearModel:
+    """A HEAR module with golden weights."""
+    return HearModel(golden_model(HEAR_NET), PRESETS[preset].config.in_mode(mode))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "mode"), SCENES)
+def test_scene_embeddings_equal_the_public_ones(name: str, mode: Mode) -> None:
+    ours = get_scene_embeddings(torch.from_numpy(golden_wave(float(name.split(":")[1]))), hear_model("base", mode))
+    np.testing.assert_allclose(ours.numpy(), GOLDEN[name], rtol=0, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "preset"), TIMESTAMPS)
+def test_timestamp_embeddings_equal_the_public_ones(name: str, preset: str) -> None:
+    ours, times_ms = get_timestamp_embeddings(torch.from_numpy(golden_wave(1.0)), hear_model(preset))
+    np.testing.assert_allclose(ours.numpy(), GOLDEN[name], rtol=0, atol=2e-4)
+    np.testing.assert_array_equal(times_ms.numpy(), GOLDEN[f"{name}/ms"])
+
+
+def test_every_stored_embedding_is_compared() -> None:
+    stored = {name for name in GOLDEN.files if not name.startswith(("mel:", "net:")) and not name.endswith("/ms")}
+    assert stored == {name for name, _ in (*SCENES, *TIMESTAMPS)}

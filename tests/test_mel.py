@@ -114,3 +114,12 @@ def test_one_waveform_needs_a_batch_axis() -> None:
 def test_impossible_front_ends_are_refused(changes: dict[str, float], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         MelConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_what_was_cached_in_inference_mode_serves_autograd_later() -> None:
+    config = MelConfig(n_mels=31)  # nobody else's
+    with torch.inference_mode():
+        log_mel(torch.zeros(1, 1000), config)
+    wave = torch.zeros(1, 1000, requires_grad=True)
+    log_mel(wave, config).sum().backward()  # type: ignore[no-untyped-call]
+    assert wave.grad is not None

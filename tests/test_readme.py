@@ -24,6 +24,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     soundfile.write(tmp_path / "song.mp3", tone(2.0, 600), RATE)
     soundfile.write(tmp_path / "street.wav", noise(3.0), RATE)
     write_m4a(tmp_path / "talk.m4a")
+    (tmp_path / "my_sounds" / "rain").mkdir(parents=True)
+    soundfile.write(tmp_path / "my_sounds" / "rain" / "1.wav", noise(1.0), RATE)
     rows = ["filename,fold,category"]
     (tmp_path / "ESC-10" / "audio").mkdir(parents=True)
     for fold in range(1, 6):

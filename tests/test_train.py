@@ -19,6 +19,7 @@ import patchout
 from patchout import augment, checkpoint, evaluate, loop, train
 from patchout.audio import Stream
 from patchout.data import Batch, DataError, scan
+from patchout.errors import InputError
 from patchout.inference import Scored
 from patchout.passt import Passt
 from patchout.train import StepLoss, TrainConfig, model_config
@@ -628,7 +629,7 @@ def test_nothing_to_read_is_refused(tiny: Passt, folds: Path) -> None:
 
 def test_labels_the_model_does_not_know_are_named(tiny: Passt, class_folder: Path) -> None:
     (class_folder / "dog").rename(class_folder / "wolf")
-    with pytest.raises(DataError, match=r"labels \['wolf'\] are none of the model's classes"):
+    with pytest.raises(DataError, match=r"labels \['wolf'\] are none of the model's"):
         evaluate.evaluate(tiny, scan(class_folder))
 
 
@@ -674,3 +675,35 @@ def test_a_segment_beyond_the_end_is_a_broken_clip(tiny: Passt, class_folder: Pa
     result = evaluate.evaluate(tiny, scan(class_folder))
     assert result.clips == 1
     assert "1.wav" in result.failed[0]
+
+
+def test_a_changed_data_set_in_the_same_folder_is_refused(class_folder: Path, untouched: Path) -> None:
+    write_wav(class_folder / "cat" / "0.wav", tone(1.0))
+    with pytest.raises(ValueError, match=r"untouched holds a run on other clips or classes than .*sounds has now"):
+        train.run(config(ema=0.5), class_folder, untouched)
+
+
+def test_a_broken_clip_of_the_held_out_fold_is_named(folds: Path, tmp_path: Path) -> None:
+    (folds / "dog" / "3.wav").write_text("this is no sound")
+    problems: list[str] = []
+    train.run(config(split="3"), folds, tmp_path / "run", on_problem=problems.append)
+    assert len(problems) == 1
+    assert "3.wav: is not audio" in problems[0]
+
+
+def test_a_recording_on_both_sides_is_reported(class_folder: Path, tmp_path: Path) -> None:
+    rows = ["file,label,fold,group"]
+    for path in sorted(class_folder.rglob("*.wav")):
+        rows.append(f"{path.relative_to(class_folder)},{path.parent.name},{path.stem},take {path.parent.name}")
+    (class_folder / "clips.csv").write_text("\n".join(rows))
+    problems: list[str] = []
+    train.choose_clips(config(split="3"), class_folder, problems.append)
+    assert problems == [
+        "3 groups are trained on and held out (take bell, take dog, take rain): the scores will be too good"
+    ]
+
+
+def test_a_damaged_state_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"PK broken")
+    with pytest.raises(InputError, match=r"state.pt: damaged \(\w+\): delete it"):
+        Line(tmp_path, [1.0]).run()

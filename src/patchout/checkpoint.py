@@ -23,6 +23,10 @@ from patchout.passt import Passt, PasstConfig
 FORMAT = "patchout-1"
 HEAD_WIDTH = 64  # of every attention head in the public models
 PUBLIC_STRIDES = (10, 12, 14, 16)
+UNREADABLE = (  # what torch.load raises for damaged files
+    *(pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError),
+    *(TypeError, AttributeError, AssertionError),
+)
 Path_ = str | os.PathLike[str]
 
 
@@ -192,7 +196,7 @@ def _unpickle(path: Path_) -> Mapping[str, Any]:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    except UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: not a readable file of plain tensors ({reason})") from None
     if not isinstance(content, Mapping):

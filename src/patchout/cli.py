@@ -11,6 +11,7 @@ from patchout.errors import InputError
 
 COMMANDS = {  # module of patchout.commands -> what it does
     "tag": "say what can be heard in sound files",
+    "embed": "turn sound files into embeddings",
     "train": "train a model on labelled sounds",
     "evaluate": "score a model on labelled sounds",
     "models": "list the published models",

@@ -69,7 +69,8 @@ class ClipSet:
         """One row a clip with 1 at its labels, in the order of `classes` (the set's own by default)."""
         place = {name: index for index, name in enumerate(classes or self.classes)}
         if strange := sorted({label for clip in self.clips for label in clip.labels} - place.keys()):
-            raise DataError(f"{self.root}: labels {strange} are none of the model's classes {sorted(place)}")
+            known = f"{', '.join(sorted(place)[:8])}{' ...' if len(place) > 8 else ''} ({len(place)} classes)"
+            raise DataError(f"{self.root}: labels {strange[:8]} are none of the model's: it knows {known}")
         targets = np.zeros((len(self.clips), len(place)), np.float32)
         for row, clip in enumerate(self.clips):
             targets[row, [place[label] for label in clip.labels]] = 1.0
@@ -92,7 +93,7 @@ def scan(root: str | os.PathLike[str]) -> ClipSet:
     folder = Path(root)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder: give a folder of class folders, or one with a CSV on top")
-    tables = sorted(folder.glob("*.csv"))
+    tables = sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
     if len(tables) > 1:
         raise DataError(f"{folder}: {len(tables)} CSV files on top ({', '.join(t.name for t in tables)}): leave one")
     clips, problems = _read_table(tables[0]) if tables else (_read_folders(folder), [])

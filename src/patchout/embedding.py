@@ -2,6 +2,8 @@
 Large-Scale Training of Patchout Audio Transformers", section 3).
 """
 
+import math
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +24,7 @@ Level = Literal["low", "mid", "high"]
 Mode = Literal["all", "embed_only", "logits"]
 LOW_FRAMES = 6  # of log-mel around a time
 TOKENS_PER_BATCH = 8192  # the memory budget: 600 windows of 160 ms, or 7 of 10 s, in one forward pass
+SEGMENT_SAMPLES = 2**21  # of a stream between two times, at most: about a minute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +47,12 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         """Refuse embeddings of nothing."""
         for levels in (self.levels, self.scene_levels):
-            if not levels or len(set(levels)) != len(levels):
+            if not levels or len(set(levels)) != len(levels) or not set(levels) <= {"low", "mid", "high"}:
                 raise ValueError(f"levels must be some of low, mid, high, each once, got {levels}")
-        if not self.fields_ms or min(self.fields_ms) <= 0:
+        if not self.fields_ms or not all(0 < ms < math.inf for ms in self.fields_ms):
             raise ValueError(f"receptive fields must be longer than 0 ms, got {self.fields_ms}")
-        if min(self.hop_ms, self.scene_window_ms, self.scene_hop_ms) <= 0:
-            raise ValueError(f"hops and windows must be longer than 0 ms, got {self}")
+        if not all(0 < ms < math.inf for ms in (self.hop_ms, self.scene_window_ms, self.scene_hop_ms)):
+            raise ValueError(f"hops and windows must be longer than 0 ms and finite, got {self}")
 
     def parts(self) -> list[tuple[tuple[Level, ...], float]]:
         """Runs of a timestamp's levels with their field in ms (0 for low), in the order of concatenation."""
@@ -77,7 +80,9 @@ class EmbedConfig:
         """The same without logits ("embed_only") or without embeddings ("logits"); low stays where it was."""
         if mode == "all":
             return self
-        dropped = {"embed_only": "high", "logits": "mid"}[mode]
+        if mode not in ("embed_only", "logits"):
+            raise ValueError(f"mode must be all, embed_only or logits, got {mode!r}")
+        dropped = "high" if mode == "embed_only" else "mid"
         changes = {
             name: tuple(level for level in getattr(self, name) if level != dropped)
             for name in ("levels", "scene_levels")
@@ -98,11 +103,15 @@ def embed(
 ) -> Embedding:
     """Scene and timestamp embeddings of one sound of any length, streamed: memory holds the result and one batch.
 
-    Raises AudioError (a ValueError) or OSError that name the source.
+    Raises AudioError (a ValueError) or OSError that name the source; warns with AudioWarning if a part of it cannot be
+    decoded.
     """
     embedder = Embedder(model, config or EmbedConfig(), precision=precision)
     rate = model.config.mel.sample_rate
-    scene = embedder.scene_of(audio.Stream(source, rate))
+    stream = audio.Stream(source, rate)
+    scene = embedder.scene_of(stream)
+    if stream.warning:
+        warnings.warn(stream.warning, audio.AudioWarning, stacklevel=2)
     pieces = list(embedder.timestamps_of(audio.Stream(source, rate)))
     times_ms = np.concatenate([times for times, _ in pieces])
     return Embedding(scene, np.concatenate([values for _, values in pieces]), times_ms)
@@ -119,15 +128,15 @@ class Embedder:
         rate, limit = model.config.mel.sample_rate, model.config.max_samples
         self.hop = self._samples(config.hop_ms)
         self.parts = [
-            (run, self._samples(ms) if ms else LOW_FRAMES * model.config.mel.hop_length) for run, ms in config.parts()
+            (run, self._window(ms) if ms else LOW_FRAMES * model.config.mel.hop_length) for run, ms in config.parts()
         ]
-        for run, size in self.parts:
-            if run != ("low",) and not model.config.min_samples <= size <= limit:
-                span = f"{1e3 * model.config.min_samples / rate:.4g} to {1e3 * limit / rate:.6g} ms"
-                raise ValueError(f"a receptive field of {1e3 * size / rate:g} ms does not fit: the model takes {span}")
         self.margin = max(size for _, size in self.parts) // 2
-        self.scene_window = min(self._samples(config.scene_window_ms), limit - limit % 2)
+        self.scene_window = min(self._window(config.scene_window_ms), limit - limit % 2)
         self.scene_hop = self._samples(config.scene_hop_ms)
+        for size in (self.scene_window, *(size for run, size in self.parts if run != ("low",))):
+            if not model.config.min_samples <= size <= limit:
+                span = f"{1e3 * model.config.min_samples / rate:.4g} to {1e3 * limit / rate:.6g} ms"
+                raise ValueError(f"a window of {1e3 * size / rate:g} ms does not fit: the model takes {span}")
 
     # -- whole batches: the HEAR API ----------------------------------------------------------------------------------
 
@@ -167,8 +176,8 @@ class Embedder:
 
     def timestamps_of(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`timestamps` of one sound that comes in blocks: pieces of (times in ms (time,), values (time, value))."""
-        start = 0
-        for padded, count in _segments(blocks, self.margin, self.hop, 1024):
+        start, per_segment = 0, min(1024, max(1, SEGMENT_SAMPLES // self.hop))
+        for padded, count in _segments(blocks, self.margin, self.hop, per_segment):
             values = self._centres(torch.from_numpy(padded)[None], count)[0]
             yield self._times_ms(start, count).numpy(), values.numpy()
             start += count
@@ -176,11 +185,18 @@ class Embedder:
     # -- shared -------------------------------------------------------------------------------------------------------
 
     def _samples(self, ms: float) -> int:
-        """Whole samples of a length in ms; windows are even, so that they have a centre."""
+        """Whole samples of a length in ms."""
         samples = ms * self.model.config.mel.sample_rate / 1000
         if samples != round(samples):
             raise ValueError(f"{ms:g} ms are {samples:g} samples: choose a whole number")
         return int(samples)
+
+    def _window(self, ms: float) -> int:
+        """Samples of a window; an even number, so that it has a centre."""
+        samples = self._samples(ms)
+        if samples % 2:
+            raise ValueError(f"a window of {ms:g} ms is {samples} samples: choose an even number")
+        return samples
 
     def _times_ms(self, start: int, count: int) -> Float[Tensor, "time"]:
         hop_ms = 1000 * self.hop / self.model.config.mel.sample_rate
@@ -192,11 +208,16 @@ class Embedder:
         for levels, size in self.parts:
             first = self.margin - size // 2
             windows = padded[:, first:].unfold(1, size, self.hop)[:, :count]
-            values.append(self._run_batches(windows, levels))
+            values.append(self._run_batches(windows, levels, flat=levels == ("low",)))
         return torch.cat(values, dim=-1)
 
-    def _run_batches(self, windows: Float[Tensor, "batch time sample"], levels: tuple[Level, ...]) -> Tensor:
-        """Run every window (a view: nothing is copied before its batch) -> (batch, time, value) on the CPU."""
+    def _run_batches(
+        self, windows: Float[Tensor, "batch time sample"], levels: tuple[Level, ...], *, flat: bool = False
+    ) -> Tensor:
+        """Run every window (a view: nothing is copied before its batch) -> (batch, time, value) on the CPU.
+
+        `flat`: the whole log-mel instead of `levels`.
+        """
         clips, count, size = windows.shape
         config = self.model.config
         tokens = config.rows * max(1, self.model.embed.columns(config.mel.num_frames(size))) + 2
@@ -205,14 +226,16 @@ class Embedder:
         rows = []
         for start in range(0, clips * count, step):
             index = torch.arange(start, min(start + step, clips * count), device=windows.device)
-            rows.append(self._forward(windows[index // count, index % count].to(device), levels).cpu())
+            rows.append(self._forward(windows[index // count, index % count].to(device), levels, flat).cpu())
         return torch.cat(rows).view(clips, count, -1)
 
-    def _forward(self, wave: Float[Tensor, "batch sample"], levels: tuple[Level, ...]) -> Float[Tensor, "batch value"]:
+    def _forward(
+        self, wave: Float[Tensor, "batch sample"], levels: tuple[Level, ...], flat: bool
+    ) -> Float[Tensor, "batch value"]:
         """One batch of windows of one length."""
         with torch.inference_mode():
             mel = log_mel(wave, self.model.config.mel)
-            if mel.shape[-1] == LOW_FRAMES and levels == ("low",):
+            if flat:
                 return mel.flatten(1)  # band by band
             parts = {"low": mel.mean(dim=-1)}
             if levels != ("low",):
@@ -248,7 +271,7 @@ def _segments(
         total += len(block)
         tail = np.concatenate([tail, block])[-margin - 1 :]
         held = np.concatenate([held, block])
-        while len(held) >= span:
+        while len(held) >= max(span, per_segment * hop):  # a hop may be longer than its window
             yield held[:span], per_segment
             held = held[per_segment * hop :]
             done += per_segment

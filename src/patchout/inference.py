@@ -155,16 +155,21 @@ def score(
         try:
             for is_clip, start, wave in file.windows(model.config):
                 batcher.add(file, is_clip, start, wave)
+                yield from _finished(open_files, model.config)  # a long file holds back none before it
         except (audio.AudioError, OSError) as error:
             if strict:
                 raise
             file.error = str(error)
         file.complete = True
-        while open_files and open_files[0].is_done:
-            yield open_files.popleft().scored(model.config)
+        yield from _finished(open_files, model.config)
     batcher.flush()
-    while open_files:
-        yield open_files.popleft().scored(model.config)
+    yield from _finished(open_files, model.config)
+
+
+def _finished(open_files: "deque[_File]", config: PasstConfig) -> Iterator[Scored]:
+    """Take the files off the front that are done."""
+    while open_files and open_files[0].is_done:
+        yield open_files.popleft().scored(config)
 
 
 class _File:

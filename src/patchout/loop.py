@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from patchout.checkpoint import UNREADABLE
 from patchout.data import Batch
 from patchout.errors import InputError
 from patchout.files import write_aside
@@ -182,7 +183,10 @@ class _Trainer:
         if not path.exists():
             log.unlink(missing_ok=True)
             return
-        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        except UNREADABLE as error:
+            raise InputError(f"{path}: damaged ({type(error).__name__}): delete it to begin the run anew") from None
         self.step = self._logged_step = state["step"]
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.job.optimizer.load_state_dict(state["optimizer"])

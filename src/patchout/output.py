@@ -135,7 +135,7 @@ def scores_text(scores: dict[str, float]) -> str:
 
 
 def _json(record: dict[str, Any], out: TextIO) -> str:
-    """One line of JSON; all but ASCII is escaped unless `out` is UTF-8 and can hold it (a file name may be any bytes)."""
+    """One line of JSON; letters stay where `out` is UTF-8 and can hold them (a file name may be any bytes)."""
     if (out.encoding or "").lower().replace("-", "") == "utf8":
         text = json.dumps(record, ensure_ascii=False)
         with suppress(UnicodeEncodeError):
@@ -163,6 +163,7 @@ class Bar:
             *columns, console=console, transient=True, disable=not console.is_terminal
         )
         self._task: TaskID = self._progress.add_task(what, total=total, rate="")
+        self._audio_s = 0.0
 
     def __enter__(self) -> "Bar":
         self._progress.start()
@@ -174,6 +175,13 @@ class Bar:
     def __call__(self, steps: int) -> None:
         """Go on by so many."""
         self._progress.advance(self._task, steps)
+
+    def sounds(self, items: int, audio_s: float) -> None:
+        """Go on by so many items, and show how much sound is done a second."""
+        task = self._progress.tasks[0]
+        self._audio_s += audio_s
+        rate = f"{self._audio_s / task.elapsed:.0f} s of sound/s" if task.elapsed and self._audio_s else ""
+        self._progress.update(self._task, advance=items, rate=rate)
 
     @contextmanager
     def hidden(self) -> Iterator[None]:

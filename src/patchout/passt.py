@@ -150,8 +150,8 @@ def keep_blocks(model: Passt, keep: tuple[int, ...]) -> Passt:
     depth = model.config.depth
     if not keep or list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= depth:
         raise ValueError(f"blocks to keep must ascend within 0 ... {depth - 1}, got {keep}")
-    thin = Passt(replace(model.config, depth=len(keep)))
     weights = model.state_dict()
+    thin = Passt(replace(model.config, depth=len(keep)), rng=torch.Generator()).to(weights["tokens"].device)
     for name in thin.state_dict():
         source = name
         if name.startswith("encoder.blocks."):

@@ -40,12 +40,31 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class TagTrack:
-    """A sound and its scores over time; a long sound may bring an already pooled `log_mel` with its own `frame_s`."""
+class Spectrogram:
+    """A sound to draw; a long one may bring an already pooled `log_mel` with its own `frame_s`."""
 
     log_mel: Floats  # (n_mels, frames)
     band_hz: Floats  # (n_mels,) centre of each band, rising
     frame_s: float  # seconds from one column of log_mel to the next
+
+    def __post_init__(self) -> None:
+        """Refuse arrays whose shapes do not belong together."""
+        bands = len(self.band_hz)
+        if self.log_mel.ndim != 2 or len(self.log_mel) != bands or self.log_mel.size == 0:
+            raise ValueError(f"log_mel must be ({bands} bands, at least 1 frame) as band_hz, got {self.log_mel.shape}")
+        if not self.frame_s > 0:
+            raise ValueError(f"frame_s must be more than 0 seconds, got {self.frame_s}")
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the sound."""
+        return self.log_mel.shape[1] * self.frame_s
+
+
+@dataclass(frozen=True, eq=False)
+class TagTrack(Spectrogram):
+    """A sound and its scores over time."""
+
     times_s: Floats  # (windows,) centre of each scored window, rising
     scores: Floats  # (windows, labels) within 0..1
     labels: Sequence[str]
@@ -53,13 +72,10 @@ class TagTrack:
 
     def __post_init__(self) -> None:
         """Refuse arrays whose shapes do not belong together."""
-        bands, windows, labels = len(self.band_hz), len(self.times_s), len(self.labels)
-        if self.log_mel.ndim != 2 or len(self.log_mel) != bands or self.log_mel.size == 0:
-            raise ValueError(f"log_mel must be ({bands} bands, at least 1 frame) as band_hz, got {self.log_mel.shape}")
+        super().__post_init__()
+        windows, labels = len(self.times_s), len(self.labels)
         if self.scores.shape != (windows, labels):
             raise ValueError(f"scores must be ({windows} times, {labels} labels), got {self.scores.shape}")
-        if not self.frame_s > 0:
-            raise ValueError(f"frame_s must be more than 0 seconds, got {self.frame_s}")
 
 
 def tags_over_time(path: str | os.PathLike[str], track: TagTrack, *, title: str = "") -> None:
@@ -74,15 +90,15 @@ def tags_over_time(path: str | os.PathLike[str], track: TagTrack, *, title: str 
     figure = Figure(figsize=(10, sum(heights) + 0.9), dpi=150, layout="constrained")
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=[60, 1])
     axes = [figure.add_subplot(grid[0, 0])]
-    _draw_spectrogram(axes[0], figure.add_subplot(grid[0, 1]), track)
+    draw_spectrogram(axes[0], figure.add_subplot(grid[0, 1]), track)
     if rows:
         axes.append(figure.add_subplot(grid[1, 0], sharex=axes[0]))
         _draw_scores(axes[1], figure.add_subplot(grid[1, 1]), track, rows)
         axes[0].tick_params(labelbottom=False)
-    _label_time(axes[-1], track.log_mel.shape[1] * track.frame_s)
-    figure.suptitle(_plain(title, 64), x=0.01, ha="left", parse_math=False, fontfamily=_fonts())
+    label_time(axes[-1], track.duration_s)
+    figure.suptitle(plain(title, 64), x=0.01, ha="left", parse_math=False, fontfamily=fonts())
     with write_aside(path) as aside:
-        _save(figure, aside, kind)
+        save(figure, aside, kind)
 
 
 def picture_format(path: str | os.PathLike[str]) -> str:
@@ -116,23 +132,24 @@ def top_rows(track: TagTrack) -> list[int]:
     return order[:MAX_ROWS]
 
 
-def _draw_spectrogram(axes: Axes, bar: Axes, track: TagTrack) -> None:
-    image = pool_columns(track.log_mel, MAX_COLUMNS)
+def draw_spectrogram(axes: Axes, bar: Axes, sound: Spectrogram) -> None:
+    """Draw a log-mel with its colour bar; the time axis is in seconds and the caller's to label."""
+    image = pool_columns(sound.log_mel, MAX_COLUMNS)
     bands, columns = image.shape
-    run = -(-track.log_mel.shape[1] // columns)
+    run = -(-sound.log_mel.shape[1] // columns)
     low, high = np.percentile(image, (1, 99.9))  # single peaks and digital silence do not eat the range
     drawn = axes.imshow(
         image,
         cmap=_SOUND_MAP,
         aspect="auto",
         origin="lower",
-        extent=(0, columns * run * track.frame_s, -0.5, bands - 0.5),
+        extent=(0, columns * run * sound.frame_s, -0.5, bands - 0.5),
         vmin=low,
         vmax=max(high, low + 1e-3),
     )
-    ticks = [hz for hz in _TICKS_HZ if track.band_hz[0] <= hz <= track.band_hz[-1]]
+    ticks = [hz for hz in _TICKS_HZ if sound.band_hz[0] <= hz <= sound.band_hz[-1]]
     names = [f"{hz} Hz" if hz < 1000 else f"{hz // 1000} kHz" for hz in ticks]
-    axes.set_yticks(np.interp(ticks, track.band_hz, np.arange(bands)), names)
+    axes.set_yticks(np.interp(ticks, sound.band_hz, np.arange(bands)), names)
     axes.set_ylabel("frequency")
     Colorbar(bar, drawn).set_ticks(list(drawn.get_clim()), labels=["quiet", "loud"])
     bar.set_ylabel("log-mel", labelpad=-18)  # between the two words, not beyond them
@@ -142,14 +159,14 @@ def _draw_scores(axes: Axes, bar: Axes, track: TagTrack, rows: list[int]) -> Non
     scores = pool_columns(track.scores.T[rows], MAX_COLUMNS)
     run = -(-len(track.times_s) // scores.shape[1])
     between_s = (track.times_s[1:] + track.times_s[:-1]) / 2
-    end_s = max(track.log_mel.shape[1] * track.frame_s, track.times_s[-1])
+    end_s = max(track.duration_s, track.times_s[-1])
     edges_s = np.concatenate([[0.0], between_s[run - 1 :: run][: scores.shape[1] - 1], [end_s]])
     row_edges = np.arange(len(rows) + 1) - 0.5
     drawn = axes.pcolormesh(edges_s, row_edges, scores, cmap=_SCORE_MAP, vmin=0, vmax=1, rasterized=True)
     axes.hlines(row_edges[1:-1], 0, end_s, color="white", linewidth=2)
     _outline_events(axes, track, rows)
-    names = [_plain(track.labels[row], 32) for row in rows]
-    axes.set_yticks(range(len(rows)), names, fontfamily=_fonts(), parse_math=False)
+    names = [plain(track.labels[row], 32) for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontfamily=fonts(), parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()  # the highest on top
     Colorbar(bar, drawn, label="score", ticks=[0, 0.5, 1])
@@ -167,7 +184,8 @@ def _outline_events(axes: Axes, track: TagTrack, rows: list[int]) -> None:
         axes.set_title("outlined: events", loc="right", fontsize="small", color=_EVENT_COLOUR)
 
 
-def _label_time(axes: Axes, duration_s: float) -> None:
+def label_time(axes: Axes, duration_s: float) -> None:
+    """Ticks at round times from 0 to the end, in seconds, minutes or hours."""
     size_s, unit = (1, "s") if duration_s < 180 else (60, "min") if duration_s < 10800 else (3600, "h")
     step_s = next((step for step in _TICKS_S if duration_s / step <= 12), duration_s / 10)
     ticks_s = np.arange(0, duration_s * 1.001, step_s)
@@ -176,20 +194,20 @@ def _label_time(axes: Axes, duration_s: float) -> None:
     axes.set_xlabel(f"time ({unit})")
 
 
-def _fonts() -> list[str]:
-    """The fonts of `_FONTS` that this machine has: matplotlib complains of each one that it has not."""
+def fonts() -> list[str]:
+    """The fonts for any script that this machine has: matplotlib complains of each one that it has not."""
     names = set(fontManager.get_font_names())
     return [name for name in _FONTS if name in names]
 
 
-def _plain(text: str, limit: int) -> str:
+def plain(text: str, limit: int) -> str:
     """One line of at most `limit` characters, the middle cut out; unprintable ones become a replacement mark."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
     half = (limit - 1) // 2
     return line if len(line) <= limit else f"{line[:half]}\N{HORIZONTAL ELLIPSIS}{line[-half:]}"
 
 
-def _save(figure: Figure, path: Path, kind: str) -> None:
+def save(figure: Figure, path: Path, kind: str) -> None:
     """Save the figure; a character that no font has is drawn as a box, without a warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+import tyro
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
@@ -36,8 +37,8 @@ LIMITS = {  # lowest value, and what it stays below
 class TrainConfig:
     """One training run. A recipe fills it; every field is a flag of `patchout train`."""
 
-    recipe: str
-    """name of the recipe"""
+    recipe: tyro.conf.Suppress[str]
+    """name of the recipe, no flag"""
     split: str = ""
     """fold or split held out for validation; "": none"""
     exclude: tuple[str, ...] = ()
@@ -156,19 +157,9 @@ def run(
 
     The same call continues a run that was stopped; another config in it is a ValueError that says what differs.
     """
-    clips = scan(data)
-    for problem in clips.problems:
-        on_problem(problem)
-    held = clips.only(config.split) if config.split else replace(clips, clips=())
-    training = clips.without(*filter(None, (config.split, *config.exclude)))
-    if len(training.classes) < 2:
-        raise DataError(f"{data}: one class only ({training.classes[0]}): there is nothing to tell apart")
-    if config.batch > len(training.clips):
-        raise DataError(
-            f"a batch of {config.batch} is larger than the {len(training.clips)} clips to train on: lower --batch"
-        )
+    training, held = choose_clips(config, data, on_problem)
     device = pick_device(config.device)
-    model = Passt(model_config(config, clips), rng=augment.keyed("weights", config.seed)).to(device)
+    model = Passt(model_config(config, training), rng=augment.keyed("weights", config.seed)).to(device)
     _open_run_folder(out, config, training)  # not before the config is known to work: the folder is bound to it
     provenance = {
         "recipe": config.recipe,
@@ -212,6 +203,25 @@ def run(
         out=out,
     )
     return loop.run(job, Accelerator(cpu=device.type == "cpu", mixed_precision="no"), on_progress=on_progress)
+
+
+def choose_clips(config: TrainConfig, data: Path, on_problem: Callable[[str], None]) -> tuple[ClipSet, ClipSet]:
+    """The clips to train on and those held out; unusable rows, and recordings on both sides, are reported."""
+    clips = scan(data)
+    for problem in clips.problems:
+        on_problem(problem)
+    held = clips.only(config.split) if config.split else replace(clips, clips=())
+    training = clips.without(*filter(None, (config.split, *config.exclude)))
+    if len(training.classes) < 2:
+        raise DataError(f"{data}: one class only ({training.classes[0]}): there is nothing to tell apart")
+    if config.batch > len(training.clips):
+        count = len(training.clips)
+        raise DataError(f"a batch of {config.batch} is larger than the {count} clips to train on: lower --batch")
+    shared = sorted({clip.group for clip in held.clips} & {clip.group for clip in training.clips} - {""})
+    if shared:
+        names = ", ".join(shared[:5])
+        on_problem(f"{len(shared)} groups are trained on and held out ({names}): the scores will be too good")
+    return training, held
 
 
 class StepLoss:
@@ -266,7 +276,7 @@ def _open_run_folder(out: Path, config: TrainConfig, clips: ClipSet) -> None:
     """Make the run folder, or check that the run in it has the same config and trains on as many clips and classes."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "config.json"
-    now = json.loads(json.dumps(asdict(config) | {"data": str(clips.root)}))
+    now = json.loads(json.dumps(asdict(config) | {"data": str(clips.root.resolve())}))
     holds = {"clips": len(clips.clips), "classes": list(clips.classes)}
     if path.exists():
         stored = json.loads(path.read_text())

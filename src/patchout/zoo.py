@@ -203,6 +203,8 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None) -> Pat
         return fetch(name, progress=progress)
     if path.is_dir():
         raise ValueError(f"{path}: a folder without model.safetensors: give a weight file or a finished run")
+    if path.parent.is_dir() and "/" in name:
+        raise FileNotFoundError(f"{path}: no such file or run folder")
     if name.count("/") == 1 and all(name.split("/")):
         return _from_hub(name)
     raise _unknown(name)

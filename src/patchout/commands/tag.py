@@ -1,8 +1,10 @@
 """`patchout tag`: what can be heard in sound files, and when."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -137,12 +139,19 @@ def _picture_paths(plot: Path | None, sounds: list[str]) -> dict[str, Path]:
             raise FileNotFoundError(f"{plot.parent}: no such folder to write into: make it first")
         return dict.fromkeys(sounds, plot)
     plot.mkdir(parents=True, exist_ok=True)
-    stems = [Path(sound).stem for sound in sounds]
-    names = [
-        stem if stems.count(stem) == 1 else f"{stem}-{stems[: place + 1].count(stem)}"
-        for place, stem in enumerate(stems)
-    ]
+    names = _distinct([Path(sound).stem for sound in sounds])
     return {sound: plot / f"{name}.{FORMATS[0]}" for sound, name in zip(sounds, names, strict=True)}
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names, those that stand more than once with a number behind them that makes them another."""
+    times = Counter(names)
+    numbers = {name: count(1) for name in times}
+    distinct = []
+    for name in names:
+        candidates = (f"{name}-{number}" for number in numbers[name])
+        distinct.append(name if times[name] == 1 else next(one for one in candidates if one not in times))
+    return distinct
 
 
 def _draw(path: Path, scored: "Scored", model: "Passt", rule: Any) -> None:

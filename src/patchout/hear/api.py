@@ -141,6 +141,8 @@ def fuse(*names: str) -> ModuleType:
 
     Their timestamps must be the same; `load_model` takes no file.
     """
+    if not names:
+        raise ValueError("a fusion needs at least one HEAR module: give names such as patchout.hear.base")
     modules = [import_module(name) for name in names]
     fused = ModuleType("+".join(names), f"HEAR modules {', '.join(names)}, concatenated.")
 

@@ -1,6 +1,7 @@
-"""PaSST-Tiny from scratch on ESC-10: five-second clips, folds 1-4 to train on, fold 5 held out.
+"""PaSST-Tiny from scratch on ESC-10: five-second clips, trained on folds 1-4, fold 5 held out.
 
-patchout train esc10 --data ESC-10 --out runs/esc10
+`patchout train esc10 --data ESC-10 --out runs/esc10`: 50 minutes on 2 CPU cores with native bfloat16 (which other work
+shared), 82.5 % on fold 5, 95 % confidence 72.7 - 89.3 % (cited, five folds: random forest 72.7 %, people 95.7 %).
 """
 
 from patchout.train import TrainConfig

@@ -1,0 +1,94 @@
+"""Timestamp embeddings of PaSST-S against the plain loop, both measured in this run: python benchmarks/timestamps.py
+
+Random weights, one clip of 10 s, on the CPU. One side is `baseline.timestamps`: fp32, one window of 160 ms after
+another; the other is the package. Every round times each case once, and the best round counts. Run it on an otherwise
+idle machine.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import baseline
+import torch
+from inference import cpu_name
+
+from patchout.device import Precision, has_native_bf16
+from patchout.embedding import EmbedConfig, Embedder
+from patchout.hear.api import PRESETS
+from patchout.mel import MelConfig
+from patchout.passt import Passt, PasstConfig
+
+SECONDS = 10
+TWO_FIELDS = EmbedConfig(fields_ms=(160.0, 640.0))
+
+
+def plain_two_fields(model: baseline.Baseline, wave: torch.Tensor) -> None:
+    """The loop at 160 ms, then at 640 ms."""
+    baseline.timestamps(model, wave, 160)
+    baseline.timestamps(model, wave, 640)
+
+
+def make_cases() -> dict[str, tuple[str, Callable[[], object]]]:
+    """Name -> (name of what it is compared with, what to time)."""
+    torch.manual_seed(0)
+    wave = 0.1 * torch.randn(1, SECONDS * 32_000)
+    plain = baseline.Baseline().eval()
+    labels = tuple(f"class {index}" for index in range(527))
+    coarse = Passt(PasstConfig(labels=labels)).eval()
+    fine = Passt(PasstConfig(labels=labels, columns=200, mel=MelConfig(hop_length=160))).eval()
+    cases: dict[str, tuple[str, Callable[[], object]]] = {
+        "loop 160 ms": ("", partial(baseline.timestamps, plain, wave)),
+        "loop 160 + 640 ms": ("", partial(plain_two_fields, plain, wave)),
+    }
+    precisions: list[Precision] = ["fp32", "bf16"] if has_native_bf16(torch.device("cpu")) else ["fp32"]
+    for precision in precisions:
+        one, two, best = (
+            Embedder(model, config, precision=precision)
+            for model, config in ((coarse, EmbedConfig()), (coarse, TWO_FIELDS), (fine, PRESETS["best"].config))
+        )
+        cases[f"base 160 ms, {precision}"] = ("loop 160 ms", partial(one.timestamps, wave))
+        cases[f"160 + 640 ms, {precision}"] = ("loop 160 + 640 ms", partial(two.timestamps, wave))
+        cases[f"best (low + mid, 160 + 640 ms, hop 160), {precision}"] = (
+            "loop 160 + 640 ms",
+            partial(best.timestamps, wave),
+        )
+    return cases
+
+
+def best_times(cases: dict[str, tuple[str, Callable[[], object]]], rounds: int) -> dict[str, float]:
+    """Seconds of each case, the best of `rounds` after one call that is not counted."""
+    best = dict.fromkeys(cases, float("inf"))
+    for number in range(rounds + 1):
+        for name, (_, call) in cases.items():
+            start = time.perf_counter()
+            call()
+            if number > 0:
+                best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def main() -> None:
+    """Measure, print a table, and write JSON if asked."""
+    parser = argparse.ArgumentParser(description="Timestamp embeddings of PaSST-S against the plain loop (CPU).")
+    parser.add_argument("--rounds", type=int, default=3, help="times each case is timed; the best counts (default: 3)")
+    parser.add_argument("--json", type=Path, help="file to write the same numbers to")
+    options = parser.parse_args()
+    print(f"torch {torch.__version__}  {cpu_name()}  threads {torch.get_num_threads()}", flush=True)
+    cases = make_cases()
+    best = best_times(cases, options.rounds)
+    rows = []
+    for name, (reference, _) in cases.items():
+        ratio = best[reference] / best[name] if reference else 1.0
+        rows.append({"what": name, "seconds": best[name], "real_time": SECONDS / best[name], "ratio": ratio})
+        against = f"{ratio:5.2f} x {reference}" if reference else ""
+        print(f"{name:<50}{best[name]:8.3f} s {SECONDS / best[name]:8.2f} x real time   {against}")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

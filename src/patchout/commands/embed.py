@@ -1,0 +1,233 @@
+"""`patchout embed`: sound files -> embeddings in Parquet, .npy or HDF5."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from patchout import output
+from patchout.commands import DONE, FAILED, near, say
+from patchout.commands.tag import BUILT_IN
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+
+    from patchout.bulk import EmbedJob, Items, Summary
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Turn sound files into embeddings. The same command goes on where a killed one stopped."""
+
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """sound files, folders, patterns, or lists (.csv, .parquet) with a column file and perhaps start and end"""
+    out: str
+    """NAME.parquet for one file; else a folder (or URL) of Parquet shards; with --format npy a folder, hdf5 a file"""
+    model: str = ""
+    """a name from `patchout models`, a .safetensors or public .pt file, a run folder, or a hub id owner/name"""
+    kind: Literal["scene", "timestamp"] = "scene"
+    """one embedding a file, or one every 50 ms"""
+    levels: tuple[Literal["low", "mid", "high"], ...] = ()
+    """log-mel, tokens, class scores, in the order of concatenation (default: mid)"""
+    fields_ms: tuple[float, ...] = ()
+    """receptive fields of a timestamp (default: 160)"""
+    preset: str = ""
+    """model, levels and fields of a published HEAR module, e.g. base2level"""
+    format: Literal["parquet", "npy", "hdf5"] = "parquet"
+    device: str = "auto"
+    """cuda, mps or cpu"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    engine: Literal["local", "ray"] = "local"
+    """ray: on all machines of a Ray cluster"""
+    plot: Path | None = None
+    """picture of one sound and its timestamps"""
+    project: Path | None = None
+    """picture of all scenes as points, coloured by folder"""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `patchout embed`."""
+    options = tyro.cli(Options, args=args, prog="patchout embed")
+    _check(options)
+    from patchout.bulk import Item, read_items
+    from patchout.zoo import locate
+
+    items = read_items(options.paths)
+    if options.plot and (len(items) != 1 or items[0] != Item(items[0].file)):
+        raise ValueError(f"--plot draws one whole file, {len(items)} files or segments were given")
+    job = _job(options)
+    with output.download_bar(sys.stderr) as progress:
+        locate(job.model, progress=progress)
+    run = _run if _fills_folder(options) else _run_and_join
+    failed = run(items, job, options.out, options)
+    if options.plot:
+        _draw_sound(options.plot, options, items[0].file, job)
+    if options.project:
+        _draw_map(options.project, options)
+    return FAILED if failed else DONE
+
+
+# -- what was asked for -----------------------------------------------------------------------------------------------
+
+
+def _check(options: Options) -> None:
+    """Refuse what cannot be written, before anything is loaded."""
+    if not options.paths:
+        raise ValueError("no files given: name sound files, folders, patterns or lists, e.g. `patchout embed clips/`")
+    suffix = Path(options.out).suffix.lower()
+    allowed = {"parquet": ("", ".parquet"), "npy": ("",), "hdf5": (".h5", ".hdf5")}[options.format]
+    if suffix in (".parquet", ".npy", ".h5", ".hdf5", "") and suffix not in allowed:
+        names = " or ".join(f"a name that ends in {end}" if end else "a folder" for end in allowed)
+        raise ValueError(f"--format {options.format} writes {names}, got --out {options.out}")
+    if "://" in options.out and not _fills_folder(options):
+        raise ValueError(f"a URL takes a folder of Parquet shards, got --out {options.out} --format {options.format}")
+    if (options.plot or options.project) and options.format != "parquet":
+        raise ValueError("--plot and --project draw what stands in Parquet: leave --format out")
+    if options.plot and options.kind != "timestamp":
+        raise ValueError("--plot draws timestamps: add --kind timestamp")
+    if options.project and options.kind != "scene":
+        raise ValueError("--project draws scenes: leave --kind out")
+    from patchout.join import check_format
+
+    check_format(options.format)
+    if options.plot or options.project:
+        from patchout.plots import picture_format
+
+        for path in filter(None, (options.plot, options.project)):
+            picture_format(path)
+            if not path.parent.is_dir():
+                raise FileNotFoundError(f"{path.parent}: no such folder to write into: make it first")
+
+
+def _fills_folder(options: Options) -> bool:
+    """Whether the shards are the result."""
+    return options.format == "parquet" and not options.out.endswith(".parquet")
+
+
+def _job(options: Options) -> "EmbedJob":
+    """The model and the config: of the preset, changed by the other options."""
+    from patchout.bulk import EmbedJob
+    from patchout.embedding import EmbedConfig
+    from patchout.hear import PRESETS
+
+    model, config = options.model, EmbedConfig(levels=("mid",), scene_levels=("mid",))
+    if options.preset:
+        if options.preset not in PRESETS:
+            raise ValueError(
+                f"no preset {options.preset!r}{near(options.preset, list(PRESETS))}: presets are {', '.join(PRESETS)}"
+            )
+        preset = PRESETS[options.preset]
+        model, config = model or preset.zoo_name, preset.config
+    elif not model:
+        model = BUILT_IN
+        say(f"using the built-in model {BUILT_IN} (192 values); for the public one (768): --model passt-s")
+    if options.levels:
+        config = replace(config, levels=options.levels, scene_levels=options.levels)
+    if options.fields_ms:
+        config = replace(config, fields_ms=options.fields_ms)
+    return EmbedJob(model=model, kind=options.kind, config=config, precision=options.precision)
+
+
+# -- doing it ---------------------------------------------------------------------------------------------------------
+
+
+def _run(items: "Items", job: "EmbedJob", out: str, options: Options) -> int:
+    """Fill the folder `out` with shards; how many items failed."""
+    from patchout.bulk import run
+
+    engine: Callable[..., "Summary"] = run
+    if options.engine == "ray":
+        from patchout.bulk_ray import run_on_ray
+
+        engine = run_on_ray
+    started = time.monotonic()
+    with output.Bar("files", len(items), sys.stderr) as bar:
+        summary = engine(items, job, out, device=options.device, on_progress=bar.sounds)
+    seconds = time.monotonic() - started
+    for reason in (*summary.failed, *summary.warnings):
+        say(reason)
+    if summary.num_failed > len(summary.failed):
+        say(f"... {summary.num_failed} in all: the column error has their reasons")
+    speed = f"{summary.audio_s:.0f} s of sound in {seconds:.1f} s ({summary.audio_s / seconds:.0f} x real time)"
+    done = f"{summary.items - summary.num_failed} of {summary.items} files embedded, {summary.rows} rows"
+    say(f"{options.out}: {done}, {speed}")
+    return summary.num_failed
+
+
+def _run_and_join(items: "Items", job: "EmbedJob", out: str, options: Options) -> int:
+    """Fill a folder beside `out`, and make one result of it; nothing is done if that is there already."""
+    from patchout.bulk import items_hash, num_shards
+    from patchout.join import job_of, join
+    from patchout.shards import check_same
+
+    target = Path(out)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target.parent}: no such folder to write into: make it first")
+    there = job_of(target, options.format)
+    if there is not None:
+        check_same(out, there, {**job.about(), "items": len(items), "items_sha256": items_hash(items)})
+        failed = int(json.loads(there)["failed"])
+        say(f"{out}: is there already, with {len(items) - failed} of {len(items)} files embedded")
+        return failed
+    failed = _run(items, job, f"{out}.parts", options)
+    join(Path(f"{out}.parts"), num_shards(len(items), job), target, format=options.format, failed=failed)
+    return failed
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def _draw_sound(path: Path, options: Options, file: str, job: "EmbedJob") -> None:
+    """The timestamps of the one sound."""
+    from patchout.inference import overview
+    from patchout.plots_embedding import MAX_TIMES, EmbeddingTrack, embedding_over_time
+    from patchout.shards import embeddings
+    from patchout.zoo import load
+
+    rows = _read(options, 4 * MAX_TIMES)
+    if not len(rows):
+        return
+    config = load(job.model, "cpu").config
+    log_mel, frame_s = overview(file, config, duration_s=rows["duration_s"][0].as_py(), limit=2000)
+    times_s = rows["time_ms"].to_numpy() / 1000
+    track = EmbeddingTrack(log_mel, config.mel.band_hz, frame_s, times_s, embeddings(rows))
+    embedding_over_time(path, track, title=Path(file).name)
+    say(f"picture: {path}")
+
+
+def _draw_map(path: Path, options: Options) -> None:
+    """All scenes as points; the folder of a file is its class."""
+    from patchout.plots_embedding import MAX_POINTS, map_2d
+    from patchout.shards import embeddings
+
+    rows = _read(options, MAX_POINTS)
+    if not len(rows):
+        return
+    map_2d(path, embeddings(rows), [Path(file).parent.name for file in rows["file"].to_pylist()], title=options.out)
+    say(f"picture: {path}")
+
+
+def _read(options: Options, limit: int) -> "Table":
+    """At most about `limit` rows of the result, evenly taken, without those that failed."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from patchout.shards import Folder, read_tables
+
+    if _fills_folder(options):
+        out, names = options.out, sorted(name for name in Folder(options.out).names() if name.endswith(".parquet"))
+    else:
+        out, names = str(Path(options.out).parent), [Path(options.out).name]
+    step = max(1, sum(len(table) for table in read_tables(out, names, columns=["file"])) // limit)
+    taken, place = [], 0
+    for table in read_tables(out, names):
+        taken.append(table.take(np.arange(-place % step, len(table), step)))
+        place += len(table)
+    rows = pa.concat_tables(taken)
+    return rows.filter(pc.is_valid(rows["embedding"]))

@@ -1,0 +1,244 @@
+"""`patchout embed` as a user runs it."""
+
+import io
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import noise, tiny_config, tone, write_wav
+
+from patchout import output
+from patchout.checkpoint import save
+from patchout.cli import run_command
+from patchout.passt import Passt
+
+WIDTH, CLASSES = 32, 3
+
+
+class Ran(NamedTuple):
+    code: int
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    save(Passt(tiny_config(), rng=torch.Generator().manual_seed(0)), path)
+    return path
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], model: Path) -> Run:
+    """Run `patchout embed` in this process, with the tiny model and on the CPU."""
+
+    def call(*args: object) -> Ran:
+        defaults = {"--model": model, "--device": "cpu"}
+        options = [word for name, value in defaults.items() if name not in args for word in (name, value)]
+        try:
+            code = run_command(["embed", *map(str, (*args, *options))])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        assert out == ""
+        return Ran(code, err)
+
+    return call
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Two classes of two sounds."""
+    for index in range(2):
+        write_wav(tmp_path / "clips" / "bell" / f"{index}.wav", tone(0.5, 800 + index))
+        write_wav(tmp_path / "clips" / "rain" / f"{index}.wav", noise(0.7, index))
+    return tmp_path / "clips"
+
+
+def size_of(path: Path) -> int:
+    return int(pq.read_schema(path).field("embedding").type.list_size)
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_parquet_file(run: Run, clips: Path, tmp_path: Path) -> None:
+    done = run(clips, "--out", tmp_path / "x.parquet")
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert (done.code, table.num_rows, size_of(tmp_path / "x.parquet")) == (0, 4, WIDTH)
+    assert "4 of 4 files embedded, 4 rows" in done.err
+    assert "x real time" in done.err
+    assert not (tmp_path / "x.parquet.parts").exists()
+
+
+def test_a_folder_of_shards(run: Run, clips: Path, tmp_path: Path) -> None:
+    assert run(clips, "--out", tmp_path / "x").code == 0
+    assert pq.read_table(tmp_path / "x" / "part-000000.parquet").num_rows == 4
+
+
+def test_npy(run: Run, clips: Path, tmp_path: Path) -> None:
+    assert run(clips, "--out", tmp_path / "x", "--format", "npy").code == 0
+    assert np.load(tmp_path / "x" / "embeddings.npy").shape == (4, WIDTH)
+
+
+def test_timestamps(run: Run, clips: Path, tmp_path: Path) -> None:
+    assert run(clips / "bell", "--out", tmp_path / "x.parquet", "--kind", "timestamp").code == 0
+    assert pq.read_table(tmp_path / "x.parquet")["time_ms"].to_pylist() == [50.0 * step for step in range(11)] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        (["--levels", "high", "mid"], CLASSES + WIDTH),
+        (["--levels", "low", "mid", "--fields-ms", "160", "320"], 6 * 128 + 2 * WIDTH),
+        (["--preset", "base2level"], 2 * (CLASSES + WIDTH)),
+        (["--preset", "base2levelmel", "--levels", "mid"], 2 * WIDTH),
+    ],
+)
+def test_levels_fields_and_presets(run: Run, clips: Path, tmp_path: Path, options: list[str], size: int) -> None:
+    assert run(clips / "bell", "--out", tmp_path / "x.parquet", "--kind", "timestamp", *options).code == 0
+    assert size_of(tmp_path / "x.parquet") == size
+
+
+def test_a_list_of_segments(run: Run, clips: Path, tmp_path: Path) -> None:
+    (clips / "list.csv").write_text("file,start,end\nbell/0.wav,0.1,0.4\nrain/0.wav,,\n")
+    assert run(clips / "list.csv", "--out", tmp_path / "x.parquet").code == 0
+    assert pq.read_table(tmp_path / "x.parquet")["start_s"].to_pylist() == [0.1, 0.0]
+
+
+def test_the_built_in_model_is_named(run: Run, clips: Path, tmp_path: Path) -> None:
+    done = run(clips / "bell", "--out", tmp_path / "x.parquet", "--model", "")
+    assert "using the built-in model esc10-tiny" in done.err
+    assert size_of(tmp_path / "x.parquet") == 192
+
+
+def test_another_engine_is_called(run: Run, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from patchout.bulk import run as local
+
+    engine = ModuleType("patchout.bulk_ray")
+    engine.__dict__["run_on_ray"] = local
+    monkeypatch.setitem(sys.modules, "patchout.bulk_ray", engine)
+    assert run(clips, "--out", tmp_path / "x.parquet", "--engine", "ray").code == 0
+
+
+# -- again ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_result_is_left_alone(run: Run, clips: Path, tmp_path: Path) -> None:
+    run(clips, "--out", tmp_path / "x.parquet")
+    written = (tmp_path / "x.parquet").stat().st_mtime_ns
+    done = run(clips, "--out", tmp_path / "x.parquet")
+    assert (done.code, (tmp_path / "x.parquet").stat().st_mtime_ns) == (0, written)
+    assert "is there already, with 4 of 4 files embedded" in done.err
+
+
+def test_a_finished_result_with_failures_still_fails(run: Run, clips: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run(clips, tmp_path / "gone.wav", "--out", tmp_path / "x.parquet").code == 1
+
+
+@pytest.mark.parametrize("name", ["x", "x.parquet"])
+def test_the_result_of_another_job_is_refused_by_name(run: Run, clips: Path, tmp_path: Path, name: str) -> None:
+    run(clips, "--out", tmp_path / name)
+    done = run(clips, "--out", tmp_path / name, "--kind", "timestamp")
+    assert done.code == 1
+    assert f"{name}: belongs to another job (kind 'scene' there, 'timestamp' here)" in done.err
+
+
+# -- what fails -------------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_file_fails_alone(run: Run, clips: Path, tmp_path: Path) -> None:
+    (clips / "bell" / "00.wav").write_text("no sound")
+    done = run(clips, "--out", tmp_path / "x.parquet")
+    assert done.code == 1
+    assert "00.wav" in done.err
+    assert "4 of 5 files embedded" in done.err
+    assert pq.read_table(tmp_path / "x.parquet")["embedding"].null_count == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        (["--out", "x.npy", "--format", "npy"], 2, "--format npy writes a folder, got --out x.npy"),
+        (["--out", "x.h5"], 2, "--format parquet writes a folder or a name that ends in .parquet"),
+        (["--out", "x", "--format", "hdf5"], 2, "writes a name that ends in .h5 or a name that ends in .hdf5"),
+        (["--out", "memory://x.parquet"], 2, "a URL takes a folder of Parquet shards"),
+        (["--out", "x", "--preset", "base2levl"], 2, "did you mean base2level?"),
+        (["--out", "x", "--levels", "mid", "mid"], 2, "each once"),
+        (["--out", "x", "--fields-ms", "1"], 2, "does not fit"),
+        (["--out", "no/such/x.parquet"], 1, "no such folder to write into"),
+        (["--out", "x", "--plot", "x.png"], 2, "add --kind timestamp"),
+        (["--out", "x", "--project", "x.png", "--kind", "timestamp"], 2, "--project draws scenes"),
+        (["--out", "x", "--project", "x.doc"], 2, "x.doc"),
+        (["--out", "x", "--project", "x.png", "--format", "npy"], 2, "leave --format out"),
+        (["--out", "x", "--plot", "x.png", "--kind", "timestamp"], 2, "--plot draws one whole file, 4 files"),
+        (["--out", "x", "--model", "passt-z"], 2, "unknown model"),
+        (["--out", "x", "--device", "tpu"], 2, "no device 'tpu'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    run: Run, clips: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], code: int, reason: str
+) -> None:
+    monkeypatch.chdir(clips)
+    done = run("bell", "rain", *options)
+    assert done.code == code
+    assert reason in done.err
+
+
+def test_no_files_are_refused(run: Run, tmp_path: Path) -> None:
+    assert "no files given" in run("--out", tmp_path / "x").err
+
+
+def test_hdf5_without_its_library_names_the_extra(
+    run: Run, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert "pip install 'patchout[hdf5]'" in run(clips, "--out", tmp_path / "x.h5", "--format", "hdf5").err
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["x", "x.parquet"])
+def test_plot_draws_a_sound(run: Run, clips: Path, tmp_path: Path, name: str) -> None:
+    picture = tmp_path / "sound.png"
+    done = run(clips / "bell" / "0.wav", "--out", tmp_path / name, "--kind", "timestamp", "--plot", picture)
+    assert (done.code, picture.read_bytes()[:4]) == (0, b"\x89PNG")
+
+
+def test_project_draws_a_map_without_what_failed(run: Run, clips: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "map.png"
+    done = run(clips, tmp_path / "gone.wav", "--out", tmp_path / "x.parquet", "--project", picture)
+    assert (done.code, picture.read_bytes()[:4]) == (1, b"\x89PNG")
+
+
+def test_nothing_is_drawn_where_all_failed(run: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "map.png"
+    assert run(tmp_path / "gone.wav", "--out", tmp_path / "x.parquet", "--project", picture).code == 1
+    assert not picture.exists()
+
+
+def test_the_bar_shows_sound_a_second() -> None:
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    memory = io.BytesIO()
+    terminal = Terminal(memory, encoding="utf-8")
+    with output.Bar("files", 4, terminal) as bar:
+        time.sleep(0.02)
+        bar.sounds(3, 1.0)
+    terminal.flush()
+    assert re.search(r"3/4.* \d+ s of sound/s", memory.getvalue().decode())
