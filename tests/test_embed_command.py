@@ -1,6 +1,5 @@
 """`patchout embed` as a user runs it."""
 
-import io
 import re
 import sys
 import time
@@ -230,15 +229,10 @@ def test_nothing_is_drawn_where_all_failed(run: Run, tmp_path: Path) -> None:
     assert not picture.exists()
 
 
-def test_the_bar_shows_sound_a_second() -> None:
-    class Terminal(io.TextIOWrapper):
-        def isatty(self) -> bool:
-            return True
-
-    memory = io.BytesIO()
-    terminal = Terminal(memory, encoding="utf-8")
-    with output.Bar("files", 4, terminal) as bar:
+def test_the_bar_shows_sound_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # taken for a terminal
+    with (tmp_path / "terminal").open("w", encoding="utf-8") as terminal, output.Bar("files", 4, terminal) as bar:
         time.sleep(0.02)
         bar.sounds(3, 1.0)
-    terminal.flush()
-    assert re.search(r"3/4.* \d+ s of sound/s", memory.getvalue().decode())
+    shown = re.sub(r"\x1b\[[\d;?]*\w", "", (tmp_path / "terminal").read_text(encoding="utf-8"))
+    assert re.search(r"3/4 +\d+ s of sound/s", shown)

@@ -116,26 +116,27 @@ def _own_session() -> Iterator[None]:
         ray.shutdown()
 
 
-def _actors_here(device: str, count: int | None) -> Actors:
-    """`plan_actors` for the machines of this cluster. A device that it lacks is a ValueError."""
+def _actors_here(device: str, models: int | None) -> Actors:
+    """`plan_actors` for the machines of this cluster."""
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = int(sum(machine.get("GPU", 0) for machine in machines))
+    cores = [int(machine.get("CPU", 0)) for machine in machines]
+    return plan_actors(cores, int(sum(machine.get("GPU", 0) for machine in machines)), device=device, models=models)
+
+
+def plan_actors(cores: Sequence[int], gpus: int, *, device: str = "auto", models: int | None = None) -> Actors:
+    """One model per GPU, or per CORES cores of each machine (of the largest, if all are smaller), or as many as asked.
+
+    At least one core of the cluster decodes; a cluster of one core is shared.
+    """
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not gpus):
         raise ValueError(f"no device {device!r} on this cluster: here are auto, {'cuda, ' if gpus else ''}cpu")
-    return plan_actors([int(machine.get("CPU", 0)) for machine in machines], 0 if device == "cpu" else gpus, count)
-
-
-def plan_actors(cores: Sequence[int], gpus: int, count: int | None = None) -> Actors:
-    """One model per GPU, or per CORES cores of each machine (of the largest, if all are smaller), unless `count` is
-    given. At least one core of the cluster decodes; a cluster of one core is shared.
-    """
-    if gpus:
-        return Actors(count or gpus, cores=0, gpus=1)
+    if gpus and device != "cpu":
+        return Actors(models or gpus, cores=0, gpus=1)
     places = max(1, min(CORES, max(cores)))
-    count = count or max(1, sum(number // places for number in cores))
-    return Actors(count, cores=min(max(1, places - 1), max(0, sum(cores) - 1) // count), gpus=0)
+    models = models or max(1, sum(number // places for number in cores))
+    return Actors(models, cores=min(max(1, places - 1), max(0, sum(cores) - 1) // models), gpus=0)
 
 
 def _results(
@@ -152,10 +153,10 @@ def _results(
     shards.context.print_on_execution_start = False
     shards.context.raise_original_map_exception = True
     written = shards.map_batches(
-        decode_shards, batch_size=None, batch_format="pyarrow", fn_kwargs={"rate": rate, "folder": folder}, num_cpus=1
+        decode_shards, batch_size=1, batch_format="pyarrow", fn_kwargs={"rate": rate, "folder": folder}, num_cpus=1
     ).map_batches(
         Model,
-        batch_size=None,
+        batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors.models),
         fn_constructor_args=(job, out, actors, folder),

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from patchout import __version__
+import patchout
 from patchout.device import Precision
 from patchout.download import file_sha256
 from patchout.embedding import EmbedConfig
@@ -72,7 +72,7 @@ class EmbedJob:
             **asdict(self.config),
             "precision": self.precision,
             "shard_rows": self.shard_rows,
-            "version": __version__,
+            "version": patchout.__version__,
         }
         return json.loads(json.dumps(about))
 
@@ -82,7 +82,7 @@ class EmbedJob:
         return {
             "patchout.model": self.model,
             "patchout.config_hash": self.hash,
-            "patchout.version": __version__,
+            "patchout.version": patchout.__version__,
             "patchout.job": json.dumps(self.about()),
         }
 

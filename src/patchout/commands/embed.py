@@ -33,9 +33,9 @@ class Options:
     kind: Literal["scene", "timestamp"] = "scene"
     """one embedding a file, or one every 50 ms"""
     levels: tuple[Literal["low", "mid", "high"], ...] = ()
-    """log-mel, tokens, class scores, in the order of concatenation (default: mid)"""
+    """log-mel, tokens, class scores, in the order of concatenation; mid if none is named"""
     fields_ms: tuple[float, ...] = ()
-    """receptive fields of a timestamp (default: 160)"""
+    """receptive fields of a timestamp; 160 if none is given"""
     preset: str = ""
     """model, levels and fields of a published HEAR module, e.g. base2level"""
     format: Literal["parquet", "npy", "hdf5"] = "parquet"
@@ -140,7 +140,7 @@ def _run(items: "Items", job: "EmbedJob", out: str, options: Options) -> int:
     """Fill the folder `out` with shards; how many items failed."""
     from patchout.bulk import run
 
-    engine: Callable[..., "Summary"] = run
+    engine: Callable[..., Summary] = run
     if options.engine == "ray":
         from patchout.bulk_ray import run_on_ray
 
@@ -221,7 +221,7 @@ def _read(options: Options, limit: int) -> "Table":
     from patchout.shards import Folder, read_tables
 
     if _fills_folder(options):
-        out, names = options.out, sorted(name for name in Folder(options.out).names() if name.endswith(".parquet"))
+        out, names = options.out, sorted(name for name in Folder(options.out).names() if name.startswith("part-"))
     else:
         out, names = str(Path(options.out).parent), [Path(options.out).name]
     step = max(1, sum(len(table) for table in read_tables(out, names, columns=["file"])) // limit)
