@@ -99,7 +99,7 @@ def _entries() -> Iterator[Entry]:
         name=BUILT_IN,
         url="",
         licence="Apache-2.0; trained on CC BY 3.0 clips",
-        score="ESC-10: see docs/results.md",
+        score="ESC-10 fold 5 accuracy .825",
         labels="",
         task="multi_class",
         note="built in, 10 everyday sounds",
