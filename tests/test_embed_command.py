@@ -17,6 +17,7 @@ from conftest import noise, tiny_config, tone, write_wav
 from patchout import output
 from patchout.checkpoint import save
 from patchout.cli import run_command
+from patchout.commands import embed
 from patchout.passt import Passt
 
 WIDTH, CLASSES = 32, 3
@@ -236,3 +237,11 @@ def test_the_bar_shows_sound_a_second(tmp_path: Path, monkeypatch: pytest.Monkey
         bar.sounds(3, 1.0)
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", (tmp_path / "terminal").read_text(encoding="utf-8"))
     assert re.search(r"3/4 +\d+ s of sound/s", shown)
+
+
+def test_classes_of_a_data_set_come_from_its_csv(class_folder: Path) -> None:
+    rows = [f"{path.relative_to(class_folder)},a {path.parent.name}" for path in sorted(class_folder.rglob("*.wav"))]
+    (class_folder / "clips.csv").write_text("\n".join(["file,label", *rows]))
+    found = embed._classes([str(class_folder), "some.wav"])
+    assert len(found) == 12
+    assert found[str(class_folder / "dog" / "0.wav")] == "a dog"

@@ -47,7 +47,7 @@ class Options:
     plot: Path | None = None
     """picture of one sound and its timestamps"""
     project: Path | None = None
-    """picture of all scenes as points, coloured by folder"""
+    """picture of all scenes as points, coloured by class: the label in a data set's CSV, else the folder"""
 
 
 def main(args: Sequence[str]) -> int:
@@ -201,15 +201,26 @@ def _draw_sound(path: Path, options: Options, file: str, job: "EmbedJob") -> Non
 
 
 def _draw_map(path: Path, options: Options) -> None:
-    """All scenes as points; the folder of a file is its class."""
+    """All scenes as points, coloured by class."""
     from patchout.plots_embedding import MAX_POINTS, map_2d
     from patchout.shards import embeddings
 
     rows = _read(options, MAX_POINTS)
     if not len(rows):
         return
-    map_2d(path, embeddings(rows), [Path(file).parent.name for file in rows["file"].to_pylist()], title=options.out)
+    classes = _classes(options.paths)
+    files = rows["file"].to_pylist()
+    map_2d(path, embeddings(rows), [classes.get(file, Path(file).parent.name) for file in files], title=options.out)
     say(f"picture: {path}")
+
+
+def _classes(paths: Sequence[str]) -> dict[str, str]:
+    """Class of every file of the data sets (folders with a CSV on top) among the paths."""
+    from patchout.data import scan
+
+    folders = [Path(path).expanduser() for path in paths if Path(path).expanduser().is_dir()]
+    sets = [scan(folder) for folder in folders if any(folder.glob("[!.]*.csv"))]
+    return {str(clip.file): clip.labels[0] for clips in sets for clip in clips.clips}
 
 
 def _read(options: Options, limit: int) -> "Table":
