@@ -18,6 +18,7 @@ from patchout import output
 from patchout.checkpoint import save
 from patchout.cli import run_command
 from patchout.commands import embed
+from patchout.device import has_native_bf16
 from patchout.passt import Passt
 
 WIDTH, CLASSES = 32, 3
@@ -245,3 +246,15 @@ def test_classes_of_a_data_set_come_from_its_csv(class_folder: Path) -> None:
     found = embed._classes([str(class_folder), "some.wav"])
     assert len(found) == 12
     assert found[str(class_folder / "dog" / "0.wav")] == "a dog"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_precision_is_settled_once(precision: str) -> None:
+    options = embed.Options(paths=("x",), out="y", model="esc10-tiny", precision=precision)  # type: ignore[arg-type]
+    assert embed._job(options).precision == precision
+
+
+def test_auto_precision_follows_the_hardware() -> None:
+    native = has_native_bf16(torch.device("cpu"))
+    options = embed.Options(paths=("x",), out="y", model="esc10-tiny", device="cpu")
+    assert embed._job(options).precision == ("bf16" if native else "fp32")

@@ -41,7 +41,8 @@ class Options:
     format: Literal["parquet", "npy", "hdf5"] = "parquet"
     device: str = "auto"
     """cuda, mps or cpu"""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 where this machine computes it natively; the job remembers what it settled on"""
     engine: Literal["local", "ray"] = "local"
     """ray: on all machines of a Ray cluster"""
     plot: Path | None = None
@@ -112,6 +113,7 @@ def _fills_folder(options: Options) -> bool:
 def _job(options: Options) -> "EmbedJob":
     """The model and the config: of the preset, changed by the other options."""
     from patchout.bulk import EmbedJob
+    from patchout.device import pick_device, pick_precision
     from patchout.embedding import EmbedConfig
     from patchout.hear import PRESETS
 
@@ -130,7 +132,9 @@ def _job(options: Options) -> "EmbedJob":
         config = replace(config, levels=options.levels, scene_levels=options.levels)
     if options.fields_ms:
         config = replace(config, fields_ms=options.fields_ms)
-    return EmbedJob(model=model, kind=options.kind, config=config, precision=options.precision)
+    here = pick_device("auto" if options.engine == "ray" else options.device)  # a cluster's devices need not be here
+    precision = pick_precision(options.precision, here)
+    return EmbedJob(model=model, kind=options.kind, config=config, precision=precision)
 
 
 # -- doing it ---------------------------------------------------------------------------------------------------------
