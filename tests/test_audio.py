@@ -17,7 +17,8 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchout.audio import AudioError, AudioWarning, Source, Stream, load, name_of, windows
+from patchout.audio import AudioError, AudioWarning, Channel, Source, Stream, load, name_of, windows
+from patchout.decode import decode
 
 
 def sine(seconds: float = 1.0, rate: int = 32000, hz: float = 440.0) -> np.ndarray:
@@ -161,6 +162,42 @@ def test_libav_downmix_is_the_mean_of_all_channels() -> None:
     frames = np.stack([sine(rate=48000), np.zeros(48000, np.float32)], axis=1)
     samples = load(written(frames, 48000, "MP3"), 48000)
     assert np.abs(samples).max() == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize(("channel", "level"), [("left", 0.5), ("right", 0.25), ("mean", 0.25)])
+@pytest.mark.parametrize("kind", ["wav", "array", "mp3"])
+def test_one_channel_can_be_chosen(kind: str, channel: Channel, level: float) -> None:
+    """Three channels of 0.5, 0.25 and 0 (mp3: two, which libav decodes, without the third)."""
+    frames = np.outer(sine() * 2, [0.5, 0.25, 0.0]).astype(np.float32)
+    sources: dict[str, Source] = {"wav": written(frames, subtype="FLOAT"), "array": (frames.T, 32000)}
+    if kind == "mp3":
+        level = 0.375 if channel == "mean" else level
+    source = sources.get(kind) or written(frames[:, :2], 32000, "MP3")
+    samples = np.concatenate(list(Stream(source, channel=channel)))
+    assert np.abs(samples[1000:-1000]).max() == pytest.approx(level, abs=0.02 if kind == "mp3" else 1e-4)
+
+
+@pytest.mark.parametrize("channel", ["left", "right", "mean"])
+@pytest.mark.parametrize("kind", ["WAV", "MP3"])
+def test_every_channel_of_a_mono_sound_is_the_sound(kind: str, channel: Channel) -> None:
+    source = written(sine(), kind=kind)
+    assert np.array_equal(np.concatenate(list(Stream(source, channel=channel))), load(source))
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_an_unknown_channel_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="channel='middle' is not allowed: give mean, left, right"):
+        Stream((sine(), 32000), channel="middle")  # type: ignore[arg-type]
+
+
+def test_short_frames_of_libav_are_joined() -> None:
+    """An MP3 frame holds 1152 samples; nothing is lost between the joined ones."""
+    source = written(noise(300_000), 32000, "MP3")
+    blocks = list(decode(source))
+    assert [block.start for block in blocks] == np.cumsum([0, *(len(block.samples) for block in blocks[:-1])]).tolist()
+    assert all(len(block.samples) >= 65536 for block in blocks[:-1])
+    assert len(blocks) == 5
+    assert difference(np.concatenate([block.samples for block in blocks]), soundfile.read(io.BytesIO(source))[0]) < 1e-5
 
 
 def test_192_khz_comes_down_to_the_rate() -> None:

@@ -1,29 +1,26 @@
-from functools import partial
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from conftest import noise, tone, write_wav
+from conftest import tone, write_wav
+from prepared_set import write_prepared
 
-from patchout.augment import fit, keyed
-from patchout.data import Clip, ClipSet, DataError, StepSampler, Waves, batches, is_sound, scan
+from patchout.audio import Channel
+from patchout.data import ClipSet, DataError, is_sound, scan, scan_sounds
 from patchout.errors import InputError
-from patchout.train import TrainConfig, wave_augment
-
-Key = tuple[int, int]
 
 
-def table(root: Path, text: str, *files: str) -> ClipSet:
-    """Scan a folder with this CSV and these sounds."""
+def table(root: Path, text: str, *files: str, name: str = "meta.csv") -> ClipSet:
+    """Scan a folder with this list and these sounds."""
     for file in files:
         write_wav(root / file, tone(0.02))
-    (root / "meta.csv").write_text(text, encoding="utf-8")
+    (root / name).write_text(text, encoding="utf-8")
     return scan(root)
 
 
-def first(clips: ClipSet) -> Clip:
-    return clips.clips[0]
+def labels(clips: ClipSet) -> list[list[str]]:
+    return [clips.labels(clip) for clip in range(len(clips))]
 
 
 # -- folders ----------------------------------------------------------------------------------------------------------
@@ -33,29 +30,37 @@ def test_every_sub_folder_is_a_class(class_folder: Path) -> None:
     clips = scan(class_folder)
     assert clips.classes == ("bell", "dog", "rain")
     assert clips.task == "multi_class"
-    assert [clip.labels for clip in clips.clips] == [("bell",)] * 4 + [("dog",)] * 4 + [("rain",)] * 4
-    assert first(clips).file == class_folder / "bell" / "0.wav"
+    assert labels(clips) == [["bell"]] * 4 + [["dog"]] * 4 + [["rain"]] * 4
+    assert clips.name(0) == str(class_folder / "bell" / "0.wav")
     assert clips.problems == ()
 
 
 def test_class_folders_may_be_called_like_splits(tmp_path: Path) -> None:
     for name in ("train", "test_bench", "dog_test"):
         write_wav(tmp_path / name / "a.wav", tone(0.02))
-    assert [clip.labels for clip in scan(tmp_path).clips] == [("dog_test",), ("test_bench",), ("train",)]
+    assert labels(scan(tmp_path)) == [["dog_test"], ["test_bench"], ["train"]]
 
 
 def test_sounds_in_deeper_folders_belong_to_the_class_on_top(tmp_path: Path) -> None:
     write_wav(tmp_path / "dog" / "big" / "old" / "a.wav", tone(0.02))
-    assert [clip.labels for clip in scan(tmp_path).clips] == [("dog",)]
+    assert labels(scan(tmp_path)) == [["dog"]]
 
 
 def test_hidden_folders_and_files_that_are_no_sound_do_not_count(tmp_path: Path) -> None:
     for name in ("dog/a.wav", ".cache/a.wav", "dog/._a.wav", "top.wav"):
         write_wav(tmp_path / name, tone(0.02))
     (tmp_path / "dog" / "notes.txt").touch()
-    (tmp_path / "empty").mkdir()
     clips = scan(tmp_path)
-    assert [clip.file for clip in clips.clips] == [tmp_path / "dog" / "a.wav"]
+    assert clips.names() == [str(tmp_path / "dog" / "a.wav")]
+    assert clips.classes == ("dog",)
+
+
+def test_a_class_folder_without_sounds_is_named(tmp_path: Path) -> None:
+    write_wav(tmp_path / "dog" / "a.wav", tone(0.02))
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "notes.txt").touch()
+    clips = scan(tmp_path)
+    assert clips.problems == ("cat: a class folder without sounds",)
     assert clips.classes == ("dog",)
 
 
@@ -68,6 +73,11 @@ def test_sounds_are_known_by_their_suffix(name: str) -> None:
 def test_a_missing_folder_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: no such folder: give a folder of class folders"):
         scan(tmp_path / "nowhere")
+
+
+def test_a_file_that_is_no_list_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.wav: is none of these: give .*a list \(\.csv, \.jsonl\)"):
+        scan(write_wav(tmp_path / "a.wav", tone(0.02)))
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -85,37 +95,51 @@ def test_a_data_error_is_a_fault_of_the_input() -> None:
 
 def test_a_table_wins_over_class_folders(class_folder: Path) -> None:
     clips = table(class_folder, "filename,category\nbell/0.wav,ding\n")
-    assert [(clip.file, clip.labels) for clip in clips.clips] == [(class_folder / "bell" / "0.wav", ("ding",))]
+    assert (clips.names(), labels(clips)) == ([str(class_folder / "bell" / "0.wav")], [["ding"]])
 
 
 @pytest.mark.parametrize("label", ["category", "label", "labels"])
 @pytest.mark.parametrize("file", ["filename", "file", "path"])
 def test_every_name_of_the_two_columns_is_understood(file: str, label: str, tmp_path: Path) -> None:
     clips = table(tmp_path, f"id,{label},{file}\n7,dog,a.wav\n", "a.wav")
-    assert clips.clips == (Clip(tmp_path / "a.wav", ("dog",)),)
+    assert (clips.names(), labels(clips)) == ([str(tmp_path / "a.wav")], [["dog"]])
 
 
 def test_files_lie_beside_the_table_or_in_audio(tmp_path: Path) -> None:
     clips = table(tmp_path, "file,label\na.wav,dog\nb.wav,cat\n", "a.wav", "audio/b.wav")
-    assert [clip.file for clip in clips.clips] == [tmp_path / "a.wav", tmp_path / "audio" / "b.wav"]
+    assert clips.names() == [str(tmp_path / "a.wav"), str(tmp_path / "audio" / "b.wav")]
 
 
 def test_split_goes_before_fold(tmp_path: Path) -> None:
-    text = "file,label,fold,split\na.wav,dog,1,test\na.wav,dog,2,\n"
-    assert [clip.fold for clip in table(tmp_path, text, "a.wav").clips] == ["test", "2"]
+    text = "file,label,fold,split\na.wav,dog,1,test\nb.wav,dog,2,\n"
+    assert table(tmp_path, text, "a.wav", "b.wav").column("fold").tolist() == ["test", "2"]
 
 
-def test_segments_and_groups_are_read(tmp_path: Path) -> None:
-    text = "file,label,start,end,group\na.wav,dog,0.5,2,tape 1\na.wav,cat,,,\n"
-    clips = table(tmp_path, text, "a.wav").clips
-    assert [(clip.start_s, clip.end_s, clip.group) for clip in clips] == [(0.5, 2.0, "tape 1"), (0.0, None, "")]
+def test_segments_are_heard_as_they_are_listed(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", np.repeat(np.array([0.0, 0.5, 0.25], np.float32), 320))
+    clips = table(tmp_path, "file,label,start,end\na.wav,dog,0.01,0.02\na.wav,cat,0.02,\na.wav,owl,,\n")
+    assert [set(clips.wave(clip, 32_000).tolist()) for clip in range(3)] == [{0.5}, {0.25}, {0.0, 0.25, 0.5}]
+
+
+def test_further_columns_are_kept(tmp_path: Path) -> None:
+    text = "file,label,group,device,\na.wav,dog,tape 1,phone,x\nb.wav,dog\n"
+    clips = table(tmp_path, text, "a.wav", "b.wav")
+    assert clips.column("group").tolist() == ["tape 1", ""]
+    assert clips.column("device").tolist() == ["phone", ""]
+
+
+def test_columns_that_sound_like_ours_do_no_harm(tmp_path: Path) -> None:
+    clips = table(tmp_path, "id,labels,category,file,start_s,known\n9,owl,dog,a.wav,5,never\n", "a.wav")
+    assert clips.names() == [str(tmp_path / "a.wav")]
+    assert labels(clips) == [["dog"]]
+    assert len(clips.wave(0, 32_000)) == 640
 
 
 @pytest.mark.parametrize("text", ["dog;cat", "dog, cat", "dog;cat;dog", '"dog,cat"'])
 def test_labels_may_be_several(text: str, tmp_path: Path) -> None:
     quoted = text if text.startswith('"') else f'"{text}"'
     clips = table(tmp_path, f"file,labels\na.wav,{quoted}\n", "a.wav")
-    assert first(clips).labels == ("dog", "cat")
+    assert sorted(clips.labels(0)) == ["cat", "dog"]
     assert clips.task == "multi_label"
     assert clips.classes == ("cat", "dog")
 
@@ -127,7 +151,7 @@ def test_a_column_for_one_label_is_not_split(tmp_path: Path) -> None:
 
 
 def test_a_table_saved_with_a_byte_order_mark_is_understood(tmp_path: Path) -> None:
-    assert first(table(tmp_path, "\ufefffile,label\na.wav,dog\n", "a.wav")).labels == ("dog",)
+    assert labels(table(tmp_path, "\ufefffile,label\na.wav,dog\n", "a.wav")) == [["dog"]]
 
 
 @pytest.mark.parametrize("header", ["name,label", "file,class", ""])
@@ -139,13 +163,13 @@ def test_a_wrong_header_names_what_is_needed(header: str, tmp_path: Path) -> Non
 
 def test_two_tables_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "other.csv").touch()
-    with pytest.raises(DataError, match=r"2 CSV files on top \(meta.csv, other.csv\): leave one"):
+    with pytest.raises(DataError, match=r"2 lists on top \(meta.csv, other.csv\): leave one"):
         table(tmp_path, "file,label\n")
 
 
 def test_a_table_in_another_encoding_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "meta.csv").write_bytes("file,label\na.wav,Vögel\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"meta\.csv: cannot be read as a table .*save it as CSV in UTF-8"):
+    with pytest.raises(DataError, match=r"meta\.csv: cannot be read as a table .*save it as CSV or JSONL in UTF-8"):
         scan(tmp_path)
 
 
@@ -163,14 +187,14 @@ def test_a_table_in_another_encoding_is_refused_by_name(tmp_path: Path) -> None:
     ],
 )
 def test_an_unusable_row_is_named_by_its_line_and_the_rest_is_used(row: str, reason: str, tmp_path: Path) -> None:
-    clips = table(tmp_path, f"file,label,start,end\na.wav,dog,,\n\n{row}\na.wav,cat,,\n", "a.wav")
-    assert [clip.labels for clip in clips.clips] == [("dog",), ("cat",)]
+    clips = table(tmp_path, f"file,label,start,end\na.wav,dog,,\n\n{row}\nb.wav,cat,,\n", "a.wav", "b.wav")
+    assert labels(clips) == [["dog"], ["cat"]]
     assert len(clips.problems) == 1
     assert clips.problems[0].startswith(f"meta.csv line 4: {reason}")  # line 3 is blank
 
 
 def test_a_missing_label_among_several_is_a_problem(tmp_path: Path) -> None:
-    clips = table(tmp_path, "file,labels\na.wav,dog;\na.wav,cat\n", "a.wav")
+    clips = table(tmp_path, "file,labels\na.wav,dog;\nb.wav,cat\n", "a.wav", "b.wav")
     assert clips.problems == ("meta.csv line 2: no label for a.wav",)
 
 
@@ -179,178 +203,201 @@ def test_a_table_of_unusable_rows_gives_the_first_reason(tmp_path: Path) -> None
         table(tmp_path, "file,label\ngone.wav,dog\n")
 
 
-# -- folds and targets ------------------------------------------------------------------------------------------------
+def test_a_list_is_a_data_set_without_its_folder(tmp_path: Path) -> None:
+    """So that two lists may lie side by side."""
+    table(tmp_path, "file,label\na.wav,dog\n", "a.wav")
+    (tmp_path / "other.csv").write_text("file,label\na.wav,cat\n")
+    assert scan(tmp_path / "meta.csv").classes == ("dog",)
+    assert scan(tmp_path / "other.csv").classes == ("cat",)
+    assert scan(tmp_path / "other.csv").root == tmp_path / "other.csv"
+
+
+def test_the_second_row_of_a_sound_is_named_and_left_out(tmp_path: Path) -> None:
+    clips = table(tmp_path, "file,label\na.wav,dog\nb.wav,dog\naudio/a.wav,cat\na.wav,cat\n", "a.wav", "b.wav")
+    assert clips.problems == (
+        "meta.csv line 4: no file 'audio/a.wav' beside it or in audio/",
+        "meta.csv line 5: a.wav was there before: give each sound one row, with all its labels",
+    )
+    assert labels(clips) == [["dog"], ["dog"]]
+
+
+def test_a_missing_file_of_a_list_is_named_and_the_rest_is_used(tmp_path: Path) -> None:
+    clips = table(tmp_path, "file,label\na.wav,dog\ngone.wav,cat\n", "a.wav")
+    assert clips.problems == ("meta.csv line 3: no file 'gone.wav' beside it or in audio/",)
+    assert clips.classes == ("dog",)
+
+
+def test_rows_beyond_one_chunk_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchout.data.CHUNK_ROWS", 2)
+    rows = "".join(f"{name}.wav,{name},{end}\n" for name, end in zip("abcde", ["", "", "", "0.01", ""], strict=True))
+    clips = table(tmp_path, "file,label,end\n" + rows, *(f"{name}.wav" for name in "abcde"))
+    assert labels(clips) == [["a"], ["b"], ["c"], ["d"], ["e"]]
+    assert [len(clips.wave(clip, 32_000)) for clip in (2, 3)] == [640, 320]
+
+
+# -- lists of JSON ----------------------------------------------------------------------------------------------------
+
+
+def test_json_lines_say_what_a_table_says(tmp_path: Path) -> None:
+    rows = [
+        {"path": "a.wav", "labels": ["dog", "speech, male"], "split": "train", "take": 7},
+        {"path": "b.wav", "labels": "cat; dog", "start": 0.01},
+    ]
+    text = "\n\n".join(json.dumps(row) for row in rows)
+    clips = table(tmp_path, text, "a.wav", "b.wav", name="clips.jsonl")
+    assert labels(clips) == [["dog", "speech, male"], ["cat", "dog"]]
+    assert clips.column("fold").tolist() == ["train", ""]
+    assert clips.column("take").tolist() == ["7", ""]
+    assert [len(clips.wave(clip, 32_000)) for clip in range(2)] == [640, 320]
+
+
+def test_a_number_may_be_a_label(tmp_path: Path) -> None:
+    text = '{"file": "a.wav", "label": 0}\n{"file": "b.wav", "label": 1}\n'
+    assert table(tmp_path, text, "a.wav", "b.wav", name="c.jsonl").classes == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "Expecting property name"),
+        ("7", "is not an object with names and values"),
+        ("{}", "no file ''"),
+        ('{"file": "a.wav", "label": null}', "no label for a.wav"),
+        ('{"file": "a.wav", "label": []}', "no label for a.wav"),
+    ],
+)
+def test_an_unusable_line_is_named_by_its_number(line: str, reason: str, tmp_path: Path) -> None:
+    clips = table(tmp_path, f'{{"file": "b.wav", "label": "dog"}}\n{line}\n', "a.wav", "b.wav", name="c.jsonl")
+    assert len(clips) == len(clips.problems) == 1
+    assert clips.problems[0].startswith(f"c.jsonl line 2: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("", "its header is empty"), ("[1]", "its header is empty"), ("no", "cannot be read as a table")],
+)
+def test_a_first_line_that_is_no_object_is_refused(text: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=reason):
+        table(tmp_path, text, name="c.jsonl")
+
+
+# -- prepared sets ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def folds(tmp_path: Path) -> ClipSet:
-    """Three clips of folds 1, 1 and 2."""
-    return table(tmp_path, "file,label,fold\na.wav,dog,1\na.wav,cat,1\na.wav,owl,2\n", "a.wav")
+def prepared(tmp_path: Path) -> Path:
+    """Five tones of 0.02 s in two shards, as `datasets` itself writes them."""
+    return write_prepared(tmp_path / "set", [tone(0.02, 200.0 * (index + 1)) for index in range(5)])
 
 
-def test_only_and_without_divide_the_clips(folds: ClipSet) -> None:
-    assert [clip.labels for clip in folds.only("2").clips] == [("owl",)]
-    assert [clip.labels for clip in folds.without("2").clips] == [("dog",), ("cat",)]
-    assert folds.only("1", "2").clips == folds.without().clips == folds.clips
+def test_a_prepared_set_is_what_was_put_into_it(prepared: Path) -> None:
+    clips = scan(prepared)
+    assert (clips.classes, clips.task, len(clips)) == (("cat", "dog"), "multi_label", 5)
+    assert clips.names() == [f"clip {index}" for index in range(5)]
+    assert labels(clips) == [["cat"], ["dog"], ["cat"], ["dog"], ["cat", "dog"]]
+    assert clips.column("fold").tolist() == ["train", "test", "train", "test", "train"]
+    assert clips.column("device").tolist() == ["a", "", "a", "", "a"]
+    assert clips.info["name"] == "tones"
+    for index in range(5):
+        expected = tone(0.02, 200.0 * (index + 1))
+        assert np.allclose(clips.wave(index, 32_000).numpy(), expected, atol=1 / 32_768)
 
 
-def test_a_part_keeps_the_classes_of_the_whole(folds: ClipSet) -> None:
-    assert folds.only("2").classes == ("cat", "dog", "owl")
+def test_a_part_of_a_prepared_set_hears_its_own_sounds(prepared: Path) -> None:
+    clips = scan(prepared)
+    part = clips.only("test").take([1])
+    assert part.names() == ["clip 3"]
+    assert part.wave(0, 32_000).equal(clips.wave(3, 32_000))
 
 
-def test_an_unknown_fold_lists_the_known_ones(folds: ClipSet) -> None:
-    with pytest.raises(DataError, match="no split or fold 3: it has 1, 2"):
-        folds.only("1", "3")
-    with pytest.raises(DataError, match="no split or fold 3: it has 1, 2"):
-        folds.without("3")
+def test_probabilities_and_what_is_known_come_from_the_set(tmp_path: Path) -> None:
+    more = {"probabilities": [0.25, 0.75], "known": [1.0, 0.0]}
+    clips = scan(write_prepared(tmp_path / "set", [tone(0.02)], **more))
+    assert clips.target(0).tolist() == clips.targets()[0].tolist() == [0.25, 0.75]
+    assert clips.known(0).tolist() == clips.knowns()[0].tolist() == [1.0, 0.0]
+    assert clips.targets(("dog", "owl", "cat")).tolist() == [[0.75, 0.0, 0.25]]
+    assert clips.knowns(("dog", "owl", "cat")).tolist() == [[0.0, 1.0, 1.0]]
 
 
-def test_a_set_without_folds_says_how_to_name_them(class_folder: Path) -> None:
-    with pytest.raises(DataError, match="its clips name none: add a CSV with a column split or fold"):
-        scan(class_folder).only("5")
+def test_an_unreadable_shard_is_named(prepared: Path) -> None:
+    shard = prepared / "data-00001-of-00002.arrow"
+    shard.write_bytes(shard.read_bytes()[:400])
+    with pytest.raises(DataError, match=r"data-00001-of-00002\.arrow: a shard that cannot be read"):
+        scan(prepared)
 
 
-def test_targets_by_hand(tmp_path: Path) -> None:
-    clips = table(tmp_path, "file,labels\na.wav,dog\na.wav,cat;owl\n", "a.wav")
-    assert clips.targets().tolist() == [[0, 1, 0], [1, 0, 1]]
-    assert clips.targets(("owl", "dog", "fox", "cat")).tolist() == [[0, 1, 0, 0], [1, 0, 0, 1]]
+def test_a_missing_shard_is_named(prepared: Path) -> None:
+    (prepared / "data-00000-of-00002.arrow").unlink()
+    with pytest.raises(DataError, match=r"data-00000-of-00002\.arrow: a shard that cannot be read"):
+        scan(prepared)
 
 
-def test_labels_that_a_model_does_not_know_are_named(folds: ClipSet) -> None:
-    reason = r"labels \['cat', 'owl'\] are none of the model's: it knows dog, fox \(2 classes\)"
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"classes": ["cat"]}, "has label 1, dataset.json names 1 classes: prepare it again"),
+        ({"format": 2}, "is of format 2, this version reads 1: update patchout"),
+        ({"classes": None}, "is not a whole prepared set"),
+    ],
+)
+def test_a_prepared_set_that_contradicts_itself_is_refused(
+    change: dict[str, object], reason: str, prepared: Path
+) -> None:
+    about = json.loads((prepared / "dataset.json").read_text())
+    (prepared / "dataset.json").write_text(json.dumps(about | change))
     with pytest.raises(DataError, match=reason):
-        folds.targets(("dog", "fox"))
+        scan(prepared)
 
 
-# -- steps ------------------------------------------------------------------------------------------------------------
+def test_a_damaged_sound_of_a_prepared_set_is_named_by_its_id(tmp_path: Path) -> None:
+    clips = scan(write_prepared(tmp_path / "set", [tone(0.02), b"no sound"]))
+    with pytest.raises(DataError, match="clip 1: is not audio"):
+        clips.wave(1, 32_000)
 
 
-def steps(num_clips: int, batch: int, *, start: int = 0, last: int, seed: int = 0) -> list[list[Key]]:
-    return list(StepSampler(num_clips, batch, seed=seed, first=start, last=last))
+@pytest.mark.parametrize(("channel", "level"), [("mean", 0.375), ("left", 0.25), ("right", 0.5)])
+def test_the_channel_is_chosen_when_a_clip_is_read(channel: Channel, level: float, tmp_path: Path) -> None:
+    stereo = np.repeat(np.array([[0.25, 0.5]], np.float32), 640, axis=0)
+    write_wav(tmp_path / "files" / "dog" / "a.wav", stereo)
+    write_prepared(tmp_path / "set", [stereo])
+    for folder in ("files", "set"):
+        assert scan(tmp_path / folder, channel=channel).wave(0, 32_000).tolist() == [level] * 640
 
 
-@pytest.mark.parametrize(("num_clips", "batch"), [(12, 4), (10, 4), (7, 7), (3, 5), (1, 2)])
-def test_every_epoch_holds_every_clip_once(num_clips: int, batch: int) -> None:
-    """Also where a batch crosses the border of two epochs, or holds several."""
-    keys = [key for step in steps(num_clips, batch, last=3 * num_clips) for key in step]
-    assert keys[: num_clips * 3] != sorted(keys[: num_clips * 3]) or num_clips == 1
-    assert sorted(keys) == [(epoch, index) for epoch in range(3 * batch) for index in range(num_clips)]
-    assert [epoch for epoch, _ in keys] == sorted(epoch for epoch, _ in keys)
+# -- without labels ---------------------------------------------------------------------------------------------------
 
 
-def test_every_step_has_a_whole_batch() -> None:
-    assert [len(step) for step in steps(10, 4, last=7)] == [4] * 7
+def test_sounds_at_any_depth_need_no_labels(class_folder: Path) -> None:
+    write_wav(class_folder / "deep" / "er" / "one.wav", tone(0.02))
+    write_wav(class_folder / "top.wav", tone(0.02))
+    (class_folder / "notes.csv").write_text("this,is\nno,list")
+    clips = scan_sounds(class_folder)
+    assert (len(clips), clips.classes, clips.target(0).shape) == (14, (), (0,))
+    assert clips.names()[-1] == str(class_folder / "top.wav")
+    assert len(clips.wave(13, 32_000)) == 640
 
 
-@pytest.mark.parametrize("start", [1, 2, 3, 6])
-def test_starting_later_gives_exactly_the_tail(start: int) -> None:
-    assert steps(10, 4, start=start, last=7) == steps(10, 4, last=7)[start:]
+def test_a_list_of_sounds_may_have_labels_and_need_not(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", tone(1.0))
+    for header, row in (("file,start,end", "a.wav,0.25,0.75"), ("file,label,start,end", "a.wav,,0.25,0.75")):
+        (tmp_path / "list.csv").write_text(f"{header}\n{row}\ngone.wav\n")
+        clips = scan_sounds(tmp_path / "list.csv")
+        assert (len(clips), len(clips.wave(0, 32_000))) == (1, 16_000)
+        assert clips.problems == ("list.csv line 3: no file 'gone.wav' beside it or in audio/",)
 
 
-def test_the_order_changes_with_epoch_and_seed() -> None:
-    one, two = steps(20, 20, last=2)
-    assert [index for _, index in one] != [index for _, index in two]
-    assert steps(20, 20, last=2, seed=1)[0] != one
+def test_a_prepared_set_is_heard_without_its_labels(prepared: Path) -> None:
+    clips, labelled = scan_sounds(prepared), scan(prepared)
+    assert clips.names() == labelled.names()
+    assert clips.target(0).shape == (0,)
+    assert clips.ids_sha256() == labelled.ids_sha256()
 
 
-def test_the_length_is_the_number_of_steps_left() -> None:
-    assert len(StepSampler(10, 4, seed=0, first=3, last=7)) == 4
-
-
-def test_no_clips_give_no_steps() -> None:
-    with pytest.raises(DataError, match="no clips to train on"):
-        StepSampler(0, 4, seed=0, first=0, last=1)
-
-
-# -- waves ------------------------------------------------------------------------------------------------------------
-
-CHANGE = partial(wave_augment, config=TrainConfig(recipe="", speed=0.1, roll_s=0.1), rate=32_000)
-
-
-def waves(folder: Path, *, seed: int = 0, augmented: bool = True, num_samples: int = 16_000) -> Waves:
-    return Waves(scan(folder), rate=32_000, num_samples=num_samples, seed=seed, augment=CHANGE if augmented else None)
-
-
-def test_a_key_gives_the_same_samples_in_any_order(class_folder: Path) -> None:
-    forward, backward = waves(class_folder), waves(class_folder)
-    one = [forward[0, index][0] for index in range(12)]
-    other = [backward[0, index][0] for index in reversed(range(12))]
-    assert all(torch.equal(a, b) for a, b in zip(one, reversed(other), strict=True))
-
-
-def test_another_epoch_or_seed_gives_other_samples(class_folder: Path) -> None:
-    dog = waves(class_folder)[0, 5][0]
-    assert not torch.equal(dog, waves(class_folder)[1, 5][0])
-    assert not torch.equal(dog, waves(class_folder, seed=1)[0, 5][0])
-
-
-def test_a_clip_comes_with_its_target_and_its_number(class_folder: Path) -> None:
-    wave, target, index = waves(class_folder)[0, 5]
-    assert wave.shape == (16_000,)
-    assert target.tolist() == [0, 1, 0]
-    assert index == 5
-
-
-def test_without_augmentation_a_clip_is_its_beginning(class_folder: Path) -> None:
-    write_wav(class_folder / "rain" / "0.wav", noise(1.0, 9))
-    plain = waves(class_folder, augmented=False, num_samples=1000)
-    expected = torch.from_numpy(noise(1.0, 9)[:1000])
-    assert torch.allclose(plain[0, 8][0], expected, atol=1 / 32_768)
-    assert torch.equal(plain[0, 8][0], plain[7, 8][0])
-
-
-def test_a_segment_of_a_row_is_what_is_heard(tmp_path: Path) -> None:
-    write_wav(tmp_path / "a.wav", np.repeat(np.array([0.0, 0.5, 0.0], np.float32), 320))
-    clips = table(tmp_path, "file,label,start,end\na.wav,dog,0.01,0.02\n")
-    wave = Waves(clips, rate=32_000, num_samples=400, seed=0)[0, 0][0]
-    assert torch.equal(wave, fit(torch.full((320,), 0.5), 400))
-
-
-def test_a_clip_is_decoded_once(class_folder: Path) -> None:
-    plain = waves(class_folder, augmented=False)
-    before = plain[0, 0][0].clone()
-    (class_folder / "bell" / "0.wav").unlink()
-    assert torch.equal(plain[1, 0][0], before)
-
-
-def test_a_set_beyond_the_cache_is_decoded_anew(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchout.data.CACHE_HOURS", 1.5 / 3600)  # one of the clips of a second, not two
-    plain = waves(class_folder, augmented=False)
-    _ = plain[0, 0], plain[0, 1]
-    for name in ("0.wav", "1.wav"):
-        (class_folder / "bell" / name).unlink()
-    assert len(plain[1, 0][0]) == 16_000
-    with pytest.raises(FileNotFoundError, match=r"1\.wav"):
-        plain[1, 1]
-
-
-def test_batches_are_stacked_in_the_order_of_their_keys(class_folder: Path) -> None:
-    sampler = StepSampler(12, 4, seed=0, first=1, last=2)
-    ((wave, target, clip),) = batches(waves(class_folder), sampler, workers=0)
-    assert wave.shape == (4, 16_000)
-    assert target.shape == (4, 3)
-    assert [(0, index) for index in clip.tolist()] == next(iter(sampler))
-    assert torch.equal(wave[2], waves(class_folder)[0, int(clip[2])][0])
-
-
-def test_workers_do_not_change_the_batches(class_folder: Path) -> None:
-    sampler = StepSampler(12, 5, seed=0, first=0, last=4)
-    alone, together = (list(batches(waves(class_folder), sampler, workers=workers)) for workers in (0, 2))
-    assert len(alone) == len(together) == 4
-    for one, other in zip(alone, together, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def test_reading_does_not_depend_on_torchs_own_seed(class_folder: Path) -> None:
-    read = []
-    with torch.random.fork_rng():
-        for seed in (1, 2):
-            torch.manual_seed(seed)
-            ((wave, *_),) = batches(waves(class_folder), StepSampler(12, 6, seed=0, first=0, last=1), workers=0)
-            read.append(wave)
-    assert torch.equal(*read)
-
-
-def test_the_order_of_an_epoch_is_keyed_by_its_number() -> None:
-    (step,) = steps(8, 8, last=1, seed=3)
-    assert [index for _, index in step] == torch.randperm(8, generator=keyed("order", 3, 0)).tolist()
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [("empty", "", "no sounds in it"), ("list.csv", "name\na.wav\n", "needs the columns one of filename, file, path,")],
+)
+def test_no_sounds_at_all_are_refused(name: str, text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text) if text else (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=reason):
+        scan_sounds(tmp_path / name)

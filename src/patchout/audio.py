@@ -4,14 +4,15 @@ import contextlib
 import math
 import warnings
 from collections.abc import Generator, Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import soxr
 
 from patchout.decode import AudioError, CutError, Source, decode, name_of
+from patchout.pcm import Channel
 
-__all__ = ["AudioError", "AudioWarning", "Source", "Stream", "load", "name_of", "windows"]
+__all__ = ["AudioError", "AudioWarning", "Channel", "Source", "Stream", "load", "name_of", "windows"]
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 MAX_LEVEL = 1e12  # full scale is 1; filtering anything louder could leave float32
@@ -24,9 +25,10 @@ class AudioWarning(UserWarning):
 class Stream:
     """One source as float32 mono blocks `(samples,)` at `rate` Hz; iterate it once, memory stays bounded.
 
-    `start_s` and `end_s` (seconds) cut a segment; a block holds about `block_s` seconds. `source_rate` is 0 until the
-    first block; `num_samples` (at `rate`), `duration_s` and `warning` (what a damaged or truncated source lacks, else
-    None) are complete after the last one. Iterating raises AudioError, or OSError for a file that cannot be read.
+    `start_s` and `end_s` (seconds) cut a segment; a block holds about `block_s` seconds; `channel` is one of the
+    channels or the mean of all. `source_rate` is 0 until the first block; `num_samples` (at `rate`), `duration_s` and
+    `warning` (what a damaged or truncated source lacks, else None) are complete after the last one. Iterating raises
+    AudioError, or OSError for a file that cannot be read.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Stream:
         start_s: float = 0.0,
         end_s: float | None = None,
         block_s: float = 10.0,
+        channel: Channel = "mean",
     ) -> None:
         if not _is_rate(rate):
             raise ValueError(f"rate={rate!r} is not allowed: give a whole number of Hz, {MIN_RATE} to {MAX_RATE}")
@@ -44,6 +47,8 @@ class Stream:
             raise ValueError(f"start_s={start_s} is not allowed: give 0 or more seconds")
         if end_s is not None and not start_s < end_s < math.inf:
             raise ValueError(f"end_s={end_s} is not allowed: give more seconds than start_s={start_s}, or None")
+        if channel not in get_args(Channel):
+            raise ValueError(f"channel={channel!r} is not allowed: give {', '.join(get_args(Channel))}")
         if not 0 < block_s < math.inf:
             raise ValueError(f"block_s={block_s} is not allowed: give more than 0 seconds")
         self.name = name_of(source)
@@ -54,6 +59,7 @@ class Stream:
         self.warning: str | None = None
         self._source: Source | None = source
         self._start_s, self._end_s, self._block_s = start_s, end_s, block_s
+        self._channel = channel
 
     def __iter__(self) -> Iterator[np.ndarray]:
         if self._source is None:
@@ -103,7 +109,7 @@ class Stream:
         """Cut the segment out of the decoded source, and note what is missing from it."""
         reason, position, used = "", 0, 0
         try:
-            with contextlib.closing(decode(source, start_s=self._start_s)) as blocks:
+            with contextlib.closing(decode(source, start_s=self._start_s, channel=self._channel)) as blocks:
                 for rate, start, samples in blocks:
                     if not _is_rate(rate):
                         allowed = f"{MIN_RATE} to {MAX_RATE} are allowed"

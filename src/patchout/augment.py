@@ -1,11 +1,49 @@
 """Augmentation as pure functions: tensor + generator -> tensor. A generator is made from a key, never from a state."""
 
 import zlib
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
+
+
+class WaveMix(NamedTuple):
+    """How waveforms are mixed (PaSST: every second one, with Beta(2, 2))."""
+
+    probability: float = 0.5
+    alpha: float = 2.0
+
+
+class Labelled(NamedTuple):
+    """A waveform and what is known about it."""
+
+    wave: Float[Tensor, "sample"]
+    target: Float[Tensor, "class"]
+    known: Float[Tensor, "class"]  # 1 where the target is known
+
+
+class Masks(NamedTuple):
+    """What SpecAugment masks (PaSST: 48 mels, 192 frames), and what it writes there.
+
+    `fill` 0.9 is the published value, log-mel 0.0 before normalisation: louder than most sounds. "mean" is the mean of
+    all clips of the step.
+    """
+
+    freq: int  # widest band, mels
+    time: int  # longest stretch, frames
+    shared: bool = False  # one mask for all clips, as when the published models were trained, or one for each
+    fill: float | Literal["mean"] = 0.9
+
+
+class Share(NamedTuple):
+    """The clips of a step that one process holds: draws are made for all of them, so that processes do not count."""
+
+    first: int  # place of the process's first clip
+    total: int  # clips of all processes
+    gather: Callable[[Tensor], Tensor]  # puts the tensors of all processes together, clip after clip
 
 
 def keyed(purpose: str, *key: int) -> Generator:
@@ -38,10 +76,29 @@ def speed(wave: Float[Tensor, "sample"], factor: float) -> Float[Tensor, "change
 
 def fit(wave: Float[Tensor, "sample"], num_samples: int, rng: Generator | None = None) -> Float[Tensor, "fixed"]:
     """Exactly `num_samples`: zeros after a shorter wave; a random stretch of a longer one, its first without `rng`."""
-    if len(wave) <= num_samples:
+    if len(wave) == num_samples:
+        return wave
+    if len(wave) < num_samples:
         return torch.nn.functional.pad(wave, (0, num_samples - len(wave)))
     start = 0 if rng is None else int(torch.randint(0, len(wave) - num_samples + 1, (), generator=rng))
     return wave[start : start + num_samples]
+
+
+def own_shares(alpha: float, count: int, rng: Generator) -> Float[Tensor, "count"]:
+    """max(l, 1 - l) with l ~ Beta(alpha, alpha), once for each."""
+    seed = int(torch.randint(2**62, (), generator=rng))
+    share = np.random.Generator(np.random.PCG64(seed)).beta(alpha, alpha, count)
+    return torch.from_numpy(np.maximum(share, 1 - share)).float()
+
+
+def wave_mix(one: Labelled, other: Labelled, own: float) -> Labelled:
+    """`own` of one clip and the rest of another, each without its mean, and the same of their targets.
+
+    What is known of either is known of the mix; the target of what is not known counts as 0 (PaSST's rule for OpenMIC).
+    """
+    wave = own * (one.wave - one.wave.mean()) + (1 - own) * (other.wave - other.wave.mean())
+    target = own * one.target * one.known + (1 - own) * other.target * other.known
+    return Labelled(wave - wave.mean(), target, torch.maximum(one.known, other.known))
 
 
 def mel_band(f_max: float, rng: Generator) -> tuple[float, float]:
@@ -59,26 +116,29 @@ def mask_span(size: int, width: int, batch: int, rng: Generator) -> Float[Tensor
 
 
 def spec_augment(
-    mel: Float[Tensor, "batch mel frame"], freq: int, time: int, rng: Generator, *, fill: float = 0.9
+    mel: Float[Tensor, "batch mel frame"], masks: Masks, rng: Generator, *, share: Share
 ) -> Float[Tensor, "batch mel frame"]:
-    """Mask one band of up to `freq` mels and one stretch of up to `time` frames in every clip.
-
-    `fill` 0.9 is what the published code writes: log-mel 0.0 before normalisation.
-    """
+    """Mask one band of mels and one stretch of frames in every clip."""
     batch, mels, frames = mel.shape
-    band = mask_span(mels, freq, batch, rng).to(mel.device)[:, :, None]
-    stretch = mask_span(frames, time, batch, rng).to(mel.device)[:, None, :]
-    return mel.masked_fill((band + stretch) > 0, fill)
+    drawn, first = (1, 0) if masks.shared else (share.total, share.first)
+    spans = (mask_span(mels, masks.freq, drawn, rng), mask_span(frames, masks.time, drawn, rng))
+    band, stretch = (span[first : first + batch].to(mel.device) for span in spans)
+    fill = share.gather(mel.mean()[None]).mean() if masks.fill == "mean" else masks.fill
+    return torch.where(band[:, :, None] + stretch[:, None, :] > 0, fill, mel)
 
 
 def mixup(
-    mel: Float[Tensor, "batch mel frame"], target: Float[Tensor, "batch class"], alpha: float, rng: Generator
+    mel: Float[Tensor, "batch mel frame"],
+    target: Float[Tensor, "batch class"],
+    alpha: float,
+    rng: Generator,
+    *,
+    share: Share,
 ) -> tuple[Float[Tensor, "batch mel frame"], Float[Tensor, "batch class"]]:
-    """Blend every clip and target with another of the batch; its own share is max(l, 1 - l), l ~ Beta(alpha, alpha)."""
-    partner = torch.randperm(len(mel), generator=rng)
-    seed = int(torch.randint(2**62, (), generator=rng))
-    share = np.random.Generator(np.random.PCG64(seed)).beta(alpha, alpha, len(mel))
-    own = torch.from_numpy(np.maximum(share, 1 - share)).float().to(mel.device)
-    partner = partner.to(mel.device)
+    """Blend every clip and target with another of the step; its own share is max(l, 1 - l), l ~ Beta(alpha, alpha)."""
+    mine = slice(share.first, share.first + len(mel))
+    partner = torch.randperm(share.total, generator=rng)[mine].to(mel.device)
+    own = own_shares(alpha, share.total, rng)[mine].to(mel.device)
     by_clip, by_class = own[:, None, None], own[:, None]
-    return by_clip * mel + (1 - by_clip) * mel[partner], by_class * target + (1 - by_class) * target[partner]
+    others, their_targets = share.gather(mel)[partner], share.gather(target)[partner]
+    return by_clip * mel + (1 - by_clip) * others, by_class * target + (1 - by_class) * their_targets

@@ -11,10 +11,12 @@ import os
 import stat
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import soundfile
+
+from patchout.pcm import Block, Channel, mono
 
 if TYPE_CHECKING:
     import av.container
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 MAX_ARRAY_CHANNELS = 64  # a file may have more
 OGG_PAGE_BYTES = 65307  # at most
 READ_FRAMES = 8192  # small, because libsndfile drops the whole read in which an error lies
+JOINED_SAMPLES = 65536  # libav gives pieces of about 1000, and numpy costs nearly as much for one as for sixty
 UNKNOWN_FRAMES = 2**62  # libsndfile says about 2**63 where the header does not, and then fails at the end
 LENGTH_TOLERANCE_S = 0.2  # encoder delay and padding make headers this inexact
 STATES_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "asf", "flac")  # libav estimates it for the others
@@ -49,14 +52,6 @@ class CutError(Exception):
     """Decoding ended before the sound did; what came before is good."""
 
 
-class Block(NamedTuple):
-    """A piece of a source: its mean over channels."""
-
-    rate: int  # Hz, of the source
-    start: int  # source sample at which the block begins
-    samples: np.ndarray  # (samples,) float32
-
-
 def name_of(source: Source) -> str:
     """What messages call a source: its path as given, the file object's name, `<bytes>`, `<file>` or `<array>`."""
     if isinstance(source, str | os.PathLike):
@@ -69,36 +64,24 @@ def name_of(source: Source) -> str:
     return name if isinstance(name, str) and name else "<file>"
 
 
-def decode(source: Source, *, start_s: float = 0.0) -> Generator[Block, None, None]:
+def decode(source: Source, *, start_s: float = 0.0, channel: Channel = "mean") -> Generator[Block, None, None]:
     """Yield the blocks of a source in order; those before `start_s` (seconds) may be left out.
 
     Raises AudioError or OSError naming the source, and CutError after the last good block of a damaged one.
     """
     if isinstance(source, tuple | np.ndarray):
-        yield from _array_blocks(source)
+        yield from _array_blocks(source, channel)
         return
     with _opened(source) as reader:
         try:
-            if _needs_libav(reader) or not (yield from _sndfile_blocks(reader, start_s)):
-                yield from _libav_blocks(reader, _xing_samples(reader))
+            if _needs_libav(reader) or not (yield from _sndfile_blocks(reader, start_s, channel)):
+                yield from _libav_blocks(reader, _xing_samples(reader), channel)
         finally:
             if reader.error is not None:
                 raise OSError(f"{reader.title}: reading failed ({reader.error}); check the disk") from reader.error
 
 
-def _mono(frames: np.ndarray) -> np.ndarray:
-    """Return the mean over the channels of `(samples, channels)` PCM as float32 with full scale 1."""
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite and NaN samples are for the caller to refuse
-        if frames.dtype == np.float32:
-            return frames.mean(axis=1)
-        mean = frames.mean(axis=1, dtype=np.float64)
-        if frames.dtype.kind == "f":
-            return mean.astype(np.float32)
-    full_scale = 2.0 ** (8 * frames.dtype.itemsize - 1)
-    return ((mean - full_scale if frames.dtype.kind == "u" else mean) / full_scale).astype(np.float32)
-
-
-def _array_blocks(source: tuple[np.ndarray, int] | np.ndarray) -> Iterator[Block]:
+def _array_blocks(source: tuple[np.ndarray, int] | np.ndarray, channel: Channel) -> Iterator[Block]:
     if not isinstance(source, tuple) or len(source) != 2 or not isinstance(source[0], np.ndarray):
         raise AudioError("<array>: comes without its rate; give a numpy array and its Hz as (array, rate)")
     array, rate = source
@@ -110,7 +93,7 @@ def _array_blocks(source: tuple[np.ndarray, int] | np.ndarray) -> Iterator[Block
         raise AudioError(f"<array>: {channels}; give (channels, samples), perhaps array.T")
     frames = np.atleast_2d(array).T if array.size else np.zeros((0, 1))
     for start in range(0, len(frames), READ_FRAMES):
-        yield Block(rate, start, _mono(frames[start : start + READ_FRAMES]))
+        yield Block(rate, start, mono(frames[start : start + READ_FRAMES], channel))
 
 
 class _Reader:
@@ -212,7 +195,7 @@ def _xing_samples(reader: _Reader) -> int:
     return int.from_bytes(frame[at + 8 : at + 12], "big") * (1152 if frame[1] & 8 else 576)
 
 
-def _sndfile_blocks(reader: _Reader, start_s: float) -> Generator[Block, None, bool]:
+def _sndfile_blocks(reader: _Reader, start_s: float, channel: Channel) -> Generator[Block, None, bool]:
     """Decode with libsndfile; return whether it could, else no sample came."""
     reader.seek(0)
     with contextlib.ExitStack() as stack:
@@ -226,7 +209,7 @@ def _sndfile_blocks(reader: _Reader, start_s: float) -> Generator[Block, None, b
                 position = first = sound.seek(min(round(start_s * rate), sound.frames))
                 yield Block(rate, first, np.zeros(0, np.float32))  # shows where the sound ends if nothing follows
             while len(frames := sound.read(READ_FRAMES, dtype="float32", always_2d=True)):
-                yield Block(rate, position, _mono(frames))
+                yield Block(rate, position, mono(frames, channel))
                 position += len(frames)
         except soundfile.SoundFileError as error:
             if position == first:
@@ -237,7 +220,7 @@ def _sndfile_blocks(reader: _Reader, start_s: float) -> Generator[Block, None, b
         return position > 0
 
 
-def _libav_blocks(reader: _Reader, promised_samples: int) -> Iterator[Block]:
+def _libav_blocks(reader: _Reader, promised_samples: int, channel: Channel) -> Iterator[Block]:
     """Decode the main audio stream with libav, which may open nothing but this reader."""
     import av
 
@@ -258,7 +241,7 @@ def _libav_blocks(reader: _Reader, promised_samples: int) -> Iterator[Block]:
                 raise CutError(f"changes from {rate} to {frame.sample_rate} Hz at {position / rate:.2f} s")
             samples = frame.to_ndarray()
             samples = samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)
-            yield Block(rate, position, _mono(samples))
+            yield Block(rate, position, mono(samples, channel))
             position += len(samples)
         promised = promised_samples or _stated_s(container, stream) * rate
         if position and position < promised - LENGTH_TOLERANCE_S * rate:
@@ -266,26 +249,37 @@ def _libav_blocks(reader: _Reader, promised_samples: int) -> Iterator[Block]:
 
 
 def _libav_frames(container: "av.container.InputContainer", stream: "av.AudioStream") -> Iterator["av.AudioFrame"]:
-    """Yield what decodes, leaving out damaged packets; CutError at the end says so."""
+    """Yield what decodes, in joined frames of one kind, without damaged packets; CutError at the end says so."""
     import av
 
-    damaged = 0
+    fifo, damaged, reason = av.AudioFifo(), 0, ""
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
         except av.FFmpegError as error:
-            raise CutError(f"is damaged ({error.strerror})") from error
+            reason = f"is damaged ({error.strerror})"
+            break
         if packet is None:
             break
         try:
             frames = packet.decode()
         except av.FFmpegError:
             damaged += 1
-        else:
-            yield from frames
-    if damaged:
-        raise CutError(f"is damaged, {damaged} of its packets cannot be decoded")
+            continue
+        for frame in frames:
+            frame.pts = None  # time stamps of damaged files jump, and the queue would refuse them
+            try:
+                fifo.write(frame)
+            except ValueError:  # another rate, format or number of channels
+                yield from filter(None, [fifo.read()])
+                fifo = av.AudioFifo()
+                fifo.write(frame)
+        if fifo.samples >= JOINED_SAMPLES:
+            yield from filter(None, [fifo.read()])
+    yield from filter(None, [fifo.read()])
+    if reason or damaged:
+        raise CutError(reason or f"is damaged, {damaged} of its packets cannot be decoded")
 
 
 def _stated_s(container: "av.container.InputContainer", stream: "av.AudioStream") -> float:
