@@ -46,6 +46,33 @@ def test_a_number_beyond_the_gpus_is_refused() -> None:
         pick_device("cuda:2")
 
 
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_a_process_of_torchrun_takes_the_gpu_of_its_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device(name) == torch.device("cuda", 1)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_processes_of_torchrun_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ValueError, match="takes a GPU of its own: give cuda instead of 'cuda:1'"):
+        pick_device("cuda:1")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="no device 'cuda:2' on this machine"):
+        pick_device("auto")
+
+
+@pytest.mark.usefixtures("cpu_only")
+def test_processes_of_torchrun_share_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device("auto") == CPU
+
+
 @pytest.mark.usefixtures("cpu_only")
 @pytest.mark.parametrize("name", ["cuda", "mps", "meta", "tpu", ""])
 def test_a_device_that_is_not_there_is_refused_with_the_ones_that_are(name: str) -> None:
@@ -67,8 +94,18 @@ def test_a_named_precision_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_unknown_precision_is_refused() -> None:
     unchecked: Any = inspect.unwrap(pick_precision)  # a user's call has no type checker before it
-    with pytest.raises(ValueError, match="auto, fp32 or bf16, got 'fp16'"):
-        unchecked("fp16", CPU)
+    with pytest.raises(ValueError, match="auto, fp32, bf16 or fp16, got 'fp8'"):
+        unchecked("fp8", CPU)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "mps"])
+def test_fp16_is_refused_where_its_losses_are_not_scaled(kind: str) -> None:
+    with pytest.raises(ValueError, match=f"fp16 needs .* a CUDA GPU, not {kind}: use bf16 or fp32"):
+        pick_precision("fp16", torch.device(kind))
+
+
+def test_fp16_is_for_gpus() -> None:
+    assert pick_precision("fp16", torch.device("cuda")) == "fp16"
 
 
 @pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])

@@ -1,26 +1,34 @@
 """Where to compute and how exactly: device and precision by name."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """A device by torch's name; "auto" is the first of cuda, mps, cpu that is there. A missing one is a ValueError."""
+    """A device by torch's name; "auto" is the first of cuda, mps, cpu that is there. A missing one is a ValueError.
+
+    Of several processes that torchrun started on one machine, each gets the GPU of its own number.
+    """
     present = ["cuda"] if torch.cuda.is_available() else []
     present += ["mps"] if torch.backends.mps.is_available() else []
     present += ["cpu"]
-    if name == "auto":
-        return torch.device(present[0])
     try:
-        device = torch.device(name)
+        device = torch.device(present[0] if name == "auto" else name)
     except RuntimeError:
         raise ValueError(f"no device {name!r}: here are auto, {', '.join(present)}") from None
+    rank = os.environ.get("LOCAL_RANK")  # set by torchrun
+    if device.type == "cuda" and rank is not None:
+        if device.index is not None:
+            raise ValueError(f"under torchrun every process takes a GPU of its own: give cuda instead of {name!r}")
+        device = torch.device("cuda", int(rank))
     if device.type not in present or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"no device {name!r} on this machine: here are auto, {', '.join(present)}")
+        raise ValueError(f"no device '{device}' on this machine: here are auto, {', '.join(present)}")
     return device
 
 
@@ -33,15 +41,18 @@ def has_native_bf16(device: torch.device) -> bool:
     return False
 
 
-def pick_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+def pick_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
     """Settle "auto": bf16 where the hardware computes it natively, fp32 elsewhere."""
-    if name not in ("auto", "fp32", "bf16"):
-        raise ValueError(f"precision is auto, fp32 or bf16, got {name!r}")
+    if name not in ("auto", "fp32", "bf16", "fp16"):
+        raise ValueError(f"precision is auto, fp32, bf16 or fp16, got {name!r}")
+    if name == "fp16" and device.type != "cuda":
+        raise ValueError(
+            f"fp16 needs the loss scaling and the kernels of a CUDA GPU, not {device.type}: use bf16 or fp32"
+        )
     return name if name != "auto" else "bf16" if has_native_bf16(device) else "fp32"
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """The context in which a model runs at `precision`; log-mels and class scores stay float32 inside it."""
-    if pick_precision(precision, device) == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    exact = pick_precision(precision, device)
+    return torch.autocast(device.type, HALF[exact]) if exact in HALF else nullcontext()

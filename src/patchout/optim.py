@@ -1,18 +1,69 @@
-"""Parameter groups and learning-rate schedules; a schedule is a function of the step alone."""
+"""Parameter groups, AdamW, learning-rate schedules; a schedule is a function of the step alone."""
 
 import math
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 from torch import nn
+from torch.optim import AdamW, Optimizer
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices with weight decay; biases, norms, tokens and positions without."""
+class StateBytes(NamedTuple):
+    """Bytes that training keeps for a model; `sum` is all of them, activations apart."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, decay_all: bool = False, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """Matrices with weight decay; biases, norms, tokens and positions without, but for `decay_all` (PaSST's code).
+
+    A group's `scale` of the peak rate is `layer_decay` to the power of its distance from the head: what is registered
+    before the first of `blocks` is layer 0, block i is layer i + 1, what comes after the last block counts 1
+    (MaskSpec's fine-tuning).
+    """
     decayed = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear | nn.Conv2d)}
-    groups: dict[float, list[nn.Parameter]] = {weight_decay: [], 0.0: []}
-    for parameter in model.parameters():
-        groups[weight_decay if id(parameter) in decayed else 0.0].append(parameter)
-    return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
+    blocks = {name: re.search(r"(?:^|\.)blocks\.(\d+)\.", name) for name, _ in model.named_parameters()}
+    depth = max((int(block[1]) + 1 for block in blocks.values() if block), default=0)
+    if layer_decay != 1.0 and not depth:
+        raise ValueError(f"layer_decay {layer_decay:g} needs a model with blocks: leave it at 1")
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    rest = 0  # the layer of what is no block
+    for name, parameter in model.named_parameters():
+        block = blocks[name]
+        rest = depth + 1 if block else rest
+        scale = layer_decay ** (depth + 1 - (int(block[1]) + 1 if block else rest))
+        decay = weight_decay if decay_all or id(parameter) in decayed else 0.0
+        groups.setdefault((decay, scale), []).append(parameter)
+    return [{"params": held, "weight_decay": decay, "scale": scale} for (decay, scale), held in groups.items()]
+
+
+def adamw(groups: Sequence[Mapping[str, Any]], lr: float, *, betas: tuple[float, float] = (0.9, 0.999)) -> AdamW:
+    """AdamW, fused; each group remembers its peak rate: `lr` times its scale."""
+    return AdamW([{**group, "peak_lr": lr * group["scale"]} for group in groups], lr=lr, betas=betas, fused=True)
+
+
+def named_state(model: nn.Module, optimizer: Optimizer) -> dict[str, dict[str, Any]]:
+    """What the optimizer remembers, by the name of the parameter: groups may change between two calls of a run."""
+    return {name: optimizer.state[weight] for name, weight in model.named_parameters() if weight in optimizer.state}
+
+
+def load_named_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, dict[str, Any]]) -> None:
+    """Give a fused optimizer what `named_state` told, its tensors on the device; groups keep their settings."""
+    optimizer.state.update({weight: state[name] for name, weight in model.named_parameters() if name in state})
+
+
+def state_bytes(model: nn.Module, *, average: bool) -> StateBytes:
+    """Bytes that AdamW training holds: a float32 parameter 4, one that learns 12 more, an average (EMA, SWA) 4."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    learning = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return StateBytes(weights, learning, 2 * learning, weights if average else 0)
 
 
 def cosine(step: int, *, steps: int, warm_up: int) -> float:
@@ -20,3 +71,21 @@ def cosine(step: int, *, steps: int, warm_up: int) -> float:
     if step < warm_up:
         return (step + 1) / warm_up
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+def exp_ramp(
+    step: int, *, steps_per_epoch: int | Fraction, warm_up: int, plateau_end: int, ramp: int, floor: float
+) -> float:
+    """Factor of the peak rate as the public PaSST code has it, constant within an epoch; the rest counts epochs.
+
+    An exponential warm-up, the peak up to and with epoch `plateau_end`, a straight line of `ramp` epochs to `floor`.
+    """
+    epoch = step // steps_per_epoch
+    rise = math.exp(-5 * (1 - max(epoch, 0.5) / warm_up) ** 2) if epoch < warm_up else 1.0
+    fall = floor + (1 - floor) * (plateau_end + ramp - epoch) / ramp
+    return rise * min(1.0, max(floor, fall))
+
+
+def swa_steps(steps_per_epoch: int | Fraction, epochs: int, *, start: int, every: int) -> frozenset[int]:
+    """Steps before which SWA takes the weights: the start of epoch number `start` (from 1), then of every so many."""
+    return frozenset(math.ceil(epoch * steps_per_epoch) for epoch in range(start - 1, epochs, every))

@@ -1,0 +1,188 @@
+"""A run folder: config.json, the lock, the log, the state; one run a folder, and the same command continues it."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+from filelock import FileLock, Timeout
+
+import patchout
+from patchout.errors import InputError
+from patchout.files import write_aside
+from patchout.weights import UNREADABLE
+
+MODELS = ("model.safetensors", "best.safetensors", "last.safetensors", "average.safetensors")
+FILES = ("config.json", "metrics.jsonl", "state.pt", "scores.json", *MODELS)
+HELD = (*FILES, "report", "tensorboard")  # what a run writes
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run; of several processes only the main one writes."""
+
+    path: Path
+    is_main: bool
+    replaced: str  # what a restart moved away, in words; "": nothing
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        with _explained(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def drop_lines_after(self, step: int) -> None:
+        """Take the lines of later steps out of metrics.jsonl, and one that a kill cut short."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            kept = [json.dumps(line) + "\n" for line in _lines(path) if line["step"] <= step]
+            with _explained(path), write_aside(path) as aside:
+                aside.write_text("".join(kept), encoding="utf-8")
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        """Write state.pt; where that fails the state before stays, and the OSError says what to do."""
+        path = self.path / "state.pt"
+        with _explained(path), write_aside(path) as aside, aside.open("wb") as file:
+            torch.save(state, file)  # to a path, a full disk would be a RuntimeError about positions
+
+    def load_state(self, device: torch.device) -> dict[str, Any] | None:
+        """What `save_state` wrote, None before its first call; a damaged file is an InputError."""
+        path = self.path / "state.pt"
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, map_location=device, weights_only=True)
+        except UNREADABLE as error:
+            what = f"damaged ({type(error).__name__})"
+            raise InputError(f"{path}: {what}: bring back a copy of it, or begin anew with --restart") from None
+
+
+@contextmanager
+def open_run(
+    out: Path,
+    config: Mapping[str, Any],
+    data: Mapping[str, Any],
+    *,
+    restart: bool = False,
+    accept_changes: bool = False,
+    is_main: bool = True,
+) -> Iterator[RunFolder]:
+    """Make the folder `out` for a run, or continue the run in it; it is locked until the block, or the process, ends.
+
+    A config that differs from the stored one is a ValueError that lists the changes, unless they are accepted; so is
+    other `data` (its `root` may move), and a folder that another run is using. `restart` moves an old run aside first.
+    """
+    if not is_main:
+        yield RunFolder(out, is_main=False, replaced="")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(f"{out}: another run is using this folder: wait for it, or choose another --out") from None
+    try:
+        for stale in (found for name in HELD for found in out.glob(f".{Path(name).stem}.*{Path(name).suffix}")):
+            stale.unlink()  # half a file of a killed process; nobody else writes here
+        replaced = _move_aside(out) if restart else ""
+        _bind(out, {"config": config, "data": data}, accept_changes=accept_changes)
+        yield RunFolder(out, is_main=True, replaced=replaced)
+    finally:
+        lock.release()
+
+
+def stored_config(out: Path) -> dict[str, Any]:
+    """The config of the run in a folder, empty where there is none; a damaged config.json is an InputError."""
+    path = out / "config.json"
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["config"]
+    except (ValueError, LookupError, TypeError):
+        raise InputError(f"{path}: damaged: bring it back, or begin anew with --restart") from None
+
+
+def _move_aside(out: Path) -> str:
+    """Move what a run has written here into a new folder below, and say so."""
+    held = [out / name for name in HELD if (out / name).exists()]
+    if not held:
+        return ""
+    steps = max((line["step"] for line in _lines(out / "metrics.jsonl")), default=0)
+    place = next(path for path in (out / f"replaced-{number}" for number in range(1, 10_000)) if not path.exists())
+    place.mkdir()
+    for path in held:
+        path.rename(place / path.name)
+    return f"replaces a run of {steps} steps in {out}: its {', '.join(path.name for path in held)} are now in {place}"
+
+
+def _bind(out: Path, run: Mapping[str, Any], *, accept_changes: bool) -> None:
+    """Store config and data, or compare them with the stored ones."""
+    path = out / "config.json"
+    now = json.loads(json.dumps(run))  # as it will be read: tuples become lists
+    if not path.exists():
+        if (out / "state.pt").exists():
+            raise InputError(
+                f"{out}: a state.pt without its config.json: bring that back, or begin anew with --restart"
+            )
+        versions = {module.__name__: module.__version__ for module in (patchout, torch, accelerate)}
+        versions["python"] = platform.python_version()
+        _write(path, {**now, "seed": now["config"].get("seed"), "versions": versions, "changes": []})
+        return
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        before, history = (stored["config"], stored["data"]), stored["changes"]
+    except (ValueError, LookupError, TypeError):
+        raise InputError(f"{path}: damaged: bring it back, or begin anew with --restart") from None
+    if other := _changes(before[1] | {"root": ""}, now["data"] | {"root": ""}):
+        raise ValueError(f"{out} holds a run on other data ({_told(other)}): choose another --out, or --restart")
+    changed = _changes(before[0], now["config"])
+    if changed and not accept_changes:
+        todo = "undo that, choose another --out, go on with --accept-changes, or begin anew with --restart"
+        raise ValueError(f"{out} holds a run with another config ({_told(changed)}): {todo}")
+    if changed:
+        steps = max((line["step"] for line in _lines(out / "metrics.jsonl")), default=0)
+        when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        history = [*history, {"time": when, "after_step": steps, "changed": changed}]
+        _write(path, {**stored, **now, "seed": now["config"].get("seed"), "changes": history})
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Key -> [old, new] of what differs."""
+    keys = {**before, **now}
+    return {key: [before.get(key), now.get(key)] for key in keys if before.get(key) != now.get(key)}
+
+
+def _told(changes: Mapping[str, list[Any]]) -> str:
+    return ", ".join(f"{key} {repr(old)[:80]} -> {repr(new)[:80]}" for key, (old, new) in changes.items())
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a log; a kill may have cut the last one short."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with _explained(path), write_aside(path) as aside:
+        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Let an OSError name the file and say what is lost (nothing that was saved) and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        told = f"cannot be written ({reason}): make room; the same command goes on from the last save"
+        raise OSError(error.errno, told, str(path)) from None

@@ -1,0 +1,54 @@
+"""Asked to stop: SIGTERM and Ctrl-C are heard between steps."""
+
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+INSIST_S = 3.0  # a second signal this long after the first does not wait for the step
+
+
+class Stopped(Exception):  # noqa: N818  # no error
+    """The run was asked to stop (SIGTERM) and its state is saved; the same command continues it."""
+
+
+class Signals:
+    """While entered, SIGTERM raises Stopped and SIGINT KeyboardInterrupt: at once where `safe`, else they are noted.
+
+    Only the main thread can hear them.
+    """
+
+    def __init__(self) -> None:
+        self.caught = 0  # the first signal's number
+        self.safe = False  # nothing is half done
+        self._caught_at = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._catch) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if not self.caught:
+            self.caught, self._caught_at = number, time.monotonic()
+            if self.safe:
+                raise stop_by(number)
+        elif time.monotonic() - self._caught_at > INSIST_S:
+            raise KeyboardInterrupt
+
+
+def stop_by(number: int) -> Stopped | KeyboardInterrupt:
+    """The exception of a signal."""
+    return KeyboardInterrupt() if number == signal.SIGINT else Stopped()
+
+
+def leave_to_parent(worker: int) -> None:
+    """Make a loader's worker deaf to SIGTERM and Ctrl-C: they often go to a whole group, and its parent decides."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
