@@ -8,9 +8,9 @@ import torch
 from conftest import LABELS, tiny_config
 
 from patchout.mel import MelConfig
-from patchout.passt import SIZES, Passt, PasstConfig, keep_blocks
+from patchout.passt import SIZES, Passt, PasstConfig, cut_depth, keep_blocks
 from patchout.patches import Patchout
-from patchout.transformer import attend, every_other_block
+from patchout.transformer import every_other_block
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -39,6 +39,7 @@ def test_output_shapes(tiny: Passt) -> None:
         ({"stride": (10, 16)}, 12),
         ({"depth": 7}, 12),
         ({"distilled": False}, 12),
+        ({"positions": "grid"}, 12),
         ({"labels": tuple(map(str, range(50)))}, 12),
         ({"mel": MelConfig(hop_length=160), "columns": 20}, 12),
     ],
@@ -121,12 +122,6 @@ def test_every_parameter_gets_a_gradient(tiny: Passt) -> None:
     ] == []
 
 
-def test_explicit_and_fused_attention_agree() -> None:
-    q, k, v = (torch.randn(2, 3, 40, 16, generator=rng(seed)) for seed in range(3))
-    explicit = attend(q.clone().requires_grad_(), k, v)
-    torch.testing.assert_close(explicit, attend(q, k, v), atol=1e-5, rtol=1e-4)
-
-
 def test_random_weights_come_from_the_generator() -> None:
     first, again, other = (Passt(tiny_config(), rng=rng(seed)).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -148,6 +143,29 @@ def test_keep_blocks_takes_their_weights() -> None:
     assert torch.equal(thin.head[1].weight, deep.head[1].weight)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"ascend within 0 \.\.\. 4"):
         keep_blocks(deep, (3, 1))
+
+
+@pytest.mark.parametrize(("depth", "kept"), [(5, (0, 1, 2, 3, 4)), (4, (0, 1, 3, 4))])
+def test_depth_is_cut_to_every_other_block(depth: int, kept: tuple[int, ...]) -> None:
+    deep = Passt(tiny_config(depth=5), rng=rng())
+    own, all_blocks = cut_depth(deep, depth).state_dict(), deep.state_dict()
+    for index, block in enumerate(kept):
+        name = "encoder.blocks.{}.mlp.fc1.weight"
+        assert torch.equal(own[name.format(index)], all_blocks[name.format(block)])
+
+
+@pytest.mark.parametrize(("has", "asked", "fits"), [(5, 3, "5 or 4"), (5, 6, "5 or 4"), (2, 1, "2")])
+def test_other_depths_are_refused(has: int, asked: int, fits: str) -> None:
+    with pytest.raises(ValueError, match=f"{has} blocks do not become {asked}: set depth to {fits} "):
+        cut_depth(Passt(tiny_config(depth=has), rng=rng()), asked)
+
+
+def test_a_position_per_patch_gets_a_gradient_everywhere() -> None:
+    model = Passt(tiny_config(positions="grid"), rng=rng())
+    model(mel()).logits.square().sum().backward()
+    grad = model.embed.grid_position.grad
+    assert grad is not None
+    assert grad.abs().sum(2).all()
 
 
 COMPILE = """

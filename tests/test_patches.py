@@ -3,18 +3,22 @@
 import pytest
 import torch
 
-from patchout.patches import PatchEmbed, Patchout, patchout, whole_grid
+from patchout.patches import PatchEmbed, Patchout, Positions, patchout, whole_grid
 
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture
-def embed() -> PatchEmbed:
-    module = PatchEmbed(8, patch=16, stride=(10, 10), grid=(12, 9))
+def embedding(positions: Positions) -> PatchEmbed:
+    module = PatchEmbed(8, patch=16, stride=(10, 10), grid=(12, 9), positions=positions)
     module.init_weights(rng())
     return module
+
+
+@pytest.fixture
+def embed() -> PatchEmbed:
+    return embedding("separate")
 
 
 def test_whole_columns_and_rows_are_dropped() -> None:
@@ -80,6 +84,21 @@ def test_the_embedding_is_a_convolution_plus_positions(embed: PatchEmbed) -> Non
     mel = torch.randn(2, 128, 96, generator=rng())
     grid = embed.proj(mel[:, None]) + embed.row_position.T[:, :, None] + embed.column_position.T[:, None, :]
     torch.testing.assert_close(embed(mel), grid.flatten(2).transpose(1, 2), atol=1e-5, rtol=0)
+
+
+def test_a_position_per_patch_is_added_to_its_patch() -> None:
+    embed, mel = embedding("grid"), torch.randn(2, 128, 96, generator=rng())
+    grid = embed.proj(mel[:, None]) + embed.grid_position.permute(2, 0, 1)
+    torch.testing.assert_close(embed(mel), grid.flatten(2).transpose(1, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        embed(mel[..., :46], time_offset=5), embed_at(embed, mel[..., :46], 5), atol=1e-5, rtol=0
+    )
+
+
+def embed_at(embed: PatchEmbed, mel: torch.Tensor, offset: int) -> torch.Tensor:
+    """Four columns at an offset, by the convolution."""
+    grid = embed.proj(mel[:, None]) + embed.grid_position[:, offset : offset + 4].permute(2, 0, 1)
+    return grid.flatten(2).transpose(1, 2)
 
 
 def test_a_shorter_clip_reads_the_first_columns_or_those_from_the_offset(embed: PatchEmbed) -> None:

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from patchout.mel import MelConfig
-from patchout.patches import PatchEmbed, Patchout, patchout
-from patchout.transformer import INIT_STD, Encoder, init_linear
+from patchout.patches import PatchEmbed, Patchout, Positions, patchout
+from patchout.transformer import INIT_STD, Encoder, every_other_block, init_linear
 
 SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}  # width, heads
 
@@ -19,7 +19,8 @@ class PasstConfig:
     """Everything needed to build a PaSST and to feed it. The defaults are PaSST-S on ten seconds.
 
     `stride` is (frequency, time) in pixels, `columns` the length of the time-position table, `distilled` says whether a
-    distillation token D stands beside the class token C. `task`: one class a clip (softmax) or any number (sigmoid).
+    distillation token D stands beside the class token C, `positions` whether a patch's position is the sum of its row's
+    and its column's, or its own. `task`: one class a clip (softmax) or any number (sigmoid).
     """
 
     labels: tuple[str, ...]
@@ -32,6 +33,7 @@ class PasstConfig:
     stride: tuple[int, int] = (10, 10)
     columns: int = 99
     distilled: bool = True
+    positions: Positions = "separate"
     licence: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -84,7 +86,13 @@ class Passt(nn.Module):
         super().__init__()
         self.config = config
         width, prefix = config.width, 2 if config.distilled else 1
-        self.embed = PatchEmbed(width, patch=config.patch, stride=config.stride, grid=(config.rows, config.columns))
+        self.embed = PatchEmbed(
+            width,
+            patch=config.patch,
+            stride=config.stride,
+            grid=(config.rows, config.columns),
+            positions=config.positions,
+        )
         self.tokens = nn.Parameter(torch.empty(prefix, width))  # C and D
         self.token_position = nn.Parameter(torch.empty(prefix, width))
         self.encoder = Encoder(width, config.depth, config.heads)
@@ -159,3 +167,15 @@ def keep_blocks(model: Passt, keep: tuple[int, ...]) -> Passt:
             source = f"encoder.blocks.{keep[int(index)]}.{rest}"
         thin.get_parameter(name).data.copy_(weights[source])
     return thin.train(model.training)
+
+
+def cut_depth(model: Passt, depth: int) -> Passt:
+    """The model with `depth` blocks: itself, or every other block of it where that leaves so many; else ValueError."""
+    has = model.config.depth
+    if depth == has:
+        return model
+    keep = every_other_block(has) if depth < has and has > 2 else ()
+    if len(keep) != depth:
+        fits = f"{has} or {len(every_other_block(has))}" if has > 2 else f"{has}"
+        raise ValueError(f"{has} blocks do not become {depth}: set depth to {fits} (all, or every other block)")
+    return keep_blocks(model, keep)

@@ -1,12 +1,13 @@
-"""Log-mel -> patch tokens with separate time and frequency positions; Patchout (PaSST, sections 2.1 and 2.2)."""
+"""Log-mel -> patch tokens with time and frequency positions; Patchout (PaSST, sections 2.1 and 2.2)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from patchout.kernels import linear
 from patchout.transformer import INIT_STD
 
 
@@ -42,6 +43,7 @@ class Patchout:
         return left - self.patches
 
 
+Positions = Literal["separate", "grid"]  # a learned position per row and per column, or per patch as AST has
 Grid = tuple[Int[Tensor, "#batch token"], Int[Tensor, "#batch token"]]  # row and column of every token
 
 
@@ -78,18 +80,24 @@ def _keep(total: int, drop: int, rng: Generator | None) -> Int[Tensor, "kept"]:
 
 
 class PatchEmbed(nn.Module):
-    """Overlapping patches -> tokens, plus one learned position per row and one per column."""
+    """Overlapping patches -> tokens, plus one learned position per row and one per column, or one per patch."""
 
-    def __init__(self, width: int, *, patch: int, stride: tuple[int, int], grid: tuple[int, int]) -> None:
+    def __init__(
+        self, width: int, *, patch: int, stride: tuple[int, int], grid: tuple[int, int], positions: Positions
+    ) -> None:
         """`patch` in pixels; `stride` and `grid` as (frequency, time): pixels between patches; rows and columns."""
         super().__init__()
         self.patch = patch
         self.stride = stride
+        self.positions = positions
         self.proj = nn.Conv2d(
             1, width, patch, stride
         )  # owns the parameters; applied as a matrix to the patches that stay
-        self.row_position = nn.Parameter(torch.empty(grid[0], width))
-        self.column_position = nn.Parameter(torch.empty(grid[1], width))
+        if positions == "separate":
+            self.row_position = nn.Parameter(torch.empty(grid[0], width))
+            self.column_position = nn.Parameter(torch.empty(grid[1], width))
+        else:
+            self.grid_position = nn.Parameter(torch.empty(*grid, width))
 
     def init_weights(self, rng: Generator | None = None) -> None:
         """Positions from N(0, 0.02); the projection keeps the convolution's own uniform distribution."""
@@ -97,8 +105,16 @@ class PatchEmbed(nn.Module):
         nn.init.uniform_(self.proj.weight, -bound, bound, generator=rng)
         assert self.proj.bias is not None
         nn.init.uniform_(self.proj.bias, -bound, bound, generator=rng)
-        nn.init.trunc_normal_(self.row_position, std=INIT_STD, generator=rng)
-        nn.init.trunc_normal_(self.column_position, std=INIT_STD, generator=rng)
+        for table in self.parameters(recurse=False):
+            nn.init.trunc_normal_(table, std=INIT_STD, generator=rng)
+
+    def position(
+        self, row: Int[Tensor, "#batch token"], column: Int[Tensor, "#batch token"]
+    ) -> Float[Tensor, "#batch token width"]:
+        """What is added to a patch of this row and column."""
+        if self.positions == "separate":
+            return self.row_position[row] + self.column_position[column]
+        return self.grid_position[row, column]
 
     def columns(self, num_frames: int) -> int:
         """Patch columns that fit into so many frames."""
@@ -122,5 +138,6 @@ class PatchEmbed(nn.Module):
             pixels = patches[clip, row, column].flatten(
                 2
             )  # (B, N, pixels): what was dropped is never copied or projected
-        position = self.row_position[row] + self.column_position[column + time_offset]
-        return F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias) + position
+        assert self.proj.bias is not None
+        tokens = linear(pixels, self.proj.weight.flatten(1), self.proj.bias)
+        return tokens + self.position(row, column + time_offset)

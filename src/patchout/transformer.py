@@ -4,9 +4,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from patchout.kernels import Linear, attend
+
 NORM_EPS = 1e-6  # of every LayerNorm in the encoder, as in the ImageNet models it starts from
 INIT_STD = 0.02
-SHORT_SEQUENCE = 512  # tokens up to which explicit attention needs little memory
 
 
 class Attention(nn.Module):
@@ -15,8 +16,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
         """Every token attends to every token."""
@@ -26,27 +27,13 @@ class Attention(nn.Module):
         return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
-def attend(
-    q: Float[Tensor, "batch head token key"],
-    k: Float[Tensor, "batch head token key"],
-    v: Float[Tensor, "batch head token key"],
-) -> Float[Tensor, "batch head token key"]:
-    """Softmax attention, scaled by 1 / sqrt(key): the fused kernel, but for short sequences trained on a CPU.
-
-    There the backward pass of the fused kernel is slow: explicit products took a third of its time at 474 tokens.
-    """
-    if q.requires_grad and q.device.type == "cpu" and q.shape[2] <= SHORT_SEQUENCE:
-        return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
-
-
 class Mlp(nn.Module):
     """Two linear layers around an exact (erf) GELU, four times as wide inside."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
+        self.fc1 = Linear(width, 4 * width)
+        self.fc2 = Linear(4 * width, width)
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
         """Token by token."""

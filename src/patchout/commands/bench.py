@@ -1,0 +1,82 @@
+"""`patchout bench`: the papers' complexity tables for this machine."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from patchout import output
+from patchout.commands import DONE, FAILED
+from patchout.files import write_aside
+
+if TYPE_CHECKING:
+    from patchout.bench import Row
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Measure the papers' models on this machine: cost, speed and memory, with random weights, beside what is cited."""
+
+    device: str = "auto"
+    """cuda, mps or cpu"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 where the hardware computes it natively"""
+    rows: tuple[str, ...] = ()
+    """the rows to measure, e.g. B S S-N; else all"""
+    batch: int = 0
+    """clips a step; 0: 64 on cuda, 8 on mps, 2 on cpu"""
+    seconds: float = 3.0
+    """at least so long are training and inference of a row timed; the best time counts"""
+    out: Path | None = None
+    """folder for bench.json and bench.png"""
+    format: Literal["table", "json"] = "table"
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `patchout bench`."""
+    options = tyro.cli(Options, args=args, prog="patchout bench")
+    if options.batch < 0 or options.seconds <= 0:
+        raise ValueError(f"--batch counts clips and --seconds are more than 0, got {options.batch}, {options.seconds}")
+    from patchout import bench, bench_rows
+    from patchout.device import pick_device
+
+    settings = bench.Settings(
+        device=pick_device(options.device),
+        precision=options.precision,
+        batch=options.batch,
+        seconds=options.seconds,
+    )
+    names = bench_rows.known(options.rows)
+    peak_flops = bench.matrix_flops(settings)
+    about = bench.machine(settings, peak_flops)
+    if options.format == "table":
+        output.line("  ".join(f"{name} {value}" for name, value in about.items()) + f"\n{bench.HEADER}", sys.stdout)
+    found = []
+    for row in bench.rows(names, settings, peak_flops):
+        found.append(row)
+        if options.format == "table":
+            output.line(bench.text(row), sys.stdout)
+    record = {"machine": about, "rows": [asdict(row) for row in found]}
+    if options.format == "json":
+        output.line(json.dumps(record, indent=1), sys.stdout)
+    if options.out:
+        _write(options.out, record, found)
+    return FAILED if any(row.problem for row in found) else DONE
+
+
+def _write(folder: Path, record: dict[str, Any], rows: "Sequence[Row]") -> None:
+    """The JSON and, where a row has a speed and a score, the picture."""
+    from patchout.plots_bench import Circle, speed_and_score
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_aside(folder / "bench.json") as aside:
+        aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    first = {row.measured: row for row in reversed(rows)}  # one circle for rows that share a measurement
+    scored = [(row.name, got, row.cited.mAP) for got, row in first.items() if got and row.cited.mAP]
+    circles = [Circle(name, got.training_clips_per_s, score, got.activation_gb) for name, got, score in scored]
+    if circles:
+        speed_and_score(folder / "bench.png", circles, title=record["machine"]["device"])

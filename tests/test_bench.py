@@ -1,0 +1,234 @@
+"""The speed table: what is counted is right, and the command measures, prints and writes it."""
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_config
+from matplotlib.image import imread
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from patchout import bench, cli, cnn14, kernels, plan
+from patchout.bench_rows import CITED, VARIANTS, Cited, known, passt_gflop
+from patchout.cnn14 import Cnn14
+from patchout.labels import label_names
+from patchout.passt import Passt, PasstConfig
+from patchout.patches import Patchout
+from patchout.plots_bench import Circle, speed_and_score
+
+CPU = torch.device("cpu")
+BASE = PasstConfig(labels=label_names("audioset"))
+TINY = tiny_config(width=16, depth=3, heads=1)
+
+
+def settings(**changes: object) -> bench.Settings:
+    values: dict[str, object] = {"device": CPU, "precision": "fp32", "batch": 1, "seconds": 0.001, "base": TINY}
+    return bench.Settings(**(values | changes))  # type: ignore[arg-type]
+
+
+# -- the rows ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "tokens"), [(name, row.tokens) for name, row in CITED.items() if row.tokens])
+def test_sequences_are_as_long_as_published(name: str, tokens: int) -> None:
+    """The papers count C and D, but for the finer hops."""
+    ours, _ = bench.make(name, tiny_config(width=16, depth=3, heads=1)).tokens
+    assert ours == tokens + (2 if name.startswith(("hop160", "hop100")) else 0)
+
+
+def test_variants_are_what_the_paper_changed() -> None:
+    assert VARIANTS["S-L"].config(BASE).depth == 7
+    assert VARIANTS["AST"].config(BASE).positions == "grid"
+    assert (VARIANTS["S-N"].config(BASE).rows, VARIANTS["S-N"].config(BASE).columns) == (8, 62)
+    assert VARIANTS["hop100"].config(BASE).columns == 319
+    assert VARIANTS["S16"].drop == Patchout(freq=1, time=20)
+
+
+def test_an_unknown_row_is_refused() -> None:
+    assert known(()) == tuple(CITED)
+    with pytest.raises(ValueError, match=r"no row S-M: there are B, U, S, S-L"):
+        known(("S", "S-M"))
+
+
+# -- what is counted --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["S", "S-N"])
+def test_the_formula_counts_what_the_operators_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against torch's counter, which knows neither the CPU's fused attention nor oneDNN's products."""
+    monkeypatch.setattr(kernels, "ONEDNN", False)
+    subject = bench.make(name, tiny_config(width=32, depth=3, heads=1))
+    mel = torch.randn(1, 128, 1000)
+    with nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
+        with FlopCounterMode(display=False) as training:
+            torch.autograd.backward(subject.learn(mel).sum())
+        with FlopCounterMode(display=False) as inference, torch.no_grad():
+            subject.infer(mel)
+    assert training.get_total_flops() == round(1e9 * subject.gflop[0])
+    assert inference.get_total_flops() == round(1e9 * subject.gflop[1])
+
+
+def test_patchout_saves_what_the_issue_says() -> None:
+    """Ratios of GFLOP in training at Base size: 2.86 for S and 5.6 for S-N."""
+    cost = {name: passt_gflop(VARIANTS[name].config(BASE), kept, training=True) for name, kept in KEPT.items()}
+    assert cost["B"] / cost["S"] == pytest.approx(2.86, abs=0.005)
+    assert cost["B"] / cost["S-N"] == pytest.approx(5.6, abs=0.05)
+
+
+KEPT = {"B": 1188, "S": 472, "S-N": 252}
+
+
+def test_activations_are_those_of_one_more_clip() -> None:
+    weight = torch.randn(7, 5, requires_grad=True)
+
+    def forward(clips: int) -> Tensor:
+        hidden = torch.ones(clips, 3, 7) @ weight  # keeps its input, and weight
+        return hidden.exp().sum()  # keeps its output
+
+    assert plan.activation_bytes(forward) == 4 * 3 * (7 + 5)
+
+
+def test_activations_grow_with_the_tokens_alone() -> None:
+    """Nothing of the attention scores is kept, which would grow with their square."""
+
+    def of(name: str) -> int:
+        subject = bench.make(name, tiny_config(width=64, depth=3, heads=1))
+        return plan.activation_bytes(lambda clips: subject.learn(torch.randn(clips, 128, 1000)))
+
+    assert of("S") / of("B") == pytest.approx(474 / 1190, rel=0.02)
+
+
+def test_cnn14_has_the_published_size() -> None:
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in Cnn14(527).parameters()) == 80_753_615
+
+
+def test_cnn14_takes_a_clip_and_learns() -> None:
+    model = Cnn14(3, channels=(2, 3, 4, 5, 6, 7))
+    torch.autograd.backward(model(torch.randn(2, 64, 100)).sum())
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_the_best_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that a call moves by 9 (not counted), then by 5, 1, 1 ... seconds: rounds of one call, twelve seconds."""
+    clock, took = [0.0], iter([9.0, 5.0, *[1.0] * 100])
+    calls: list[float] = []
+
+    def call() -> None:
+        calls.append(next(took))
+        clock[0] += calls[-1]
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    assert bench.best_s(call, CPU, seconds=12.0) == 1.0
+    assert calls == [9.0, 5.0] + [1.0] * 7
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_measured() -> None:
+    (row,) = bench.rows(["S-L"], settings(), peak_flops=1e9)
+    got = row.measured
+    assert got is not None
+    assert (got.tokens, got.inference_tokens) == (474, 1190)
+    assert got.parameters == sum(parameter.numel() for parameter in Passt(VARIANTS["S-L"].config(TINY)).parameters())
+    assert got.training_clips_per_s > 0
+    assert got.inference_clips_per_s > 0
+    assert got.utilisation == pytest.approx(got.training_gflop * got.training_clips_per_s)  # of a peak of 1 GFLOP/s
+    assert got.peak_gb is None  # a CPU does not tell
+
+
+def test_the_cnn_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cnn14, "Cnn14", partial(Cnn14, channels=(2, 2, 2, 2, 2, 2)))
+    (row,) = bench.rows(["CNN14"], settings(), peak_flops=1e9)
+    assert row.measured is not None
+    assert row.measured.tokens == 0
+    # first block, by hand: 64 x 1000 places, 9 taps, 1 -> 2 and 2 -> 2 channels
+    assert row.measured.inference_gflop > 2 * 64_000 * 9 * (2 + 4) / 1e9
+    assert row.measured.training_gflop == pytest.approx(3 * row.measured.inference_gflop, rel=0.3)
+
+
+def test_one_model_is_measured_once() -> None:
+    plain, fine = bench.rows(["B", "hop320"], settings(), peak_flops=1e9)
+    assert plain.measured is fine.measured
+    assert plain.cited != fine.cited
+
+
+def test_a_row_that_does_not_fit_does_not_stop_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = bench.measure
+
+    def small(name: str, how: bench.Settings, peak_flops: float) -> bench.Measured:
+        if name == "B":
+            raise torch.OutOfMemoryError
+        return measure(name, how, peak_flops)
+
+    monkeypatch.setattr(bench, "measure", small)
+    first, second = bench.rows(["B", "S"], settings(), peak_flops=1e9)
+    assert first.measured is None
+    assert "a batch of 1 does not fit: lower --batch" in bench.text(first)
+    assert second.measured is not None
+
+
+def test_a_line_stands_under_its_heading() -> None:
+    got = bench.Measured(474, 1190, 86_000_000, 266.8, 254.8, 1.234, 0.5, 0.159, None, 0.56)
+    line = bench.text(bench.Row("S", got, Cited(474, 0.471, 88.7, 62.5, 0.513)))
+    width = {len(part) for part in (*bench.HEADER.splitlines(), line)}
+    assert len(width) == 1
+    measured, cited = line.split("|")
+    assert measured.split() == ["S", "474", "86.0", "266.8", "254.8", "1.23", "0.50", "159", "-", "56"]
+    assert cited.split() == ["0.471", "474", "88.7", "62.5", "0.513"]
+
+
+# -- picture and command ----------------------------------------------------------------------------------------------
+
+
+def test_a_circle_has_the_area_of_its_memory(tmp_path: Path) -> None:
+    def blue(memory_gb: float) -> int:
+        circles = [Circle("", 1.0, 0.46, memory_gb), Circle("", 4.0, 0.47, 4.0)]
+        speed_and_score(tmp_path / "bench.png", circles, title="")
+        pixels = imread(tmp_path / "bench.png")[:, :, :3]
+        return int((pixels[..., 2] - pixels[..., 0] > 0.2).sum())
+
+    largest = blue(4.0) / 2
+    assert (blue(1.0) - largest) / largest == pytest.approx(0.25, rel=0.1)
+
+
+def test_nothing_to_draw_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to draw"):
+        speed_and_score(tmp_path / "bench.png", [], title="")
+
+
+@pytest.fixture
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "PasstConfig", lambda labels: tiny_config(width=16, depth=3, heads=1))
+    monkeypatch.setitem(bench.MATRIX, "cpu", 64)
+
+
+@pytest.mark.usefixtures("small_models")
+def test_the_command_prints_and_writes_the_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    args = ["bench", "--rows", "S", "S-N", "--batch", "1", "--seconds", "0.001", "--device", "cpu"]
+    assert cli.run_command([*args, "--out", str(tmp_path / "new" / "out")]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].startswith("device ")
+    assert [line.split()[0] for line in lines[-2:]] == ["S", "S-N"]
+    record = json.loads((tmp_path / "new" / "out" / "bench.json").read_text())
+    assert [row["measured"]["tokens"] for row in record["rows"]] == [474, 254]
+    assert record["rows"][0]["cited"]["mAP"] == 0.471
+    assert record["machine"]["matrix_tflops"] > 0
+    assert imread(tmp_path / "new" / "out" / "bench.png").std() > 0.01
+
+
+@pytest.mark.usefixtures("small_models")
+def test_the_command_prints_json(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["bench", "--rows", "S", "--seconds", "0.001", "--format", "json", "--device", "cpu"]) == 0
+    assert json.loads(capfd.readouterr().out)["rows"][0]["name"] == "S"
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--rows", "X"), ("--batch", "-1"), ("--seconds", "0")])
+def test_a_wrong_request_is_one_line(flag: str, value: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["bench", "--device", "cpu", flag, value]) == 2
+    assert len(capfd.readouterr().err.splitlines()) == 1

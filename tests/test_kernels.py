@@ -1,0 +1,77 @@
+"""A CPU's own products and attention against torch's, forwards and backwards."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_passt import mel, rng
+
+from patchout import kernels
+from patchout.kernels import HeadwiseAttention, attend, linear
+from patchout.passt import Passt
+
+needs_onednn = pytest.mark.skipif(not kernels.ONEDNN, reason="no AVX-512, or a torch without oneDNN")
+
+
+@needs_onednn
+@pytest.mark.parametrize("shape", [(7,), (40, 7), (2, 20, 7)])
+def test_a_linear_layer_by_onednn_is_that_of_torch(shape: tuple[int, ...]) -> None:
+    x, weight, bias = (torch.randn(size, generator=rng(1)).requires_grad_() for size in (shape, (5, 7), (5,)))
+    grad = torch.randn(5, generator=rng(2)).expand(*shape[:-1], 5)  # as of a sum: one row for all
+
+    def outputs(function: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+        out = function(x, weight, bias)
+        return [out, *torch.autograd.grad(out, (x, weight, bias), grad)]
+
+    for ours, theirs in zip(outputs(linear), outputs(F.linear), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@needs_onednn
+def test_what_needs_no_gradient_gets_none() -> None:
+    x, weight, bias = torch.randn(3, 7), torch.randn(5, 7), torch.randn(5).requires_grad_()
+    torch.autograd.backward(linear(x, weight, bias).sum())
+    assert (x.grad, weight.grad) == (None, None)
+    torch.testing.assert_close(bias.grad, torch.full((5,), 3.0))
+
+
+@needs_onednn
+def test_the_model_computes_the_same_by_onednn(tiny: Passt, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = tiny(mel()).logits
+    monkeypatch.setattr(kernels, "ONEDNN", False)
+    torch.testing.assert_close(ours, tiny(mel()).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scores", [1, 2**20])
+def test_headwise_attention_has_the_right_gradients(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against finite differences in float64; one head at a time, and all at once."""
+    monkeypatch.setattr(kernels, "CACHED_SCORES", scores)
+    inputs = [torch.randn(3, 5, 4, generator=rng(seed), dtype=torch.float64).requires_grad_() for seed in range(3)]
+    assert torch.autograd.gradcheck(HeadwiseAttention.apply, inputs)
+
+
+def test_attention_in_bf16_is_that_of_the_fused_kernel_in_fp32() -> None:
+    x = [torch.randn(2, 3, 200, 16, generator=rng(seed)) for seed in range(4)]
+
+    def outputs(dtype: torch.dtype) -> list[torch.Tensor]:
+        q, k, v = (tensor.to(dtype).requires_grad_() for tensor in x[:3])
+        out = attend(q, k, v)
+        return [out, *torch.autograd.grad(out, (q, k, v), x[3].to(dtype))]
+
+    for half, full in zip(outputs(torch.bfloat16), outputs(torch.float32), strict=True):
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), full, atol=0.02, rtol=0.02)
+
+
+def test_attention_in_bf16_keeps_no_scores() -> None:
+    kept: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    q, k, v = (torch.randn(1, 2, 300, 8, dtype=torch.bfloat16).requires_grad_() for _ in range(3))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        attend(q, k, v)
+    assert kept == [2 * 300 * 8] * 3
