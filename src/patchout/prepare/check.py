@@ -1,0 +1,117 @@
+"""One sound: can it be read to its end, is anything in it, and the same in another encoding with all its channels."""
+
+import hashlib
+import io
+from fractions import Fraction
+from typing import Literal, NamedTuple
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+
+from patchout.audio import AudioError, Channel, Stream
+from patchout.decode import CutError, decode
+
+RATE = 32_000  # Hz, of transcoded sounds and of the check
+KBPS = (128, 160, 192, 224, 256, 320)  # of mp3 at 32 kHz: less would cut what the models hear
+SILENT_PEAK = 1e-4  # of full scale: three steps of 16 bits
+MAX_BYTES = 2**31 - 2**26  # Arrow counts the bytes of a batch in 32 bits
+
+
+class Encoding(NamedTuple):
+    """How sounds are stored."""
+
+    name: Literal["original", "flac", "mp3"]
+    kbps: int = 0  # of mp3
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.kbps}k" if self.kbps else self.name
+
+
+ORIGINAL = Encoding("original")
+
+
+class Checked(NamedTuple):
+    """A sound as it is stored, and what was found; a clip without `audio` is left out."""
+
+    audio: bytes = b""
+    problem: str = ""
+    note: str = ""
+    digest: int = 0  # of the decoded samples; 0 if silent
+    rate: int = 0  # Hz, of the source
+    audio_s: float = 0.0
+
+
+def check(data: bytes, encoding: Encoding, *, start_s: float = 0.0, end_s: float | None = None) -> Checked:
+    """Decode a file's bytes (or a segment of them) to the end, and encode them anew if asked for."""
+    if len(data) > MAX_BYTES:
+        return Checked(problem="broken", note="is larger than 2 GB: cut it into pieces")
+    stream = Stream(data, RATE, start_s=start_s, end_s=end_s)
+    digest, peak = hashlib.blake2b(digest_size=8), 0.0
+    try:
+        for block in stream:
+            digest.update(block.data)
+            peak = max(peak, float(np.abs(block).max()))
+    except AudioError as error:
+        return Checked(problem="zero-length" if _is_empty(data) else "broken", note=_note(error))
+    found = Checked(data, rate=stream.source_rate, audio_s=stream.duration_s)
+    if stream.warning:
+        found = found._replace(problem="damaged", note=_note(stream.warning))
+    if peak < SILENT_PEAK:
+        found = found._replace(problem="silent", note=f"its peak is {peak:.0e} of full scale")
+    else:
+        found = found._replace(digest=int.from_bytes(digest.digest(), "big", signed=True))
+    if encoding == ORIGINAL:
+        return found
+    channels = _num_channels(data)
+    if channels > 2:
+        return Checked(problem="broken", note=f"has {channels} channels, only 1 or 2 are encoded: keep the original")
+    sides: tuple[Channel, ...] = ("left", "right") if channels == 2 else ("mean",)
+    streams = [Stream(data, RATE, start_s=start_s, end_s=end_s, channel=side) for side in sides]
+    waves = np.stack([np.concatenate(list(stream)) for stream in streams], axis=1)
+    return found._replace(audio=_flac(waves) if encoding.name == "flac" else _mp3(waves, encoding.kbps))
+
+
+def _note(text: object) -> str:
+    return str(text).removeprefix("<bytes>: ")
+
+
+def _is_empty(data: bytes) -> bool:
+    """Whether it is a sound file all right, of no samples."""
+    try:
+        return not data or not any(len(block.samples) for block in decode(data))
+    except (AudioError, CutError):
+        return False
+
+
+def _num_channels(data: bytes) -> int:
+    """Of a sound that can be decoded."""
+    import av
+
+    try:
+        return soundfile.info(io.BytesIO(data)).channels
+    except soundfile.SoundFileError:
+        with av.open(io.BytesIO(data)) as container:
+            return container.streams.audio[0].layout.nb_channels
+
+
+def _flac(waves: Float[np.ndarray, "sample channel"]) -> bytes:
+    """16 bits; what is louder than full scale is clipped."""
+    file = io.BytesIO()
+    soundfile.write(file, waves, RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+def _mp3(waves: Float[np.ndarray, "sample channel"], kbps: int) -> bytes:
+    """A constant rate; the header says how many samples the encoder put around the sound."""
+    import av
+
+    file, layout = io.BytesIO(), "mono" if waves.shape[1] == 1 else "stereo"
+    with av.open(file, "w", format="mp3") as container:
+        stream = container.add_stream("libmp3lame", rate=RATE, layout=layout, format="fltp")
+        stream.bit_rate = kbps * 1000
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waves.T), format="fltp", layout=layout)
+        frame.sample_rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), 0
+        for part in (frame, None):
+            container.mux(stream.encode(part))
+    return file.getvalue()

@@ -1,0 +1,112 @@
+"""One shard, made by a worker process: its clips are read, checked, encoded and written; nothing heavy is imported."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from patchout.files import write_aside
+from patchout.prepare.check import Checked, Encoding, check
+from patchout.prepare.listing import Clip
+
+BATCH_BYTES = 2**25  # of sound in a record batch
+CHECKED = ".checked"  # folder of what was found in the clips, removed at the end
+TEXTS = dict.fromkeys(("id", "file", "fold", "problem", "note"), pa.string())
+FOUND = pa.schema(TEXTS | {"kept": pa.bool_(), "digest": pa.int64(), "rate": pa.int32(), "audio_s": pa.float64()})
+
+
+class Shards(NamedTuple):
+    """Where the shards go, and what is in them."""
+
+    out: Path
+    num_shards: int
+    schema: pa.Schema  # id, audio, labels, split or fold, and what else there is
+    encoding: Encoding
+
+    def path(self, number: int) -> Path:
+        """A shard, named as `datasets` does."""
+        return self.out / f"data-{number:05d}-of-{self.num_shards:05d}.arrow"
+
+    def found(self, number: int) -> Path:
+        """What was found in its clips."""
+        return self.out / CHECKED / f"{number:05d}.arrow"
+
+
+def write_shard(shards: Shards, number: int, clips: Sequence[Clip]) -> tuple[int, float]:
+    """Write one shard aside and rename it when it is whole; clips done, and their seconds. Memory holds one batch.
+
+    A clip that cannot be used is left out; why stands in the file that `Shards.found` names, which is there first.
+    """
+    found: list[dict[str, Any]] = []
+    with write_aside(shards.path(number)) as path:
+        with pa.ipc.new_stream(str(path), shards.schema) as writer:
+            rows: list[dict[str, Any]] = []
+            held = 0
+            for clip, checked in _checked(clips, shards.encoding):
+                about = {"id": clip.id, "file": _text(clip.file), "fold": clip.fold, "kept": bool(checked.audio)}
+                found.append(about | checked._asdict())
+                if checked.audio:
+                    folds = {"split": clip.fold, "fold": clip.fold}
+                    rows.append({"id": clip.id, "audio": checked.audio, "labels": clip.labels} | folds | clip.more)
+                    held += len(checked.audio)
+                found[-1].pop("audio")
+                if held >= BATCH_BYTES:
+                    writer.write_table(pa.Table.from_pylist(rows, shards.schema))
+                    rows, held = [], 0
+            writer.write_table(pa.Table.from_pylist(rows, shards.schema))
+        with write_aside(shards.found(number)) as aside, pa.ipc.new_stream(str(aside), FOUND) as writer:
+            writer.write_table(pa.Table.from_pylist(found, FOUND))
+    return len(clips), sum(row["audio_s"] for row in found)
+
+
+def _checked(clips: Sequence[Clip], encoding: Encoding) -> Iterator[tuple[Clip, Checked]]:
+    """The clips in their order with what was found; one that cannot be read is no reason to stop."""
+    sounds = _Sounds()
+    for clip in clips:
+        try:
+            data = sounds.read(clip)
+        except FileNotFoundError:
+            yield clip, Checked(problem="missing", note="no such file" if clip.file else "no file has its name")
+        except OSError as error:
+            yield clip, Checked(problem="broken", note=f"cannot be read: {error.strerror or error}")
+        else:
+            yield clip, check(data, encoding, start_s=clip.start_s, end_s=clip.end_s)
+
+
+class _Sounds:
+    """The bytes of clips, whose containers are read in order: the last row group of a Parquet file is kept."""
+
+    def __init__(self) -> None:
+        self._at: tuple[str, int] = ("", 0)  # file, first row of the group
+        self._group: list[Any] = []
+
+    def read(self, clip: Clip) -> bytes:
+        """The bytes of one clip's file."""
+        if clip.row < 0:
+            if not clip.file:
+                raise FileNotFoundError
+            return Path(clip.file).read_bytes()
+        if not clip.file.endswith(".parquet"):
+            import h5py
+
+            with h5py.File(clip.file) as file:
+                return file["mp3"][clip.row].tobytes()
+        if self._at[0] != clip.file or not 0 <= clip.row - self._at[1] < len(self._group):
+            self._load(clip)
+        return self._group[clip.row - self._at[1]]["bytes"].as_py()
+
+    def _load(self, clip: Clip) -> None:
+        with pq.ParquetFile(clip.file, pre_buffer=False) as file:
+            first, group = 0, 0
+            while clip.row >= first + (rows := file.metadata.row_group(group).num_rows):
+                first, group = first + rows, group + 1
+            self._at = (clip.file, first)
+            self._group = list(file.read_row_group(group, columns=["audio"], use_threads=False)["audio"])
+
+
+def _text(name: str) -> str:
+    """A file name that Arrow can hold."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
