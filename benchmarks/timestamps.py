@@ -1,8 +1,9 @@
 """Timestamp embeddings of PaSST-S against the plain loop, both measured in this run: python benchmarks/timestamps.py
 
 Random weights, one clip of 10 s, on the CPU. One side is `baseline.timestamps`: fp32, one window of 160 ms after
-another; the other is the package. Every round times each case once, and the best round counts. Run it on an otherwise
-idle machine.
+another; the other is the package. The log-mels of the windows are timed by themselves too: shared between windows, as
+the package does it, against one `log_mel` of all of them. Every round times each case once, and the best round counts.
+Run it on an otherwise idle machine.
 """
 
 import argparse
@@ -19,10 +20,13 @@ from inference import cpu_name
 from patchout.device import Precision, has_native_bf16
 from patchout.embedding import EmbedConfig, Embedder
 from patchout.hear.api import PRESETS
-from patchout.mel import MelConfig
+from patchout.mel import MelConfig, log_mel
 from patchout.passt import Passt, PasstConfig
+from patchout.windows_mel import window_mels
 
 SECONDS = 10
+HOP = 1600  # samples between two times
+Cases = dict[str, tuple[str, Callable[[], object]]]  # name -> (name of what it is compared with, what to time)
 TWO_FIELDS = EmbedConfig(fields_ms=(160.0, 640.0))
 
 
@@ -32,15 +36,32 @@ def plain_two_fields(model: baseline.Baseline, wave: torch.Tensor) -> None:
     baseline.timestamps(model, wave, 640)
 
 
-def make_cases() -> dict[str, tuple[str, Callable[[], object]]]:
-    """Name -> (name of what it is compared with, what to time)."""
-    torch.manual_seed(0)
+def unshared_mels(wave: torch.Tensor, config: MelConfig, *, size: int, hop: int) -> torch.Tensor:
+    """Every window by itself, all in one batch."""
+    return log_mel(wave.unfold(1, size, hop).flatten(0, 1), config)
+
+
+def log_mel_cases() -> Cases:
+    """The windows of one clip, shared against unshared."""
+    cases: Cases = {}
+    for hop_length in (320, 160, 100):
+        for ms in (160, 640):
+            size, name = 32 * ms, f"log-mel {ms} ms, STFT hop {hop_length}"
+            wave = 0.1 * torch.randn(1, SECONDS * 32_000 + size)
+            config = MelConfig(hop_length=hop_length)
+            cases[f"{name}, unshared"] = ("", partial(unshared_mels, wave, config, size=size, hop=HOP))
+            cases[f"{name}, shared"] = (f"{name}, unshared", partial(window_mels, wave, config, size=size, hop=HOP))
+    return cases
+
+
+def model_cases() -> Cases:
+    """The whole way from samples to embeddings."""
     wave = 0.1 * torch.randn(1, SECONDS * 32_000)
     plain = baseline.Baseline().eval()
     labels = tuple(f"class {index}" for index in range(527))
     coarse = Passt(PasstConfig(labels=labels)).eval()
     fine = Passt(PasstConfig(labels=labels, columns=200, mel=MelConfig(hop_length=160))).eval()
-    cases: dict[str, tuple[str, Callable[[], object]]] = {
+    cases: Cases = {
         "loop 160 ms": ("", partial(baseline.timestamps, plain, wave)),
         "loop 160 + 640 ms": ("", partial(plain_two_fields, plain, wave)),
     }
@@ -59,7 +80,7 @@ def make_cases() -> dict[str, tuple[str, Callable[[], object]]]:
     return cases
 
 
-def best_times(cases: dict[str, tuple[str, Callable[[], object]]], rounds: int) -> dict[str, float]:
+def best_times(cases: Cases, rounds: int) -> dict[str, float]:
     """Seconds of each case, the best of `rounds` after one call that is not counted."""
     best = dict.fromkeys(cases, float("inf"))
     for number in range(rounds + 1):
@@ -75,17 +96,19 @@ def main() -> None:
     """Measure, print a table, and write JSON if asked."""
     parser = argparse.ArgumentParser(description="Timestamp embeddings of PaSST-S against the plain loop (CPU).")
     parser.add_argument("--rounds", type=int, default=3, help="times each case is timed; the best counts (default: 3)")
+    parser.add_argument("--log-mel", action="store_true", help="time the log-mels alone: seconds instead of minutes")
     parser.add_argument("--json", type=Path, help="file to write the same numbers to")
     options = parser.parse_args()
     print(f"torch {torch.__version__}  {cpu_name()}  threads {torch.get_num_threads()}", flush=True)
-    cases = make_cases()
+    torch.manual_seed(0)
+    cases = log_mel_cases() if options.log_mel else log_mel_cases() | model_cases()
     best = best_times(cases, options.rounds)
     rows = []
     for name, (reference, _) in cases.items():
         ratio = best[reference] / best[name] if reference else 1.0
         rows.append({"what": name, "seconds": best[name], "real_time": SECONDS / best[name], "ratio": ratio})
         against = f"{ratio:5.2f} x {reference}" if reference else ""
-        print(f"{name:<50}{best[name]:8.3f} s {SECONDS / best[name]:8.2f} x real time   {against}")
+        print(f"{name:<50}{best[name]:8.4f} s {SECONDS / best[name]:8.2f} x real time   {against}")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -19,11 +19,14 @@ import torch
 from conftest import RATE, noise, tiny_config, tone, write_wav
 
 from patchout import ahead, bulk, embed
-from patchout.bulk import EmbedJob, Item, Sound, Summary, decode, decode_ahead, embed_shard, run
+from patchout.ahead import Sound, decode, decode_ahead
+from patchout.bulk import Summary, embed_shard, run
 from patchout.checkpoint import save
 from patchout.embedding import EmbedConfig, Embedder
 from patchout.errors import InputError
+from patchout.items import Item
 from patchout.passt import Passt
+from patchout.shards import EmbedJob
 
 CONFIG = EmbedConfig(scene_window_ms=1000.0, scene_hop_ms=500.0)
 
@@ -118,7 +121,7 @@ def test_small_chunks_change_nothing(
 
 
 def test_sounds_of_one_length_run_together(
-    tiny: Passt, sounds: list[Item], make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    tiny: Passt, sounds: list[Item], make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedder = Embedder(tiny, CONFIG)
     batches: list[int] = []
@@ -128,7 +131,8 @@ def test_sounds_of_one_length_run_together(
         return Embedder.scenes(embedder, wave)
 
     monkeypatch.setattr(embedder, "scenes", scenes)
-    list(embed_shard(embedder, [decode(item, RATE) for item in sounds], make_job()))
+    decoded = [decode(item, RATE) for item in sounds]
+    assert [count for count, _ in embed_shard(embedder, decoded, make_job(), str(tmp_path / "out"), 0)] == [6]
     assert sorted(batches) == [1, 2, 3]
 
 
@@ -228,8 +232,12 @@ def test_a_truncated_file_is_embedded_and_says_so(make_job: MakeJob, tmp_path: P
     assert rows_of(tmp_path / "out")["embedding"].null_count == 0
 
 
-def test_a_long_file_that_breaks_while_it_is_read_again_ends_with_its_reason(tiny: Passt, make_job: MakeJob) -> None:
-    (table,) = embed_shard(Embedder(tiny, CONFIG), [Sound(Item("gone.wav"), duration_s=99.0)], make_job())
+def test_a_long_file_that_breaks_while_it_is_read_again_ends_with_its_reason(
+    tiny: Passt, make_job: MakeJob, tmp_path: Path
+) -> None:
+    lost = Sound(Item("gone.wav"), duration_s=99.0)
+    assert len(list(embed_shard(Embedder(tiny, CONFIG), [lost], make_job(), str(tmp_path / "out"), 0))) == 1
+    table = rows_of(tmp_path / "out")
     assert table["embedding"].null_count == 1
     assert "gone.wav" in table["error"][0].as_py()
 
@@ -346,8 +354,10 @@ def test_a_call_that_is_stopped_leaves_no_half_shard(sounds: list[Item], make_jo
 
 KILLED = """
 import json, sys, time
-from patchout.bulk import EmbedJob, read_items, run
+from patchout.bulk import run
 from patchout.embedding import EmbedConfig
+from patchout.items import read_items
+from patchout.shards import EmbedJob
 folder, model, out = sys.argv[1:]
 job = EmbedJob(model=model, config=EmbedConfig(scene_window_ms=1000.0, scene_hop_ms=500.0), shard_rows=2)
 run(read_items([folder]), job, out, device="cpu", on_progress=lambda *_: time.sleep(0.05))

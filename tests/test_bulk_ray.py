@@ -3,14 +3,17 @@
 import gc
 import os
 import pickle
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -22,12 +25,14 @@ import torch
 from conftest import noise, tone, write_wav
 
 from patchout import bulk, bulk_ray
-from patchout.bulk import EmbedJob, Item, Kind, Summary
-from patchout.bulk_ray import Actors, Model, decode_shards, plan_actors, run_on_ray
+from patchout.bulk import Summary
+from patchout.bulk_ray import Actors, Model, RayEngine, check_address, decode_shard, plan_actors
 from patchout.checkpoint import save
 from patchout.embedding import EmbedConfig
 from patchout.errors import InputError
+from patchout.items import Item
 from patchout.passt import Passt
+from patchout.shards import EmbedJob
 
 needs_ray = pytest.mark.skipif(
     not bulk_ray.has_ray(), reason="needs Ray, which has no wheel for this machine: pip install 'patchout[ray]'"
@@ -48,9 +53,9 @@ class Work:
     job: EmbedJob
     out: Path
 
-    def on_ray(self, **more: object) -> Summary:
-        arguments = {"device": "cpu"} | more
-        return run_on_ray(self.items, self.job, str(self.out), **arguments)  # type: ignore[arg-type]
+    def on_ray(self, *, out: str = "", device: str = "cpu", models: int | None = None, **more: Any) -> Summary:
+        engine = RayEngine(models)
+        return bulk.run(self.items, self.job, out or str(self.out), device=device, engine=engine, **more)
 
 
 @pytest.fixture
@@ -106,10 +111,10 @@ def model_processes() -> list[psutil.Process]:
 # -- without a cluster ------------------------------------------------------------------------------------------------
 
 
-def test_without_ray_one_sentence_says_what_to_install(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk_ray, "has_ray", lambda: False)
     with pytest.raises(ValueError, match=r"^a job on a cluster needs Ray: pip install 'patchout\[ray\]'$"):
-        work.on_ray()
+        RayEngine()
 
 
 @pytest.mark.parametrize(
@@ -147,28 +152,52 @@ def test_gpus_can_be_left_alone_but_not_made_up() -> None:
 
 def test_a_task_decodes_only_what_a_block_holds(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk_ray, "BLOCK_BYTES", 4 * 32_000 * 2)
-    table = pa.table({"index": [7], "content": [pickle.dumps(work.items[:5])]})
-    done = decode_shards(table, rate=32_000, folder="")
-    left, sounds = pickle.loads(done["content"][0].as_py())
+    table = pa.table({"shard": [7], "content": [pickle.dumps(work.items[:5])]})
+    done = decode_shard(table, rate=32_000, folder="")
+    sounds, left = pickle.loads(done["content"][0].as_py())
     assert [sound.item for sound in sounds] + left == work.items[:5]
     assert [sound.duration_s for sound in sounds] == [1.0, 2.5]
     written = Model(work.job, str(work.out), Actors(1, 1, 0), "")(done)
-    assert written.to_pylist() == [{"index": 7, "audio_s": pytest.approx(sum(LENGTHS_S)), "problem": None}]
+    assert written.to_pylist() == [{"shard": 7, "audio_s": pytest.approx(sum(LENGTHS_S)), "problem": None}]
     assert len(pq.read_table(work.out / "part-000007.parquet")) == 5
 
 
 def test_a_worker_refuses_another_model_of_that_name(work: Work) -> None:
     work.job.__dict__["model_sha256"] = "0" * 64  # as it was on the machine that asked
-    table = pa.table({"index": [0], "content": [pickle.dumps(([], work.items))]})
+    table = pa.table({"shard": [0], "content": [pickle.dumps(([], work.items))]})
     (row,) = Model(work.job, str(work.out), Actors(1, 1, 0), "")(table).to_pylist()
     assert "tiny.safetensors: is another model than on the machine that asked" in row["problem"]
 
 
-def test_nothing_to_do_needs_no_model(work: Work) -> None:
-    with pytest.raises(ValueError, match="no items to embed"):
-        run_on_ray([], work.job, str(work.out))
-    with pytest.raises(ValueError, match="model_actors must be at least 1, got 0"):
-        work.on_ray(model_actors=0)
+def test_a_worker_that_cannot_write_says_so(work: Work) -> None:
+    (work.out / "part-000001.parquet").mkdir(parents=True)
+    table = pa.table({"shard": [1], "content": [pickle.dumps(([], work.items))]})
+    (row,) = Model(work.job, str(work.out), Actors(1, 1, 0), "")(table).to_pylist()
+    assert re.match(r"part-000001.parquet: .*directory", row["problem"])
+
+
+@needs_ray
+def test_no_models_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 model, got 0"):
+        RayEngine(0)
+
+
+@needs_ray
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "127.0.0.1:99999"])
+def test_a_wrong_address_fails_at_once(work: Work, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", address.format(port))
+    started = time.monotonic()
+    with pytest.raises(OSError, match=r"^no Ray cluster answers at RAY_ADDRESS=\S*127.0.0.1:\d+ \(.*unset it"):
+        work.on_ray()
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("address", ["", "auto", "local", "127.0.0.1:{}"])
+def test_other_addresses_are_left_to_ray(address: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check_address(address.format(server.getsockname()[1]))
 
 
 # -- on a cluster -----------------------------------------------------------------------------------------------------
@@ -177,18 +206,38 @@ def test_nothing_to_do_needs_no_model(work: Work) -> None:
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize(("kind", "out"), [("scene", str), ("timestamp", Path.as_uri)])
-def test_the_same_rows_as_the_local_engine(work: Work, kind: Kind, out: Callable[[Path], str], tmp_path: Path) -> None:
-    """Into a path, and to a URL."""
-    work.job = replace(work.job, kind=kind)
+def test_the_same_rows_as_the_local_engine(work: Work, tmp_path: Path) -> None:
     told: list[tuple[int, float]] = []
-    summary = run_on_ray(work.items, work.job, out(work.out), device="cpu", on_progress=lambda *step: told.append(step))
+    summary = work.on_ray(on_progress=lambda *step: told.append(step))
     local = bulk.run(work.items, work.job, str(tmp_path / "local"), device="cpu")
     assert replace(summary, audio_s=0.0) == replace(local, audio_s=0.0)
     assert summary.audio_s == pytest.approx(sum(LENGTHS_S) + 1.0)
     assert summary.num_failed == 2
     assert [count for count, _ in told] == [0, 2, 2, 2, 2]
     assert_same(work.out, tmp_path / "local")
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_job_goes_on_where_the_other_engine_stopped(work: Work, tmp_path: Path) -> None:
+    """Timestamps, to a URL."""
+    work.job = replace(work.job, kind="timestamp")
+    bulk.run(work.items, work.job, str(work.out), device="cpu")
+    shutil.copytree(work.out, tmp_path / "whole")
+    (work.out / "part-000002.parquet").unlink()
+    stamps = {file: file.stat().st_mtime_ns for file in work.out.glob("part-*.parquet")}
+    told: list[int] = []
+    summary = work.on_ray(out=work.out.as_uri(), on_progress=lambda count, _: told.append(count))
+    assert told == [6, 2]
+    assert summary.audio_s == pytest.approx(LENGTHS_S[4] + 1.0)
+    assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
+    assert_same(work.out, tmp_path / "whole")
+    assert work.on_ray(on_progress=lambda count, _: told.append(count)).audio_s == 0.0
+    assert told == [6, 2, 8]
+    work.items = work.items[:3]
+    with pytest.raises(InputError, match="belongs to another job"):
+        work.on_ray()
 
 
 @needs_ray
@@ -202,7 +251,7 @@ def test_killed_workers_lose_nothing(work: Work, tmp_path: Path) -> None:
     killed: dict[int, int] = {}  # process -> shards that were finished when it died
     killer = threading.Thread(target=kill_models, args=(work.out, killed))
     killer.start()
-    summary = work.on_ray(model_actors=2)
+    summary = work.on_ray(models=2)
     killer.join()
     assert len(killed) == 2
     assert max(killed.values()) < 11
@@ -225,39 +274,8 @@ def kill_models(out: Path, killed: dict[int, int]) -> None:
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_a_job_goes_on_where_the_other_engine_stopped(work: Work, tmp_path: Path) -> None:
-    bulk.run(work.items, work.job, str(work.out), device="cpu")
-    shutil.copytree(work.out, tmp_path / "whole")
-    (work.out / "part-000002.parquet").unlink()
-    stamps = {file: file.stat().st_mtime_ns for file in work.out.glob("part-*.parquet")}
-    told: list[int] = []
-    summary = work.on_ray(on_progress=lambda count, _: told.append(count))
-    assert told == [6, 2]
-    assert summary.audio_s == pytest.approx(LENGTHS_S[4] + 1.0)
-    assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
-    assert_same(work.out, tmp_path / "whole")
-    assert work.on_ray(on_progress=lambda count, _: told.append(count)).audio_s == 0.0
-    assert told == [6, 2, 8]
-    with pytest.raises(InputError, match="belongs to another job"):
-        run_on_ray(work.items[:3], work.job, str(work.out))
-
-
-@needs_ray
-@pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
-def test_a_worker_that_cannot_write_stops_the_job(work: Work) -> None:
-    def block(*_: object) -> None:
-        (work.out / "part-000001.parquet").mkdir(exist_ok=True)
-
-    with pytest.raises(OSError, match=r"^part-000001.parquet: .*directory"):
-        work.on_ray(on_progress=block)
-
-
-@needs_ray
-@pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has the GPU that the cluster only claims to have")
-def test_a_model_is_sent_to_the_gpu(work: Work) -> None:
+def test_a_model_is_sent_to_the_gpu_and_its_problem_stops_the_job(work: Work) -> None:
     with pytest.raises(OSError, match=r"^part-00000\d.parquet: no device 'cuda' on this machine"):
         work.on_ray(device="auto")
 
@@ -267,10 +285,13 @@ def test_a_model_is_sent_to_the_gpu(work: Work) -> None:
 def test_a_job_starts_its_own_cluster_and_is_quiet(work: Work, tmp_path: Path) -> None:
     """In a process of its own, with relative names, as a user runs it."""
     code = """
-        from patchout.bulk import EmbedJob, Item
-        from patchout.bulk_ray import run_on_ray
+        from patchout.bulk import run
+        from patchout.bulk_ray import RayEngine
+        from patchout.items import Item
+        from patchout.shards import EmbedJob
         import ray
-        summary = run_on_ray([Item("0.wav"), Item("1.wav")], EmbedJob(model="tiny.safetensors"), "out")
+        job = EmbedJob(model="tiny.safetensors")
+        summary = run([Item("0.wav"), Item("1.wav")], job, "out", engine=RayEngine())
         print(summary.rows, summary.num_failed, ray.is_initialized())
     """
     script = tmp_path / "job.py"

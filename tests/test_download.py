@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from patchout import download as module
-from patchout.download import DownloadError, download
+from patchout.download import DownloadError, download, unreachable
 
 BODY = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -211,3 +211,8 @@ def test_two_at_once_ask_the_server_once(site: Site, path: Path) -> None:
         thread.join()
     assert len(site.requests) == 1
     assert path.read_bytes() == BODY
+
+
+def test_a_server_that_says_anything_is_there(site: Site) -> None:
+    assert unreachable(site.url) == ""  # it refuses HEAD: an answer
+    assert "does not answer" in unreachable("http://127.0.0.1:9")

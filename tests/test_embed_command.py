@@ -125,10 +125,10 @@ def test_the_built_in_model_is_named(run: Run, clips: Path, tmp_path: Path) -> N
 
 
 def test_another_engine_is_called(run: Run, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from patchout.bulk import run as local
+    from patchout.bulk import run_here
 
     engine = ModuleType("patchout.bulk_ray")
-    engine.__dict__["run_on_ray"] = local
+    engine.__dict__["RayEngine"] = lambda: run_here
     monkeypatch.setitem(sys.modules, "patchout.bulk_ray", engine)
     assert run(clips, "--out", tmp_path / "x.parquet", "--engine", "ray").code == 0
 

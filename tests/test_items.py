@@ -10,7 +10,7 @@ import pytest
 from conftest import tone, write_wav
 
 from patchout.errors import InputError
-from patchout.items import Item, Items, items_hash, read_items
+from patchout.items import Item, Items, find_files, items_hash, read_items
 
 
 @pytest.fixture
@@ -96,13 +96,19 @@ def test_a_list_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_a_source_that_leads_to_nothing_is_refused(tmp_path: Path, source: str, reason: str) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match=reason):
+        list(find_files(str(tmp_path / source)))
+    with pytest.raises(InputError, match=reason):
         read_items([str(tmp_path / source)])
+
+
+def test_a_pattern_matches_files_alone(folder: Path) -> None:
+    assert list(find_files(f"{folder}/*")) == [str(folder / "b.wav"), str(folder / "notes.txt")]
 
 
 def test_items_are_a_sequence() -> None:
     items = [Item("a", 1.0), Item("b", 0.0, 2.0), Item("c")]
     held = Items(items)
-    assert (list(held), held[-1], list(held[1:]), len(held)) == (items, items[2], items[1:], 3)
+    assert (list(held), held[-1], held[1:], len(held)) == (items, items[2], items[1:], 3)
     with pytest.raises(IndexError):
         held[3]
 

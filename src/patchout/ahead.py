@@ -6,8 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,7 @@ AHEAD_BYTES = 2**26  # decoded sounds that wait for the model
 AHEAD_ITEMS = 512
 
 
-@dataclass(frozen=True)
-class Sound:
+class Sound(NamedTuple):
     """An item, decoded."""
 
     item: Item
@@ -40,6 +39,11 @@ class Sound:
         return self.wave is None and self.error is None
 
 
+def open_stream(item: Item, rate: int) -> Stream:
+    """The sound of an item, in blocks."""
+    return Stream(item.file, rate, start_s=item.start_s, end_s=item.end_s)
+
+
 def decode(item: Item, rate: int) -> Sound:
     """Read an item to its end; up to HELD_S seconds of samples are kept. A failure is part of the result."""
     parts: list[np.ndarray] = []
@@ -51,68 +55,42 @@ def decode(item: Item, rate: int) -> Sound:
             parts.append(block)
             if held > HELD_S * rate:
                 parts.clear()
-    except OSError as error:
-        text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        return Sound(item, error=text)
-    except ValueError as error:  # AudioError, and segments that make no sense
-        return Sound(item, error=_named(item, error))
+    except (OSError, ValueError) as error:  # AudioError too, and segments that make no sense
+        text = str(getattr(error, "strerror", None) or error)
+        return Sound(item, error=text if text.startswith(item.file) else f"{item.file}: {text}")
     wave = np.concatenate(parts) if held <= HELD_S * rate else None
     return Sound(item, wave, stream.duration_s, stream.warning)
 
 
-def open_stream(item: Item, rate: int) -> Stream:
-    """The sound of an item, in blocks."""
-    return Stream(item.file, rate, start_s=item.start_s, end_s=item.end_s)
-
-
-def _named(item: Item, error: ValueError) -> str:
-    return str(error) if str(error).startswith(item.file) else f"{item.file}: {error}"
-
-
 def decode_ahead(items: Iterable[Item], rate: int) -> Generator[Sound, None, None]:
     """`decode` all items in order, by threads that are up to AHEAD_BYTES ahead of the reader."""
-    ahead = _Ahead(rate)
-    source = enumerate(items)
+    changed = threading.Condition()
+    held, wanted = 0, 0  # bytes that are decoded and not taken; the item that the reader takes next
+
+    def decode_in_turn(place: int, item: Item) -> Sound:
+        nonlocal held
+        with changed:
+            changed.wait_for(lambda: held < AHEAD_BYTES or place <= wanted)
+        sound = decode(item, rate)
+        with changed:
+            held += sound.num_bytes
+        return sound
+
     queue: deque[Future[Sound]] = deque()
+    source = enumerate(items)
     with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 1)), "decode") as pool:
         try:
             while True:
-                queue.extend(
-                    pool.submit(ahead.decode, place, item) for place, item in islice(source, AHEAD_ITEMS - len(queue))
-                )
+                queue.extend(pool.submit(decode_in_turn, *one) for one in islice(source, AHEAD_ITEMS - len(queue)))
                 if not queue:
                     return
                 sound = queue.popleft().result()
-                ahead.taken(sound)
+                with changed:
+                    held, wanted = held - sound.num_bytes, wanted + 1
+                    changed.notify_all()
                 yield sound
         finally:
-            ahead.wanted_by(sys.maxsize)
+            with changed:
+                wanted = sys.maxsize
+                changed.notify_all()
             pool.shutdown(cancel_futures=True)
-
-
-class _Ahead:
-    """Lets a decoder start while there is room, or when the reader waits for its very item."""
-
-    def __init__(self, rate: int) -> None:
-        self.rate = rate
-        self.changed = threading.Condition()
-        self.held = 0  # bytes that are decoded and not taken
-        self.wanted = 0  # the item that the reader takes next
-
-    def decode(self, place: int, item: Item) -> Sound:
-        with self.changed:
-            self.changed.wait_for(lambda: self.held < AHEAD_BYTES or place <= self.wanted)
-        sound = decode(item, self.rate)
-        with self.changed:
-            self.held += sound.num_bytes
-        return sound
-
-    def taken(self, sound: Sound) -> None:
-        with self.changed:
-            self.held -= sound.num_bytes
-        self.wanted_by(self.wanted + 1)
-
-    def wanted_by(self, place: int) -> None:
-        with self.changed:
-            self.wanted = place
-            self.changed.notify_all()

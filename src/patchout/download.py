@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import ssl
 import time
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
@@ -15,6 +16,7 @@ Progress = Callable[[int, int | None], None]  # bytes done, and bytes in all whe
 
 CHUNK_BYTES = 1 << 18
 TIMEOUT_S = 30.0
+KNOCK_S = 5.0
 ATTEMPTS = 3  # in a row without a new byte
 BACKOFF_S = 0.5  # doubled by every fruitless attempt
 NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError)
@@ -46,6 +48,20 @@ def download(url: str, path: Path, *, sha256: str | None = None, progress: Progr
             f"change was wanted) to have it brought again from {url}"
         )
     return _record(path, got)
+
+
+def unreachable(url: str) -> str:
+    """Why nothing answers at a server, "" if it does; the hub's own client tries for half a minute to find out."""
+    try:
+        urlopen(Request(url, method="HEAD", headers={"User-Agent": "patchout"}), timeout=KNOCK_S).close()
+    except HTTPError as error:  # an answer, too
+        error.close()
+    except NETWORK_ERRORS as error:
+        reason = getattr(error, "reason", error)
+        return (
+            "" if isinstance(reason, ssl.SSLError) else f"{url} does not answer ({reason})"
+        )  # other tools trust others
+    return ""
 
 
 def by_hand(url: str, path: Path, reason: str) -> DownloadError:

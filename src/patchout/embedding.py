@@ -5,20 +5,19 @@ Large-Scale Training of Patchout Audio Transformers", section 3).
 import math
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from patchout import audio
 from patchout.device import Precision, autocast
-from patchout.mel import log_mel
-from patchout.passt import Passt, PasstConfig
+from patchout.tagger import Tagger, TaggerConfig
+from patchout.windows_mel import window_mels
 
 Level = Literal["low", "mid", "high"]
 Mode = Literal["all", "embed_only", "logits"]
@@ -56,23 +55,18 @@ class EmbedConfig:
 
     def parts(self) -> list[tuple[tuple[Level, ...], float]]:
         """Runs of a timestamp's levels with their field in ms (0 for low), in the order of concatenation."""
-        runs: list[tuple[Level, ...]] = []
-        for level in self.levels:
-            if level == "low" or not runs or runs[-1] == ("low",):
-                runs.append((level,))
-            else:
-                runs[-1] = (*runs[-1], level)
         parts: list[tuple[tuple[Level, ...], float]] = []
-        for run in runs:
-            parts += [(run, 0.0)] if run == ("low",) else [(run, ms) for ms in self.fields_ms]
+        for is_low, run in groupby(self.levels, lambda level: level == "low"):
+            levels = tuple(run)
+            parts += [(levels, 0.0)] if is_low else [(levels, ms) for ms in self.fields_ms]
         return parts
 
-    def timestamp_size(self, model: PasstConfig) -> int:
+    def timestamp_size(self, model: TaggerConfig) -> int:
         """Values of one timestamp."""
         low = model.mel.n_mels * LOW_FRAMES
         return sum(low if ms == 0 else _size(run, model) for run, ms in self.parts())
 
-    def scene_size(self, model: PasstConfig) -> int:
+    def scene_size(self, model: TaggerConfig) -> int:
         """Values of one scene."""
         return _size(self.scene_levels, model)
 
@@ -83,11 +77,10 @@ class EmbedConfig:
         if mode not in ("embed_only", "logits"):
             raise ValueError(f"mode must be all, embed_only or logits, got {mode!r}")
         dropped = "high" if mode == "embed_only" else "mid"
-        changes = {
-            name: tuple(level for level in getattr(self, name) if level != dropped)
-            for name in ("levels", "scene_levels")
-        }
-        return EmbedConfig(**(vars(self) | changes))
+        levels, scene_levels = (
+            tuple(level for level in every if level != dropped) for every in (self.levels, self.scene_levels)
+        )
+        return replace(self, levels=levels, scene_levels=scene_levels)
 
 
 class Embedding(NamedTuple):
@@ -99,7 +92,7 @@ class Embedding(NamedTuple):
 
 
 def embed(
-    model: Passt, source: audio.Source, *, config: EmbedConfig | None = None, precision: Precision = "fp32"
+    model: Tagger, source: audio.Source, *, config: EmbedConfig | None = None, precision: Precision = "fp32"
 ) -> Embedding:
     """Scene and timestamp embeddings of one sound of any length, streamed: memory holds the result and one batch.
 
@@ -120,20 +113,21 @@ def embed(
 class Embedder:
     """A model with an EmbedConfig: waveforms at the model's rate -> float32 embeddings."""
 
-    def __init__(self, model: Passt, config: EmbedConfig, *, precision: Precision = "fp32") -> None:
+    def __init__(self, model: Tagger, config: EmbedConfig, *, precision: Precision = "fp32") -> None:
         """Refuse windows that the model cannot take, in ms and by name."""
         self.model = model
         self.config = config
         self.precision = precision
         rate, limit = model.config.mel.sample_rate, model.config.max_samples
         self.hop = self._samples(config.hop_ms)
-        self.parts = [
-            (run, self._window(ms) if ms else LOW_FRAMES * model.config.mel.hop_length) for run, ms in config.parts()
+        self.parts = [  # levels (none: the log-mel's frames) and samples of a window
+            (run, self._window(ms)) if ms else ((), LOW_FRAMES * model.config.mel.hop_length)
+            for run, ms in config.parts()
         ]
         self.margin = max(size for _, size in self.parts) // 2
         self.scene_window = min(self._window(config.scene_window_ms), limit - limit % 2)
         self.scene_hop = self._samples(config.scene_hop_ms)
-        for size in (self.scene_window, *(size for run, size in self.parts if run != ("low",))):
+        for size in (self.scene_window, *(size for levels, size in self.parts if levels)):
             if not model.config.min_samples <= size <= limit:
                 span = f"{1e3 * model.config.min_samples / rate:.4g} to {1e3 * limit / rate:.6g} ms"
                 raise ValueError(f"a window of {1e3 * size / rate:g} ms does not fit: the model takes {span}")
@@ -142,44 +136,25 @@ class Embedder:
 
     def scenes(self, wave: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch value"]:
         """One embedding a clip, on the CPU."""
-        size = self.scene_window
-        if wave.shape[1] <= size:
-            padded = F.pad(wave, (0, max(0, self.model.config.min_samples - wave.shape[1])))
-            return self._run_batches(padded[:, None], self.config.scene_levels)[:, 0]
-        padded = F.pad(wave, (size // 2, size // 2), mode="reflect")
-        return self._run_batches(padded.unfold(1, size, self.scene_hop), self.config.scene_levels).mean(dim=1)
+        return self._scenes([wave.detach().cpu().numpy()])
 
     def timestamps(self, wave: Float[Tensor, "batch sample"]) -> tuple[Tensor, Tensor]:
         """(batch, time, value) and the times in ms (batch, time), on the CPU: samples // hop + 1 times, from 0 on."""
-        count = wave.shape[1] // self.hop + 1
-        if wave.shape[1] <= self.margin:  # too short to be mirrored: zeros after it
-            wave = F.pad(wave, (0, self.margin + 1 - wave.shape[1]))
-        values = self._centres(F.pad(wave, (self.margin, self.margin), mode="reflect"), count)
-        return values, self._times_ms(0, count).expand(len(wave), -1).contiguous()
+        pieces = _segments([wave.detach().cpu().numpy()], self.margin, self.hop)
+        values = torch.cat([self._centres(*piece) for piece in pieces], dim=1)
+        return values, self._times_ms(0, values.shape[1]).expand(len(wave), -1).contiguous()
 
     # -- one sound, streamed ------------------------------------------------------------------------------------------
 
     def scene_of(self, blocks: Iterable[np.ndarray]) -> Float[np.ndarray, "value"]:
         """`scenes` of one sound that comes in blocks, in bounded memory."""
-        reader, parts, held = iter(blocks), [], 0
-        while held <= self.scene_window and (block := next(reader, None)) is not None:
-            parts.append(block)
-            held += len(block)
-        if held <= self.scene_window:
-            return self.scenes(torch.from_numpy(np.concatenate(parts))[None])[0].numpy()
-        total, count = torch.zeros(self.config.scene_size(self.model.config), dtype=torch.float64), 0
-        for padded, number in _segments(chain(parts, reader), self.scene_window // 2, self.scene_hop, 4):
-            windows = torch.from_numpy(padded)[None].unfold(1, self.scene_window, self.scene_hop)[:, :number]
-            total += self._run_batches(windows, self.config.scene_levels)[0].double().sum(dim=0)
-            count += number
-        return (total / count).float().numpy()
+        return self._scenes(block[None] for block in blocks)[0].numpy()
 
     def timestamps_of(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`timestamps` of one sound that comes in blocks: pieces of (times in ms (time,), values (time, value))."""
-        start, per_segment = 0, min(1024, max(1, SEGMENT_SAMPLES // self.hop))
-        for padded, count in _segments(blocks, self.margin, self.hop, per_segment):
-            values = self._centres(torch.from_numpy(padded)[None], count)[0]
-            yield self._times_ms(start, count).numpy(), values.numpy()
+        start = 0
+        for padded, count in _segments((block[None] for block in blocks), self.margin, self.hop):
+            yield self._times_ms(start, count).numpy(), self._centres(padded, count)[0].numpy()
             start += count
 
     # -- shared -------------------------------------------------------------------------------------------------------
@@ -202,81 +177,100 @@ class Embedder:
         hop_ms = 1000 * self.hop / self.model.config.mel.sample_rate
         return hop_ms * torch.arange(start, start + count, dtype=torch.float32)
 
-    def _centres(self, padded: Float[Tensor, "batch sample"], count: int) -> Float[Tensor, "batch time value"]:
+    def _scenes(self, blocks: Iterable[np.ndarray]) -> Float[Tensor, "batch value"]:
+        """Scenes of blocks (batch, sample): in one pass, or the mean over windows."""
+        reader, parts, held = iter(blocks), [], 0
+        while held <= self.scene_window and (block := next(reader, None)) is not None:
+            parts.append(block)
+            held += block.shape[1]
+        if held <= self.scene_window:
+            missing = max(0, self.model.config.min_samples - held)
+            wave = np.pad(np.concatenate(parts, axis=1), ((0, 0), (0, missing)))
+            return self._run_windows(wave, self.config.scene_levels, size=wave.shape[1], hop=1)[:, 0]
+        total, count = torch.zeros(()), 0
+        for padded, number in _segments(chain(parts, reader), self.scene_window // 2, self.scene_hop):
+            scenes = self._run_windows(padded, self.config.scene_levels, size=self.scene_window, hop=self.scene_hop)
+            total = total + scenes.double().sum(dim=1)
+            count += number
+        return (total / count).float()
+
+    def _centres(self, padded: Float[np.ndarray, "batch sample"], count: int) -> Float[Tensor, "batch time value"]:
         """Embeddings around the times that lie `margin` samples into `padded` and every hop from there."""
         values = []
         for levels, size in self.parts:
             first = self.margin - size // 2
-            windows = padded[:, first:].unfold(1, size, self.hop)[:, :count]
-            values.append(self._run_batches(windows, levels, flat=levels == ("low",)))
+            wave = padded[:, first : first + (count - 1) * self.hop + size]
+            values.append(self._run_windows(wave, levels, size=size, hop=self.hop))
         return torch.cat(values, dim=-1)
 
-    def _run_batches(
-        self, windows: Float[Tensor, "batch time sample"], levels: tuple[Level, ...], *, flat: bool = False
-    ) -> Tensor:
-        """Run every window (a view: nothing is copied before its batch) -> (batch, time, value) on the CPU.
-
-        `flat`: the whole log-mel instead of `levels`.
-        """
-        clips, count, size = windows.shape
-        config = self.model.config
-        tokens = config.rows * max(1, self.model.embed.columns(config.mel.num_frames(size))) + 2
-        step = max(1, TOKENS_PER_BATCH // tokens)
-        device = next(self.model.parameters()).device
+    def _run_windows(
+        self, wave: Float[np.ndarray, "batch sample"], levels: tuple[Level, ...], *, size: int, hop: int
+    ) -> Float[Tensor, "batch time value"]:
+        """The levels of every window, on the CPU; TOKENS_PER_BATCH at a time, windows of several clips if they fit."""
+        count = (wave.shape[1] - size) // hop + 1
+        tokens = self.model.config.rows * max(1, self.model.embed.columns(self.model.config.mel.num_frames(size))) + 2
+        at_a_time = max(1, TOKENS_PER_BATCH // tokens)
+        num_clips, num_times = max(1, at_a_time // count), min(at_a_time, count)
         rows = []
-        for start in range(0, clips * count, step):
-            index = torch.arange(start, min(start + step, clips * count), device=windows.device)
-            rows.append(self._forward(windows[index // count, index % count].to(device), levels, flat).cpu())
-        return torch.cat(rows).view(clips, count, -1)
+        for clip in range(0, len(wave), num_clips):
+            values = []
+            for time in range(0, count, num_times):
+                last = min(time + num_times, count) - 1
+                part = wave[clip : clip + num_clips, time * hop : last * hop + size]
+                found = self._forward(part, levels, size=size, hop=hop)
+                values.append(found.view(len(part), -1, found.shape[1]))
+            rows.append(torch.cat(values, dim=1))
+        return torch.cat(rows)
 
     def _forward(
-        self, wave: Float[Tensor, "batch sample"], levels: tuple[Level, ...], flat: bool
-    ) -> Float[Tensor, "batch value"]:
-        """One batch of windows of one length."""
+        self, wave: Float[np.ndarray, "batch sample"], levels: tuple[Level, ...], *, size: int, hop: int
+    ) -> Float[Tensor, "window value"]:
+        """One batch of windows."""
+        device = next(self.model.parameters()).device
         with torch.inference_mode():
-            mel = log_mel(wave, self.model.config.mel)
-            if flat:
-                return mel.flatten(1)  # band by band
+            mel = window_mels(torch.from_numpy(wave).to(device), self.model.config.mel, size=size, hop=hop)
+            if not levels:
+                return mel.flatten(1).cpu()  # band by band
             parts = {"low": mel.mean(dim=-1)}
             if levels != ("low",):
-                with autocast(wave.device, self.precision):
+                with autocast(device, self.precision):
                     out = self.model(mel)
                 parts |= {"mid": out.embedding, "high": out.logits}
-            return torch.cat([parts[level].float() for level in levels], dim=1)
+            return torch.cat([parts[level].float() for level in levels], dim=1).cpu()
 
 
-def _size(levels: tuple[Level, ...], model: PasstConfig) -> int:
+def _size(levels: tuple[Level, ...], model: TaggerConfig) -> int:
     """Values of model levels, and of a scene's low."""
     return sum({"low": model.mel.n_mels, "mid": model.width, "high": len(model.labels)}[level] for level in levels)
 
 
 def _segments(
-    blocks: Iterable[np.ndarray], margin: int, hop: int, per_segment: int
-) -> Iterator[tuple[Float[np.ndarray, "sample"], int]]:
-    """A stream mirrored at both ends, in pieces for `count` centres each: the first centre lies `margin` into a piece.
+    blocks: Iterable[np.ndarray], margin: int, hop: int
+) -> Iterator[tuple[Float[np.ndarray, "batch sample"], int]]:
+    """Sounds mirrored at both ends, in pieces for `count` centres each: the first centre lies `margin` into a piece.
 
-    A stream of N samples has N // hop + 1 centres, from sample 0 on; one not longer than `margin` gets zeros after it.
+    N samples have N // hop + 1 centres, from sample 0 on; a sound not longer than `margin` gets zeros after it.
     """
     reader = iter(blocks)
-    held = np.zeros(0, np.float32)
-    while len(held) <= margin and (block := next(reader, None)) is not None:
-        held = np.concatenate([held, block])
-    total = len(held)
-    if total <= margin:
-        held = np.pad(held, (0, margin + 1 - total))
-    tail = held[-margin - 1 :]  # what the mirror at the end needs
-    held = np.concatenate([held[margin:0:-1], held])
-    done, span = 0, (per_segment - 1) * hop + 2 * margin
+    held = next(reader)
+    while held.shape[1] <= margin and (block := next(reader, None)) is not None:
+        held = np.concatenate([held, block], axis=1)
+    total = held.shape[1]
+    held = np.pad(held, ((0, 0), (0, max(0, margin + 1 - total))))
+    tail = held[:, -margin - 1 :]  # what the mirror at the end needs
+    held = np.concatenate([held[:, margin:0:-1], held], axis=1)
+    most = min(1024, max(1, SEGMENT_SAMPLES // hop))  # centres of a piece
+    done, span = 0, (most - 1) * hop + 2 * margin
     for block in reader:
-        total += len(block)
-        tail = np.concatenate([tail, block])[-margin - 1 :]
-        held = np.concatenate([held, block])
-        while len(held) >= max(span, per_segment * hop):  # a hop may be longer than its window
-            yield held[:span], per_segment
-            held = held[per_segment * hop :]
-            done += per_segment
-    held = np.concatenate([held, tail[-2::-1]])
-    while left := min(per_segment, total // hop + 1 - done):
-        yield held[: (left - 1) * hop + 2 * margin], left
-        held = held[left * hop :]
+        total += block.shape[1]
+        tail = np.concatenate([tail, block], axis=1)[:, -margin - 1 :]
+        held = np.concatenate([held, block], axis=1)
+        while held.shape[1] >= max(span, most * hop):  # a hop may be longer than its window
+            yield held[:, :span], most
+            held = held[:, most * hop :]
+            done += most
+    held = np.concatenate([held, tail[:, -2::-1]], axis=1)
+    while left := min(most, total // hop + 1 - done):
+        yield held[:, : (left - 1) * hop + 2 * margin], left
+        held = held[:, left * hop :]
         done += left

@@ -1,4 +1,4 @@
-"""What a bulk job works through: files, folders, patterns and lists -> segments of sound files, compactly held."""
+"""What a job works through: files, folders, patterns and lists -> segments of sound files, compactly held."""
 
 import csv
 import glob
@@ -7,20 +7,16 @@ import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, NamedTuple
 
 from patchout.data import FILE_COLUMNS, is_sound
 from patchout.errors import InputError
 
-LISTS = (".csv", ".parquet")
-START_COLUMNS, END_COLUMNS = ("start", "start_s"), ("end", "end_s")
-Row = tuple[object, object, object]  # file, start, end as a list has them
+COLUMNS = (FILE_COLUMNS, ("start", "start_s"), ("end", "end_s"))  # of a list: other names of its file, start and end
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """A sound file, or its segment from `start_s` to `end_s` seconds."""
 
     file: str
@@ -29,12 +25,10 @@ class Item:
 
 
 class Items(Sequence[Item]):
-    """Items in some 30 bytes more than their names: a million files fit into 150 MB."""
+    """Items in some 30 bytes more than their names: a million files fit into 150 MB. A slice is a list."""
 
     def __init__(self, items: Iterable[Item]) -> None:
-        self._names = bytearray()
-        self._name_ends = array("q", [0])
-        self._spans = array("d")
+        self._names, self._name_ends, self._spans = bytearray(), array("q", [0]), array("d")
         for item in items:
             self._names += os.fsencode(item.file)
             self._name_ends.append(len(self._names))
@@ -43,17 +37,10 @@ class Items(Sequence[Item]):
     def __len__(self) -> int:
         return len(self._name_ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Item]: ...
-
-    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
-        places = range(len(self))[index]
-        return self._at(places) if isinstance(places, int) else Items(self._at(place) for place in places)
-
-    def _at(self, place: int) -> Item:
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        place = range(len(self))[index]
         start_s, end_s = self._spans[2 * place : 2 * place + 2]
         name = bytes(self._names[self._name_ends[place] : self._name_ends[place + 1]])
         return Item(os.fsdecode(name), start_s, None if end_s == math.inf else end_s)
@@ -67,56 +54,55 @@ def items_hash(items: Iterable[Item]) -> str:
     return digest.hexdigest()
 
 
+def find_files(source: str) -> Iterator[str]:
+    """A file as it is named, the sounds below a folder, or what a pattern matches; InputError where that is nothing."""
+    path = Path(source).expanduser()
+    found, empty = iter((str(path),)), ""
+    if path.is_dir():
+        found, empty = _walk(path), "a folder without sound files"
+    elif not path.exists() and glob.has_magic(source):
+        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+        found, empty = filter(os.path.isfile, matches), "no file matches"
+    first = next(found, None)
+    if first is None:
+        raise InputError(f"{source}: {empty}: name sound files, folders with some, or patterns that match some")
+    yield first
+    yield from found
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """The sounds below a folder, one directory at a time."""
+    for root, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (os.path.join(root, name) for name in sorted(files) if is_sound(Path(name)))  # noqa: PTH118
+
+
 def read_items(sources: Sequence[str]) -> Items:
-    """Sound files, folders (searched through, in order of name), patterns, and lists (.csv, .parquet), in this order.
+    """Sound files, folders (searched through), patterns, and lists (.csv, .parquet), in this order.
 
     A list has a column file, filename or path (relative to the list or to `audio/` beside it), and may have start and
     end in seconds. Rows are kept as they stand, twice if they stand twice; one that makes no sense fails later, with
     its reason. A source that leads to nothing is an InputError.
     """
-    return Items(item for source in sources for item in _expand(source))
-
-
-def _expand(source: str) -> Iterator[Item]:
-    """The items of one source, at least one."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        found, empty = _walk(path), "a folder without sound files"
-    elif not path.exists() and glob.has_magic(source):
-        matches = sorted(name for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207
-        found, empty = (item for name in matches for item in _of_file(Path(name))), "no file matches"
-    else:
-        found, empty = _of_file(path), "a list without rows"
-    first = next(found, None)
-    if first is None:
-        raise InputError(f"{source}: {empty}: name sound files, folders, patterns, or lists (.csv, .parquet)")
-    yield first
-    yield from found
-
-
-def _walk(folder: Path) -> Iterator[Item]:
-    """The sounds below a folder, one directory at a time."""
-    for root, folders, files in os.walk(folder):
-        folders.sort()
-        yield from (Item(os.path.join(root, name)) for name in sorted(files) if is_sound(Path(name)))  # noqa: PTH118
+    return Items(item for source in sources for file in find_files(source) for item in _of_file(Path(file)))
 
 
 def _of_file(path: Path) -> Iterator[Item]:
-    """A sound, or the rows of a list."""
-    if path.suffix.lower() not in LISTS:
+    """A sound, or the rows of a list, at least one."""
+    rows_of = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix.lower())
+    if rows_of is None:
         yield Item(str(path))
         return
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such list of files")
-    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _parquet_rows(path)
     folder: Path | None = None
-    for file, start, end in rows:
+    for file, start, end in rows_of(path):
         name = str(file or "").strip()
         if folder is None:  # the first row says where the files are, so that one missing file moves none
             beside = path.parent / "audio" / name
             folder = beside.parent if beside.is_file() and not (path.parent / name).exists() else path.parent
         end_s = None if end is None or not str(end).strip() else _number(end)
         yield Item(str(folder / name) if name else "", _number(start or 0.0), end_s)
+    if folder is None:
+        raise InputError(f"{path}: a list without rows: write the names of sound files into it")
 
 
 def _number(value: object) -> float:
@@ -127,20 +113,19 @@ def _number(value: object) -> float:
         return math.nan
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _csv_rows(path: Path) -> Iterator[Sequence[Any]]:
     """File, start and end of every row of a CSV."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = _columns(path, reader.fieldnames or ())
             for row in reader:
-                name, start, end = (row.get(column) if column else None for column in columns)
-                yield name, start, end
+                yield [row.get(column) for column in columns]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as a table ({error}): save it as CSV in UTF-8") from None
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path) -> Iterator[Sequence[Any]]:
     """File, start and end of every row of a Parquet file, read in pieces."""
     import pyarrow
     import pyarrow.parquet
@@ -155,12 +140,10 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}: cannot be read as Parquet ({error})") from None
 
 
-def _columns(path: Path, header: Sequence[str]) -> tuple[str | None, str | None, str | None]:
-    """Names of the columns with file, start and end."""
-    file, start, end = (
-        next((name for name in names if name in header), None) for names in (FILE_COLUMNS, START_COLUMNS, END_COLUMNS)
-    )
-    if file is None:
+def _columns(path: Path, header: Sequence[str]) -> list[str]:
+    """Names of the columns with file, start and end; "" where there is none."""
+    columns = [next((name for name in names if name in header), "") for names in COLUMNS]
+    if not columns[0]:
         have = ", ".join(header) or "empty"
         raise InputError(f"{path}: a list needs a column {', '.join(FILE_COLUMNS)}; its header is {have}")
-    return file, start, end
+    return columns

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from patchout.errors import InputError
 from patchout.files import write_aside
-from patchout.shards import JOB, embeddings, parquet_writer, read_tables, shard_name
+from patchout.shards import JOB, embeddings, read_tables, shard_name, table_writer
 
 Format = Literal["parquet", "npy", "hdf5"]
 GROUP_BYTES = 2**26  # of a row group in a joined file
@@ -38,38 +38,20 @@ def join(parts: Path, shards: int, out: Path, *, format: Format = "parquet", fai
 
 def job_of(out: Path, format: Format) -> str | None:
     """What a joined result says of its job; None if there is none. An InputError if it is no such result."""
-    if format == "npy":
-        names = {path.name for path in out.iterdir()} if out.is_dir() else {str(out)} if out.exists() else set()
-        if names <= {ARRAY, TABLE}:  # empty, or a killed call was here
+    with suppress(OSError, pa.ArrowException, KeyError):
+        if format == "npy" and out.is_dir():
+            names = {path.name for path in out.iterdir()}
+            return None if names <= {ARRAY, TABLE} else (out / JOB).read_text()  # empty, or a killed call was here
+        if not out.exists():
             return None
-        if (out / JOB).is_file():
-            return (out / JOB).read_text()
-    elif not out.exists():
-        return None
-    elif out.is_file():
-        with suppress(OSError, pa.ArrowException, KeyError):
-            return _parquet_job(out) if format == "parquet" else _hdf5_job(out)
+        if format == "parquet":
+            return (pq.read_schema(out).metadata or {})[b"patchout.job"].decode()
+        if format == "hdf5":
+            import h5py
+
+            with h5py.File(out, "r") as file:
+                return str(file.attrs["patchout.job"])
     raise InputError(f"{out}: is there already and holds no embeddings of patchout: give another name, or remove it")
-
-
-def _parquet_job(out: Path) -> str:
-    return (pq.read_schema(out).metadata or {})[b"patchout.job"].decode()
-
-
-def _hdf5_job(out: Path) -> str:
-    import h5py
-
-    with h5py.File(out, "r") as file:
-        return str(file.attrs["patchout.job"])
-
-
-def check_format(format: Format) -> None:
-    """Refuse a format that this machine cannot write, before anything is computed."""
-    if format == "hdf5":
-        try:
-            import h5py  # noqa: F401
-        except ImportError:
-            raise ValueError("--format hdf5 needs h5py: pip install 'patchout[hdf5]'") from None
 
 
 def _groups(files: list[Path]) -> Iterator[pa.Table]:
@@ -86,18 +68,18 @@ def _groups(files: list[Path]) -> Iterator[pa.Table]:
         yield pa.concat_tables(tables)
 
 
-def _write_parquet(files: list[Path], out: Path, about: str) -> None:
-    schema = pq.read_schema(files[0])
-    schema = schema.with_metadata({**(schema.metadata or {}), b"patchout.job": about.encode()})
-    with write_aside(out) as aside, parquet_writer(aside, schema) as writer:
-        for table in _groups(files):
-            writer.write_table(table.cast(schema))
-
-
 def _shape(files: list[Path]) -> tuple[int, int]:
     """(rows, values) of all shards."""
     rows = sum(pq.read_metadata(path).num_rows for path in files)
     return rows, pq.read_schema(files[0]).field("embedding").type.list_size
+
+
+def _write_parquet(files: list[Path], out: Path, about: str) -> None:
+    schema = pq.read_schema(files[0])
+    schema = schema.with_metadata(schema.metadata | {b"patchout.job": about.encode()})
+    with table_writer(str(out.parent), out.name, schema) as writer:
+        for table in _groups(files):
+            writer.write_table(table.cast(schema))
 
 
 def _write_npy(files: list[Path], out: Path, about: str) -> None:
@@ -108,15 +90,14 @@ def _write_npy(files: list[Path], out: Path, about: str) -> None:
         table_path.open("w", newline="", encoding="utf-8") as table_file,
     ):
         array = np.lib.format.open_memmap(array_path, mode="w+", dtype=np.float32, shape=_shape(files))
-        rows = csv.writer(table_file)
-        place = 0
+        rows, place = csv.writer(table_file), 0
         for table in _groups(files):
             array[place : place + len(table)] = embeddings(table)
-            place += len(table)
             others = table.drop_columns(["embedding"])
-            if place == len(table):
+            if place == 0:
                 rows.writerow(others.column_names)
             rows.writerows(zip(*(column.to_pylist() for column in others.columns), strict=True))
+            place += len(table)
         array.flush()
         del array  # some systems rename no mapped file
     with write_aside(out / JOB) as path:
@@ -126,7 +107,7 @@ def _write_npy(files: list[Path], out: Path, about: str) -> None:
 def _write_hdf5(files: list[Path], out: Path, about: str) -> None:
     import h5py
 
-    num_rows, size = _shape(files)
+    num_rows, _ = _shape(files)
     with write_aside(out) as aside, h5py.File(aside, "w") as file:
         file.attrs["patchout.job"] = about
         place = 0
@@ -134,8 +115,8 @@ def _write_hdf5(files: list[Path], out: Path, about: str) -> None:
             for name in table.column_names:
                 cells = embeddings(table) if name == "embedding" else _cells(table[name])
                 if name not in file:
-                    shape = (num_rows, size) if name == "embedding" else (num_rows,)
-                    file.create_dataset(name, shape, h5py.string_dtype() if cells.dtype == object else cells.dtype)
+                    kind = h5py.string_dtype() if cells.dtype == object else cells.dtype
+                    file.create_dataset(name, (num_rows, *cells.shape[1:]), kind)
                 file[name][place : place + len(table)] = cells
             place += len(table)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 from uuid import uuid4
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 from jaxtyping import Float
 
 import patchout
@@ -22,6 +24,7 @@ from patchout.download import file_sha256
 from patchout.embedding import EmbedConfig
 from patchout.errors import InputError
 from patchout.files import write_aside
+from patchout.items import Item, items_hash
 from patchout.zoo import locate
 
 JOB = "job.json"
@@ -46,11 +49,13 @@ class EmbedJob:
         if self.kind not in ("scene", "timestamp"):
             raise ValueError(f"kind is scene or timestamp, got {self.kind!r}")
         if self.precision not in ("fp32", "bf16"):
-            raise ValueError(
-                f"the precision of a job is fp32 or bf16, the same on every machine, got {self.precision!r}"
-            )
+            raise ValueError(f"a job's precision is fp32 or bf16, the same on every machine, got {self.precision!r}")
         if self.shard_rows < 1:
             raise ValueError(f"shard_rows must be at least 1, got {self.shard_rows}")
+
+    def num_shards(self, items: int) -> int:
+        """Shards of so many items."""
+        return -(-items // self.shard_rows)
 
     @cached_property
     def model_sha256(self) -> str:
@@ -63,28 +68,32 @@ class EmbedJob:
         about = {key: value for key, value in self.about().items() if key not in ("model", "shard_rows", "version")}
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
-    def about(self) -> dict[str, Any]:
-        """Everything by name, as JSON holds it."""
-        about = {
-            "model": self.model,
-            "model_sha256": self.model_sha256,
-            "kind": self.kind,
-            **asdict(self.config),
-            "precision": self.precision,
-            "shard_rows": self.shard_rows,
-            "version": patchout.__version__,
-        }
-        return json.loads(json.dumps(about))
+    def about(self, items: Sequence[Item] = ()) -> dict[str, Any]:
+        """Everything by name, as JSON holds it; with the items, what makes two jobs the same."""
+        fields = asdict(self)
+        more: dict[str, Any] = {"model_sha256": self.model_sha256, "version": patchout.__version__}
+        more |= {"items": len(items), "items_sha256": items_hash(items)} if items else {}
+        return json.loads(json.dumps(fields.pop("config") | fields | more))
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What stands in the header of every Parquet file."""
-        return {
+    def schema(self, size: int) -> pa.Schema:
+        """Columns of the shards, embeddings of `size` values, and what stands in the header of every Parquet file."""
+        columns = {
+            "file": pa.string(),
+            "start_s": pa.float64(),
+            "duration_s": pa.float64(),
+            "time_ms": pa.float64(),
+            "embedding": pa.list_(pa.float32(), size),
+            "error": pa.string(),
+        }
+        if self.kind == "scene":
+            del columns["time_ms"]
+        about = {
             "patchout.model": self.model,
             "patchout.config_hash": self.hash,
             "patchout.version": patchout.__version__,
             "patchout.job": json.dumps(self.about()),
         }
+        return pa.schema(columns, metadata=about)
 
 
 def shard_name(index: int) -> str:
@@ -92,15 +101,15 @@ def shard_name(index: int) -> str:
     return f"part-{index:06d}.parquet"
 
 
-def write_shard(tables: Iterable[pa.Table], out: str, index: int, job: EmbedJob) -> None:
-    """Write one shard, table by table, under another name, and rename it when it is whole."""
-    reader = iter(tables)
-    first = next(reader)
-    schema = first.schema.with_metadata(job.metadata)
-    with Folder(out).writing(shard_name(index)) as file, parquet_writer(file, schema) as writer:
-        writer.write_table(first.cast(schema))
-        for table in reader:
-            writer.write_table(table.cast(schema))
+@contextmanager
+def table_writer(out: str, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Write a Parquet file, table by table, under another name, and rename it when it is whole."""
+    with (
+        Folder(out).writing(name) as file,
+        # embeddings do not compress; names and reasons repeat
+        pq.ParquetWriter(file, schema, compression="none", use_dictionary=["file", "error"]) as writer,
+    ):
+        yield writer
 
 
 def read_tables(out: str, names: Iterable[str], *, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -110,7 +119,7 @@ def read_tables(out: str, names: Iterable[str], *, columns: list[str] | None = N
     """
     folder = Folder(out)
     for name in names:
-        with folder.opened(name) as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
+        with folder.reading(name) as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=columns, use_threads=False)
 
@@ -123,28 +132,22 @@ def embeddings(table: pa.Table) -> Float[np.ndarray, "row value"]:
     return values
 
 
-def parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    """Embeddings do not compress; names and reasons repeat."""
-    return pq.ParquetWriter(file, schema, compression="none", use_dictionary=["file", "error"])
-
-
-def open_job(out: str, job: EmbedJob, items_hash: str, count: int) -> set[int]:
+def open_job(out: str, job: EmbedJob, items: Sequence[Item]) -> set[int]:
     """Make the folder of a job, or make sure that it is this job's, and return its finished shards.
 
     An InputError names what differs, or the folder that is no job's.
     """
     folder = Folder(out)
-    about = {**job.about(), "items": count, "items_sha256": items_hash}
-    names = folder.names()
+    about, names = job.about(items), folder.names()
     if JOB in names:
-        check_same(out, folder.read(JOB), about)
+        with folder.reading(JOB) as file:
+            check_same(out, file.read(), about)
     elif strange := sorted(name for name in names if not name.startswith(".")):
         raise InputError(f"{out}: holds {strange[0]!r} but no {JOB}, so it is no job's: give a new or empty folder")
     else:
         with folder.writing(JOB) as file:
             file.write(json.dumps(about, indent=1).encode())
-    numbers = (re.fullmatch(r"part-(\d{6,})\.parquet", name) for name in names)
-    return {int(number[1]) for number in numbers if number}
+    return {int(number[1]) for name in names if (number := re.fullmatch(r"part-(\d{6,})\.parquet", name))}
 
 
 def check_same(out: str, written: bytes | str, about: dict[str, Any]) -> None:
@@ -163,50 +166,38 @@ def check_same(out: str, written: bytes | str, about: dict[str, Any]) -> None:
 
 
 class Folder:
-    """A local folder, or a folder at any URL that fsspec knows."""
+    """A folder here (`path`), or at any URL that fsspec knows (`path` is None)."""
 
     def __init__(self, out: str) -> None:
-        self.out = out
-        self._files: Any = None
-        if "://" in out:
-            import fsspec
-
-            try:
+        self._files: Any = LocalFileSystem()
+        self._root = str(Path(out).expanduser())
+        try:
+            if "://" in out:
                 self._files, self._root = fsspec.core.url_to_fs(out)
-            except (ImportError, ValueError) as error:  # no driver, or no such protocol
-                raise ValueError(f"{out}: cannot be written to ({error})") from None
+        except (ImportError, ValueError) as error:  # no driver, or no such protocol
+            raise ValueError(f"{out}: cannot be written to ({error})") from None
+        self.path = Path(self._root) if isinstance(self._files, LocalFileSystem) else None
 
     def names(self) -> set[str]:
         """Files in it; none if it is not there yet."""
-        if self._files is None:
-            path = Path(self.out)
-            if path.exists() and not path.is_dir():
-                raise InputError(f"{path}: is a file: give a folder, or a name that ends in .parquet")
-            return {file.name for file in path.iterdir()} if path.exists() else set()
+        if self._files.isfile(self._root):
+            raise InputError(f"{self._root}: is a file: give a folder, or a name that ends in .parquet")
         if not self._files.exists(self._root):
             return set()
         return {name.rpartition("/")[2] for name in self._files.ls(self._root, detail=False, refresh=True)}
 
-    def read(self, name: str) -> bytes:
-        """A small file."""
-        return (Path(self.out) / name).read_bytes() if self._files is None else self._files.cat_file(self._at(name))
-
-    @contextmanager
-    def opened(self, name: str) -> Iterator[pa.NativeFile | BinaryIO]:
+    def reading(self, name: str) -> Any:
         """A file to read."""
-        local = self._files is None
-        with pa.OSFile(str(Path(self.out) / name)) if local else self._files.open(self._at(name), "rb") as file:
-            yield file
+        return self._files.open(self._at(name), "rb")
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
         """A file that appears under its name when it is whole."""
-        if self._files is None:
-            Path(self.out).mkdir(parents=True, exist_ok=True)
-            with write_aside(Path(self.out) / name) as path, path.open("wb") as file:
+        self._files.makedirs(self._root, exist_ok=True)
+        if self.path:
+            with write_aside(self.path / name) as path, path.open("wb") as file:
                 yield file
             return
-        self._files.makedirs(self._root, exist_ok=True)
         aside = self._at(f".{uuid4().hex}.{name}")
         try:
             with self._files.open(aside, "wb") as file:

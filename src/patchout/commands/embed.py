@@ -3,8 +3,10 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,12 +14,16 @@ import tyro
 
 from patchout import output
 from patchout.commands import DONE, FAILED, near, say
-from patchout.commands.tag import BUILT_IN
+from patchout.zoo import BUILT_IN
 
 if TYPE_CHECKING:
     from pyarrow import Table
 
-    from patchout.bulk import EmbedJob, Items, Summary
+    from patchout.bulk import Engine
+    from patchout.items import Items
+    from patchout.shards import EmbedJob
+
+SUFFIXES = {"parquet": ("", ".parquet"), "npy": ("",), "hdf5": (".h5", ".hdf5")}  # of --out; "" is a folder
 
 
 @dataclass(kw_only=True)
@@ -55,21 +61,17 @@ def main(args: Sequence[str]) -> int:
     """Run `patchout embed`."""
     options = tyro.cli(Options, args=args, prog="patchout embed")
     _check(options)
-    from patchout.bulk import Item, read_items
+    from patchout.items import Item, read_items
     from patchout.zoo import locate
 
     items = read_items(options.paths)
-    if options.plot and (len(items) != 1 or items[0] != Item(items[0].file)):
+    if options.plot and list(items[:2]) != [Item(items[0].file)]:
         raise ValueError(f"--plot draws one whole file, {len(items)} files or segments were given")
     job = _job(options)
     with output.download_bar(sys.stderr) as progress:
         locate(job.model, progress=progress)
-    run = _run if _fills_folder(options) else _run_and_join
-    failed = run(items, job, options.out, options)
-    if options.plot:
-        _draw_sound(options.plot, options, items[0].file, job)
-    if options.project:
-        _draw_map(options.project, options)
+    failed = (_run if _is_folder(options) else _run_and_join)(items, job, options.out, options)
+    _draw(options, items[0].file, job)
     return FAILED if failed else DONE
 
 
@@ -78,44 +80,44 @@ def main(args: Sequence[str]) -> int:
 
 def _check(options: Options) -> None:
     """Refuse what cannot be written, before anything is loaded."""
-    if not options.paths:
-        raise ValueError("no files given: name sound files, folders, patterns or lists, e.g. `patchout embed clips/`")
-    suffix = Path(options.out).suffix.lower()
-    allowed = {"parquet": ("", ".parquet"), "npy": ("",), "hdf5": (".h5", ".hdf5")}[options.format]
-    if suffix in (".parquet", ".npy", ".h5", ".hdf5", "") and suffix not in allowed:
-        names = " or ".join(f"a name that ends in {end}" if end else "a folder" for end in allowed)
-        raise ValueError(f"--format {options.format} writes {names}, got --out {options.out}")
-    if "://" in options.out and not _fills_folder(options):
-        raise ValueError(f"a URL takes a folder of Parquet shards, got --out {options.out} --format {options.format}")
-    if (options.plot or options.project) and options.format != "parquet":
-        raise ValueError("--plot and --project draw what stands in Parquet: leave --format out")
-    if options.plot and options.kind != "timestamp":
-        raise ValueError("--plot draws timestamps: add --kind timestamp")
-    if options.project and options.kind != "scene":
-        raise ValueError("--project draws scenes: leave --kind out")
-    from patchout.join import check_format
-
-    check_format(options.format)
-    if options.plot or options.project:
+    suffix, allowed = Path(options.out).suffix.lower(), SUFFIXES[options.format]
+    is_wrong = suffix not in allowed and suffix in (".npy", *chain(*SUFFIXES.values()))
+    names = " or ".join(f"a name that ends in {end}" if end else "a folder" for end in allowed)
+    picture = options.plot or options.project
+    refusals = {
+        "no files given: name sound files, folders, patterns or lists, e.g. `patchout embed clips/`": not options.paths,
+        f"--format {options.format} writes {names}, got --out {options.out}": is_wrong,
+        f"a URL takes a folder of Parquet shards, got {options.out}": "://" in options.out and not _is_folder(options),
+        "--plot and --project draw what stands in Parquet: leave --format out": picture and options.format != "parquet",
+        "--plot draws timestamps: add --kind timestamp": options.plot and options.kind != "timestamp",
+        "--project draws scenes: leave --kind out": options.project and options.kind != "scene",
+        "--format hdf5 needs h5py: pip install 'patchout[hdf5]'": options.format == "hdf5" and not find_spec("h5py"),
+    }
+    if reason := next((reason for reason, is_so in refusals.items() if is_so), None):
+        raise ValueError(reason)
+    if picture:
         from patchout.plots import picture_format
 
-        for path in filter(None, (options.plot, options.project)):
-            picture_format(path)
-            if not path.parent.is_dir():
-                raise FileNotFoundError(f"{path.parent}: no such folder to write into: make it first")
+        picture_format(picture)
+        _check_parent(picture)
 
 
-def _fills_folder(options: Options) -> bool:
+def _check_parent(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder to write into: make it first")
+
+
+def _is_folder(options: Options) -> bool:
     """Whether the shards are the result."""
     return options.format == "parquet" and not options.out.endswith(".parquet")
 
 
 def _job(options: Options) -> "EmbedJob":
     """The model and the config: of the preset, changed by the other options."""
-    from patchout.bulk import EmbedJob
     from patchout.device import pick_device, pick_precision
     from patchout.embedding import EmbedConfig
     from patchout.hear import PRESETS
+    from patchout.shards import EmbedJob
 
     model, config = options.model, EmbedConfig(levels=("mid",), scene_levels=("mid",))
     if options.preset:
@@ -142,16 +144,16 @@ def _job(options: Options) -> "EmbedJob":
 
 def _run(items: "Items", job: "EmbedJob", out: str, options: Options) -> int:
     """Fill the folder `out` with shards; how many items failed."""
-    from patchout.bulk import run
+    from patchout.bulk import run, run_here
 
-    engine: Callable[..., Summary] = run
+    engine: Engine = run_here
     if options.engine == "ray":
-        from patchout.bulk_ray import run_on_ray
+        from patchout.bulk_ray import RayEngine
 
-        engine = run_on_ray
+        engine = RayEngine()
     started = time.monotonic()
     with output.Bar("files", len(items), sys.stderr) as bar:
-        summary = engine(items, job, out, device=options.device, on_progress=bar.sounds)
+        summary = run(items, job, out, device=options.device, on_progress=bar.sounds, engine=engine)
     seconds = time.monotonic() - started
     for reason in (*summary.failed, *summary.warnings):
         say(reason)
@@ -165,57 +167,49 @@ def _run(items: "Items", job: "EmbedJob", out: str, options: Options) -> int:
 
 def _run_and_join(items: "Items", job: "EmbedJob", out: str, options: Options) -> int:
     """Fill a folder beside `out`, and make one result of it; nothing is done if that is there already."""
-    from patchout.bulk import items_hash, num_shards
     from patchout.join import job_of, join
     from patchout.shards import check_same
 
     target = Path(out)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{target.parent}: no such folder to write into: make it first")
+    _check_parent(target)
     there = job_of(target, options.format)
     if there is not None:
-        check_same(out, there, {**job.about(), "items": len(items), "items_sha256": items_hash(items)})
+        check_same(out, there, job.about(items))
         failed = int(json.loads(there)["failed"])
         say(f"{out}: is there already, with {len(items) - failed} of {len(items)} files embedded")
         return failed
     failed = _run(items, job, f"{out}.parts", options)
-    join(Path(f"{out}.parts"), num_shards(len(items), job), target, format=options.format, failed=failed)
+    join(Path(f"{out}.parts"), job.num_shards(len(items)), target, format=options.format, failed=failed)
     return failed
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def _draw_sound(path: Path, options: Options, file: str, job: "EmbedJob") -> None:
-    """The timestamps of the one sound."""
+def _draw(options: Options, file: str, job: "EmbedJob") -> None:
+    """The timestamps of the one sound, or all scenes as points; nothing where all failed."""
+    picture = options.plot or options.project
+    if not picture:
+        return
+    from patchout import plots_embedding
     from patchout.inference import overview
-    from patchout.plots_embedding import MAX_TIMES, EmbeddingTrack, embedding_over_time
     from patchout.shards import embeddings
     from patchout.zoo import load
 
-    rows = _read(options, 4 * MAX_TIMES)
+    rows = _read(options, 4 * plots_embedding.MAX_TIMES if options.plot else plots_embedding.MAX_POINTS)
     if not len(rows):
         return
-    config = load(job.model, "cpu").config
-    log_mel, frame_s = overview(file, config, duration_s=rows["duration_s"][0].as_py(), limit=2000)
-    times_s = rows["time_ms"].to_numpy() / 1000
-    track = EmbeddingTrack(log_mel, config.mel.band_hz, frame_s, times_s, embeddings(rows))
-    embedding_over_time(path, track, title=Path(file).name)
-    say(f"picture: {path}")
-
-
-def _draw_map(path: Path, options: Options) -> None:
-    """All scenes as points, coloured by class."""
-    from patchout.plots_embedding import MAX_POINTS, map_2d
-    from patchout.shards import embeddings
-
-    rows = _read(options, MAX_POINTS)
-    if not len(rows):
-        return
-    classes = _classes(options.paths)
-    files = rows["file"].to_pylist()
-    map_2d(path, embeddings(rows), [classes.get(file, Path(file).parent.name) for file in files], title=options.out)
-    say(f"picture: {path}")
+    if options.plot:
+        config = load(job.model, "cpu").config
+        log_mel, frame_s = overview(file, config, duration_s=rows["duration_s"][0].as_py(), limit=2000)
+        times_s = rows["time_ms"].to_numpy() / 1000
+        track = plots_embedding.EmbeddingTrack(log_mel, config.mel.band_hz, frame_s, times_s, embeddings(rows))
+        plots_embedding.embedding_over_time(picture, track, title=Path(file).name)
+    else:
+        classes = _classes(options.paths)
+        names = [classes.get(file, Path(file).parent.name) for file in rows["file"].to_pylist()]
+        plots_embedding.map_2d(picture, embeddings(rows), names, title=options.out)
+    say(f"picture: {picture}")
 
 
 def _classes(paths: Sequence[str]) -> dict[str, str]:
@@ -224,7 +218,7 @@ def _classes(paths: Sequence[str]) -> dict[str, str]:
 
     folders = [Path(path).expanduser() for path in paths if Path(path).expanduser().is_dir()]
     sets = [scan(folder) for folder in folders if any(folder.glob("[!.]*.csv"))]
-    return {str(clip.file): clip.labels[0] for clips in sets for clip in clips.clips}
+    return {clips.name(clip): clips.labels(clip)[0] for clips in sets for clip in range(len(clips))}
 
 
 def _read(options: Options, limit: int) -> "Table":
@@ -235,10 +229,9 @@ def _read(options: Options, limit: int) -> "Table":
 
     from patchout.shards import Folder, read_tables
 
-    if _fills_folder(options):
+    out, names = str(Path(options.out).parent), [Path(options.out).name]
+    if _is_folder(options):
         out, names = options.out, sorted(name for name in Folder(options.out).names() if name.startswith("part-"))
-    else:
-        out, names = str(Path(options.out).parent), [Path(options.out).name]
     step = max(1, sum(len(table) for table in read_tables(out, names, columns=["file"])) // limit)
     taken, place = [], 0
     for table in read_tables(out, names):

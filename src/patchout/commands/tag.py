@@ -12,12 +12,12 @@ import tyro
 
 from patchout import output
 from patchout.commands import DONE, FAILED, check_batch_size, load_model, say
+from patchout.errors import InputError
+from patchout.zoo import BUILT_IN
 
 if TYPE_CHECKING:
     from patchout.inference import Scored
-    from patchout.passt import Passt
-
-BUILT_IN = "esc10-tiny"
+    from patchout.tagger import Tagger
 
 
 @dataclass(kw_only=True)
@@ -57,9 +57,10 @@ def main(args: Sequence[str]) -> int:
         raise ValueError(f"--top counts labels and must be at least 1, got {options.top}")
     check_batch_size(options.batch_size)
     from patchout.events import EventRule
+    from patchout.inference import to_tags
 
     rule = EventRule(on=options.threshold, off=0.6 * options.threshold)
-    found = list(find_sounds(options.files))
+    found = [one for source in options.files for one in _sounds_of(source)]
     sounds = [path for path, error in found if error is None]
     if options.format == "audacity" and len(sounds) > 1:
         raise ValueError(f"an Audacity label track belongs to one file, {len(sounds)} were given: use --format csv")
@@ -71,7 +72,7 @@ def main(args: Sequence[str]) -> int:
     failed = 0
     with output.writer(options.format, sys.stdout) as write:
         for scored in _scored(model, found, wanted, options):
-            result = _to_tags(scored, model, options, rule if options.events else None)
+            result = to_tags(scored, model.config, top=options.top, events=rule if options.events else None)
             write(result)
             for text in filter(None, (result.error, result.warning)):
                 say(text)
@@ -81,7 +82,7 @@ def main(args: Sequence[str]) -> int:
     return FAILED if failed else DONE
 
 
-def _scored(model: "Passt", found: list[tuple[str, str | None]], rule: Any, options: Options) -> "Iterator[Scored]":
+def _scored(model: "Tagger", found: list[tuple[str, str | None]], rule: Any, options: Options) -> "Iterator[Scored]":
     """What the model says of every file, in the order given, behind a progress bar."""
     from patchout.audio import Stream
     from patchout.inference import Scored, score
@@ -96,33 +97,14 @@ def _scored(model: "Passt", found: list[tuple[str, str | None]], rule: Any, opti
                 yield one
 
 
-def _to_tags(scored: "Scored", model: "Passt", options: Options, rule: Any) -> Any:
-    from patchout.inference import to_tags
+def _sounds_of(source: str) -> Iterator[tuple[str, str | None]]:
+    """The files that a source leads to; one that leads to none comes with the reason."""
+    from patchout.items import find_files
 
-    return to_tags(scored, model.config, top=options.top, events=rule)
-
-
-def find_sounds(patterns: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Files named, below folders, or matching patterns; what leads to none comes with the reason."""
-    import glob
-
-    from patchout.data import is_sound
-
-    for pattern in patterns:
-        path = Path(pattern).expanduser()
-        if path.is_dir():
-            inside = sorted(str(file) for file in path.rglob("*") if file.is_file() and is_sound(file))
-            yield from ((file, None) for file in inside)
-            if not inside:
-                yield pattern, f"{pattern}: a folder without sound files"
-        elif not path.exists() and glob.has_magic(pattern):
-            paths = glob.glob(str(path), recursive=True)  # noqa: PTH207
-            matches = sorted(match for match in paths if Path(match).is_file())
-            yield from ((match, None) for match in matches)
-            if not matches:
-                yield pattern, f"{pattern}: no file matches"
-        else:
-            yield str(path), None
+    try:
+        yield from ((file, None) for file in find_files(source))
+    except InputError as error:
+        yield source, str(error)
 
 
 def _picture_paths(plot: Path | None, sounds: list[str]) -> dict[str, Path]:
@@ -154,7 +136,7 @@ def _distinct(names: list[str]) -> list[str]:
     return distinct
 
 
-def _draw(path: Path, scored: "Scored", model: "Passt", rule: Any) -> None:
+def _draw(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> None:
     from patchout import plots
     from patchout.events import find_events
     from patchout.inference import overview
