@@ -1,1 +1,37 @@
-"""Recipes: one published (or measured) result a file."""
+"""Recipes: one data set a module, its variants as one-line differences; `VARIANTS` maps each name to its config."""
+
+import difflib
+import importlib
+import pkgutil
+from dataclasses import replace
+from typing import NamedTuple
+
+from patchout.train_config import TrainConfig
+
+
+class Recipe(NamedTuple):
+    """A config by name, and what its module says about command, hardware, cost and score."""
+
+    config: TrainConfig
+    about: str
+
+
+def names() -> tuple[str, ...]:
+    """Every recipe, variants after the module's own name."""
+    return tuple(name for module in _modules() for name in importlib.import_module(module).VARIANTS)
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name; an unknown one is a ValueError with the nearest and all data sets."""
+    for path in _modules():
+        module = importlib.import_module(path)
+        if name in module.VARIANTS:
+            return Recipe(replace(module.VARIANTS[name], recipe=name), (module.__doc__ or "").strip())
+    near = difflib.get_close_matches(name, names(), n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    sets = ", ".join(path.rpartition(".")[2] for path in _modules())
+    raise ValueError(f"unknown recipe {name!r}{hint}: recipes are {sets}; `patchout train --help` lists their variants")
+
+
+def _modules() -> list[str]:
+    return [f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)]

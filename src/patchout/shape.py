@@ -1,0 +1,98 @@
+"""The model that a run trains: labels and task from the data, sizes from the config, else from the start weights."""
+
+from dataclasses import replace
+
+from patchout.clips import ClipSet
+from patchout.maskspec_classifier import MaskSpecClassifierConfig
+from patchout.mel import MelConfig
+from patchout.mel_statistics import audioset_statistics
+from patchout.passt import SIZES, PasstConfig
+from patchout.tagger import Tagger, TaggerConfig
+from patchout.train_config import TrainConfig
+
+STD_FLOOR = 0.3  # of AudioSet's bands, for a MaskSpec from random weights: full-band sound shall not be blown up
+
+
+def model_config(config: TrainConfig, clips: ClipSet, source: TaggerConfig | None) -> TaggerConfig:
+    """The config of that model: of the family that `config.model` names, else of the start's, else a PaSST.
+
+    Without sizes from either: Base, 12 blocks, a 10 ms hop, and a table of positions as long as a clip; of a PaSST
+    stride 10. What the family has not, and clips longer than the table of positions, are ValueErrors.
+    """
+    family = config.model or ("maskspec" if isinstance(source, MaskSpecClassifierConfig) else "passt")
+    foreign = {"maskspec": ("stride", "positions", "table_s"), "passt": ("drop_path", "pooling")}[family]
+    if strange := [name for name in foreign if getattr(config, name)]:
+        raise ValueError(f"{family} has no {', '.join(strange)}: leave {'them' if len(strange) > 1 else 'it'} out")
+    shape = (_maskspec if family == "maskspec" else _passt)(config, clips, source)
+    needed = num_columns(shape, config.clip_s)
+    if needed > shape.columns:
+        has_s = shape.max_samples / shape.mel.sample_rate
+        table = (
+            f"table_s {config.table_s:g}: lengthen table_s" if config.table_s else f"the start's {has_s:.2f} s: cut it"
+        )
+        raise ValueError(f"clip_s {config.clip_s:g} is longer than {table}")
+    config.patchout.num_kept(shape.rows, needed)
+    return shape
+
+
+def _passt(config: TrainConfig, clips: ClipSet, source: TaggerConfig | None) -> PasstConfig:
+    like = source if isinstance(source, PasstConfig) else PasstConfig(labels=clips.classes, columns=1)
+    width, heads = SIZES[config.size] if config.size else (like.width, like.heads)
+    shape = replace(
+        like,
+        labels=clips.classes,
+        task=clips.task,
+        mel=_mel(config, like),
+        width=width,
+        heads=heads,
+        depth=config.depth or like.depth,
+        stride=config.stride or like.stride,
+        positions=config.positions or like.positions,
+        licence="",
+        provenance={},
+    )
+    table = num_columns(shape, config.table_s or config.clip_s)
+    return replace(shape, columns=max(table, like.columns) if config.table_s is None else table)
+
+
+def _maskspec(config: TrainConfig, clips: ClipSet, source: TaggerConfig | None) -> MaskSpecClassifierConfig:
+    mel = MelConfig(**audioset_statistics(floor=STD_FLOOR)._asdict())
+    given = isinstance(source, MaskSpecClassifierConfig)
+    like = source if isinstance(source, MaskSpecClassifierConfig) else MaskSpecClassifierConfig(labels=(), mel=mel)
+    width, heads = SIZES[config.size] if config.size else (like.width, like.heads)
+    shape = replace(
+        like,
+        labels=clips.classes,
+        task=clips.task,
+        mel=_mel(config, like),
+        width=width,
+        heads=heads,
+        depth=config.depth or like.depth,
+        pooling=config.pooling or like.pooling,
+        licence="",
+        provenance={},
+    )
+    return shape if given else replace(shape, columns=num_columns(shape, config.clip_s))
+
+
+def _mel(config: TrainConfig, like: TaggerConfig) -> MelConfig:
+    return like.mel if config.hop_length is None else replace(like.mel, hop_length=config.hop_length)
+
+
+def num_columns(shape: TaggerConfig, seconds: float) -> int:
+    """Patch columns of so many seconds."""
+    frames = shape.mel.num_frames(max(1, round(seconds * shape.mel.sample_rate)))
+    if frames < shape.patch:
+        raise ValueError(f"clip_s {seconds:g} gives {frames} frames, a patch needs {shape.patch}: lengthen it")
+    return (frames - shape.patch) // shape.stride[1] + 1
+
+
+def num_class_tokens(shape: TaggerConfig) -> int:
+    """Tokens that stand for the whole clip: C, and of most PaSSTs D."""
+    return 2 if isinstance(shape, PasstConfig) and shape.distilled else 1
+
+
+def freeze(model: Tagger, what: str) -> None:
+    """Keep the start weights of everything but the head ("encoder"), or of nothing ("")."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not what or name.startswith("head."))

@@ -1,0 +1,202 @@
+"""TrainConfig: every number of a supervised run. A recipe fills it, a flag of `patchout train` changes it."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from patchout.device import Precision
+from patchout.patches import Patchout
+
+LIMITS = {  # lowest value, and what it stays below
+    **dict.fromkeys(("depth", "hop_length", "epochs", "parts", "seeds"), (1, math.inf)),
+    **dict.fromkeys(("clip_s", "table_s", "roll_s", "wave_mix_alpha", "mixup", "lr", "weight_decay"), (0, math.inf)),
+    **dict.fromkeys(("warm_up_epochs", "plateau_epochs", "ramp_epochs", "clip_norm", "batch", "draws"), (0, math.inf)),
+    **dict.fromkeys(("mask_freq", "mask_time", "evaluate_every", "swa_start", "swa_every"), (0, math.inf)),
+    **dict.fromkeys(("seed", "workers"), (0, math.inf)),
+    **dict.fromkeys(("speed", "label_smoothing", "ema", "hold_out", "floor", "drop_path"), (0, 1)),
+    **dict.fromkeys(("wave_mix",), (0, 1 + 1e-9)),
+    **dict.fromkeys(("layer_decay",), (1e-3, 1 + 1e-9)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. A recipe fills it; every field is a flag of `patchout train`."""
+
+    recipe: tyro.conf.Suppress[str]
+    """name of the recipe, no flag"""
+    data: tyro.conf.Suppress[str] = ""
+    """folder a class, CSV or JSONL list, prepared set, or hub set (hf://owner/name); no flag of its own"""
+    out: tyro.conf.Suppress[Path] = Path()
+    """run folder; no flag of its own"""
+    seeds: int = 1
+    """runs with seeds seed, seed + 1, ...; mean and spread of their scores are the result"""
+
+    # the clips
+    split: str = ""
+    """fold or split held out for validation; "": none"""
+    test: str = ""
+    """split scored once, at the end, with the weights that the run reports; "": none"""
+    exclude: tuple[str, ...] = ()
+    """folds or splits neither trained on nor looked at"""
+    folds: tuple[str, ...] = ()
+    """one run a fold, each held out in turn; the mean of their scores is the result"""
+    hold_out: float = 0.0
+    """share of the clips held out for validation where no split is named, by group"""
+    channel: Literal["mean", "left", "right", "each"] = "mean"
+    """which channel of a stereo clip is heard; each: a model for all three, their ensemble is the result"""
+    by: str = ""
+    """column by whose values the scores are also told, e.g. device"""
+    draws: int = 0
+    """clips an epoch; 0: all"""
+    balance: Literal["", "sampling", "loss"] = ""
+    """favour rare classes: draw their clips more often (fewer draws than clips), or weigh their loss"""
+
+    # the model
+    init: str = ""
+    """start weights: a model, a file, deit-base-384, deit-small, deit-tiny; "": random"""
+    model: Literal["passt", "maskspec"] | None = None
+    """family; None: that of the start weights, else passt"""
+    pooling: Literal["mean", "token"] | None = None
+    """what a MaskSpec's head reads: the mean of the patches or the class token; else mean"""
+    freeze: Literal["", "encoder"] = ""
+    """what keeps its start weights"""
+    size: Literal["tiny", "small", "base"] | None = None
+    """width 192, 384 or 768; None here and below: as the start weights, else base"""
+    depth: int | None = None
+    """transformer blocks; fewer than the start weights have: every other one; else 12"""
+    stride: tuple[int, int] | None = None
+    """pixels between patches, frequency and time; else 10 10"""
+    hop_length: int | None = None
+    """samples at 32 kHz between spectrogram frames; else 320"""
+    positions: Literal["separate", "grid"] | None = None
+    """a learned position per row and per column, or per patch (AST); else separate"""
+    table_s: float | None = None
+    """seconds that the table of time positions covers, a shorter clip takes a random part of it; else clip_s"""
+    clip_s: float = 10.0
+    """seconds a clip: longer ones are cropped at random, shorter ones padded with zeros"""
+
+    # Patchout
+    patchout_freq: int = 4
+    """rows of patches dropped"""
+    patchout_time: int = 40
+    """columns of patches dropped"""
+    patchout_patches: int = 0
+    """single patches dropped"""
+    patchout_per_clip: bool = False
+    """draw what is dropped for every clip instead of once a batch"""
+
+    # augmentation
+    gain_db: tuple[int, int] = (-7, 6)
+    """quietest and loudest change, whole decibels"""
+    roll_s: float = 0.0
+    """circular shift of up to this many seconds either way"""
+    speed: float = 0.0
+    """play up to this share faster or slower, pitch and all"""
+    wave_mix: float = 0.0
+    """chance that a clip's waveform is mixed with another's"""
+    wave_mix_alpha: float = 2.0
+    """Beta parameter of that mix"""
+    mel_jitter: bool = True
+    """draw new band edges of the mel bank for every batch"""
+    mask_freq: int = 48
+    """widest masked band, mels"""
+    mask_time: int = 192
+    """longest masked stretch, frames; at most a fifth of the clip"""
+    mask_shared: bool = False
+    """one mask for the whole batch, as the published models had it"""
+    mask_fill: Literal["published", "mean"] = "published"
+    """write 0.9, as the published code does, or the mean of the batch"""
+    mixup: float = 0.3
+    """Beta parameter of spectrogram mixup; 0: none"""
+    label_smoothing: float = 0.0
+    """share of the target spread over all classes"""
+
+    # optimisation
+    epochs: int = 120
+    """passes over the clips"""
+    batch: int = 32
+    """clips a step, over all processes; 0: as many as fit, up to 32"""
+    parts: int = 1
+    """parts that a step's clips are computed in, one after the other (gradient accumulation)"""
+    lr: float = 1e-3
+    """peak learning rate of AdamW"""
+    weight_decay: float = 0.05
+    """of matrices"""
+    layer_decay: float = 1.0
+    """factor of the learning rate from a block to the one below it (MaskSpec: 0.75; 1 from random weights)"""
+    drop_path: float = 0.0
+    """chance that a clip skips the last block's branches, rising from 0 at the first; MaskSpec alone"""
+    decay_all: bool = False
+    """decay biases, norms and positions too, as the published code does"""
+    schedule: Literal["cosine", "exp_ramp"] = "cosine"
+    """half a cosine to zero; or the published one, an epoch a stair: exponential warm-up, plateau, straight ramp"""
+    warm_up_epochs: float = 5.0
+    """epochs until the peak"""
+    plateau_epochs: int = 50
+    """epochs until the ramp of exp_ramp begins"""
+    ramp_epochs: int = 50
+    """epochs that the ramp takes"""
+    floor: float = 0.01
+    """share of the peak rate after the ramp"""
+    clip_norm: float = 1.0
+    """longest gradient; 0: any"""
+    ema: float = 0.0
+    """decay a step of averaged weights; 0: none"""
+    swa_start: int = 0
+    """epoch (from 1) at whose start the weights first enter an equal average (SWA); 0: none"""
+    swa_every: int = 1
+    """epochs until they do so again"""
+    result: Literal["last", "best", "average"] = "last"
+    """the weights that the run reports; best is by the validation split"""
+    evaluate_every: int = 0
+    """epochs between validations; 0: once, at the end"""
+
+    # the machine
+    seed: int = 0
+    """of everything random"""
+    workers: int = 0
+    """processes that decode"""
+    device: str = "auto"
+    """cuda, mps or cpu"""
+    precision: Precision = "auto"
+    """bf16 where the hardware gains, fp32 elsewhere"""
+    compile: bool = False
+    """compile the model first: faster steps after a slow start"""
+    trackers: tuple[str, ...] = ()
+    """also log to tensorboard, wandb or trackio"""
+
+    def __post_init__(self) -> None:
+        """Refuse values that train nothing."""
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value < high:
+                raise ValueError(f"{name} must be at least {low} and below {high:g}, got {value}")
+        if self.stride is not None and min(self.stride) < 1:
+            raise ValueError(f"stride counts pixels and must be at least 1, got {self.stride}")
+        if self.gain_db[0] > self.gain_db[1]:
+            raise ValueError(f"gain_db goes from the lower to the higher end, got {self.gain_db}")
+        if self.batch % self.parts:
+            raise ValueError(f"a batch of {self.batch} cannot be cut into {self.parts} equal parts")
+        if self.result == "average" and not (self.ema or self.swa_start):
+            raise ValueError("result average needs an average: set ema or swa_start")
+        if self.ema and self.swa_start:
+            raise ValueError("ema and swa_start are two averages: set one of them to 0")
+        self._check_clips()
+
+    def _check_clips(self) -> None:
+        """Refuse splits that contradict each other."""
+        if self.folds and self.result == "best":
+            raise ValueError("result best would choose by the fold that is scored: set result to last or average")
+        if self.result == "best" and not (self.evaluate_every and (self.split or self.hold_out)):
+            raise ValueError("result best needs clips to choose by: set split or hold_out, and evaluate_every")
+        if self.freeze and not self.init:
+            raise ValueError(f"freeze {self.freeze} needs start weights worth keeping: set init")
+
+    @property
+    def patchout(self) -> Patchout:
+        """What training drops."""
+        return Patchout(self.patchout_freq, self.patchout_time, self.patchout_patches, self.patchout_per_clip)

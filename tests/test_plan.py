@@ -1,0 +1,52 @@
+"""What a run will take: counted by hand on a linear layer."""
+
+import pytest
+import torch
+from torch import nn
+
+from patchout.plan import LARGEST_BATCH, Plan, Trial, fitting_batch, free_bytes, measure
+
+CPU = torch.device("cpu")
+
+
+def test_what_the_backward_pass_keeps_is_counted_once_and_weights_are_not() -> None:
+    layer = nn.Linear(100, 50, bias=False)
+    trial = measure(layer, lambda model, batch, place: model(batch.wave).square().sum(), num_samples=100, num_classes=2)
+    assert trial.activation_bytes == 4 * (100 + 50)  # the input for the weight's gradient, the output for the square's
+    assert trial.seconds > 0
+    assert layer.weight.grad is None
+
+
+@pytest.mark.parametrize(("clips", "batch"), [(1000, 32), (40, 8), (10, 2), (3, 2)])
+def test_a_batch_is_at_most_a_quarter_of_the_clips(clips: int, batch: int) -> None:
+    assert fitting_batch(Trial(1, 1.0), 0, CPU, clips) == batch
+
+
+def test_a_batch_fits_into_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchout.plan.free_bytes", lambda device: 2200)
+    assert fitting_batch(Trial(100, 1.0), 100, CPU, 1000) == 8  # (1100 - 100) / 100 = 10
+    assert fitting_batch(Trial(5000, 1.0), 100, CPU, 1000) == 1
+    assert fitting_batch(Trial(1, 1.0), 0, CPU, 1000) == LARGEST_BATCH
+
+
+def test_free_memory_is_found() -> None:
+    assert free_bytes(CPU) > 2**20
+
+
+def test_a_plan_in_words() -> None:
+    plan = Plan(
+        clips=80,
+        classes=10,
+        task="multi_class",
+        tokens=590,
+        kept=234,
+        parameters=5_400_000,
+        batch=16,
+        steps=200,
+        memory_bytes=2**29,
+        seconds=120.0,
+    )
+    assert plan.describe() == (
+        "80 clips, 10 classes, one class a clip; batches of 16, 200 steps\n"
+        "5.4 M parameters, 234 of 590 tokens a clip; about 0.50 GiB and 2 min on this machine, without validation"
+    )

@@ -1,0 +1,109 @@
+"""Every recipe trains a few steps on a small prepared set of its own layout, at Tiny size with one block."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from conftest import noise
+from prepared_set import wav
+
+from patchout import train
+from patchout.labels import label_names
+from patchout.recipes import names, recipe
+from patchout.train_config import TrainConfig
+
+
+class Layout(NamedTuple):
+    """What `patchout prepare` makes of a data set: classes, task, the splits or folds of six clips, further columns."""
+
+    classes: int | str  # a number, or the name of a list
+    task: str
+    splits: tuple[str, ...]
+    column: str = "split"
+    more: tuple[str, ...] = ()
+
+
+LAYOUTS = {
+    "audioset": Layout("audioset", "multi_label", ("balanced_train", "unbalanced_train", "eval")),
+    "audioset20k": Layout("audioset", "multi_label", ("balanced_train", "eval")),
+    "openmic": Layout("openmic2018", "multi_label", ("train", "test"), more=("probabilities", "known")),
+    "esc50": Layout("esc50", "multi_class", ("1", "2", "3", "4", "5"), column="fold", more=("group",)),
+    "esc10": Layout(10, "multi_class", ("1", "2", "3", "4", "5"), column="fold", more=("group",)),
+    "fsd50k": Layout(200, "multi_label", ("train", "val", "eval")),
+    "dcase2018": Layout("dcase_scenes", "multi_class", ("train", "test"), more=("group", "device")),
+    "dcase2019": Layout("dcase_scenes", "multi_class", ("train", "test"), more=("group", "device")),
+    "dcase2020": Layout("dcase_scenes", "multi_class", ("train", "test"), more=("group", "device")),
+    "speechcommands": Layout("speechcommands_v2", "multi_class", ("train", "valid", "test"), more=("group",)),
+    "folder": Layout(3, "multi_class", ("",)),
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one prepared set a data set: four clips of 0.3 s in every split, of the classes 0, 1, 0, 1."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    root = tmp_path_factory.mktemp("prepared")
+    for name, layout in LAYOUTS.items():
+        classes = (
+            label_names(layout.classes)
+            if isinstance(layout.classes, str)
+            else tuple(f"class {index}" for index in range(layout.classes))
+        )
+        rows = [_row(split, index, layout, len(classes)) for split in layout.splits for index in range(4)]
+        kinds: dict[str, Any] = {"audio": datasets.Value("binary"), "labels": datasets.List(datasets.Value("int32"))}
+        kinds |= dict.fromkeys(("probabilities", "known"), datasets.List(datasets.Value("float32")))
+        features = datasets.Features({key: kinds.get(key, datasets.Value("string")) for key in rows[0]})
+        datasets.Dataset.from_list(rows, features=features).save_to_disk(root / name)
+        about = {"format": 1, "name": name, "classes": classes, "task": layout.task}
+        (root / name / "dataset.json").write_text(json.dumps(about))
+    return root
+
+
+def _row(split: str, index: int, layout: Layout, num_classes: int) -> dict[str, Any]:
+    """One clip."""
+    label = index % 2
+    one_hot = [float(place == label) for place in range(num_classes)]
+    further = {"group": f"{split} {index}", "device": "ab"[label], "probabilities": one_hot, "known": one_hot}
+    row = {"id": f"{split} {index}", "audio": wav(noise(0.3, index)), "labels": [label]}
+    return {**row, **({layout.column: split} if split else {}), **{key: further[key] for key in layout.more}}
+
+
+def small(config: TrainConfig, data: Path, out: Path) -> TrainConfig:
+    """The recipe with everything that is large made small; what makes it this recipe stays."""
+    stride = (16, 16) if config.init in ("passt-s-s16-ap473", "esc10-tiny") else (10, 10)
+    changes: dict[str, Any] = {
+        "init": "",
+        "size": "tiny",
+        "depth": 1,
+        "stride": None if config.model == "maskspec" else config.stride or stride,
+    }
+    changes |= {"epochs": 2, "batch": 2, "draws": min(config.draws, 6), "swa_start": min(config.swa_start, 2)}
+    changes |= {"plateau_epochs": 1, "ramp_epochs": 1, "evaluate_every": min(config.evaluate_every, 1)}
+    changes |= {"device": "cpu", "precision": "fp32", "folds": config.folds[:1], "workers": 0}
+    return replace(config, data=str(data), out=out, **changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names())
+def test_it_trains(name: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "write_report", lambda *args, **options: None)  # a second of drawing
+    torch.set_num_threads(2)
+    config = recipe(name).config
+    scores = train.run(small(config, prepared / data_of(name), tmp_path / "run"))
+    assert set(scores) >= ({"accuracy", "mAP"} if "class" in LAYOUTS[data_of(name)].task else {"mAP", "AUC"})
+    run = tmp_path / "run" / ("fold-1" if config.folds else "left" if config.channel == "each" else "")
+    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 2
+    assert (run / "model.safetensors").exists()
+    if config.by:
+        assert {"accuracy/device=a", "accuracy/device=b"} <= set(scores)
+
+
+def data_of(name: str) -> str:
+    """The data set of a recipe."""
+    return name.removeprefix("maskspec-").partition("-")[0]

@@ -1,0 +1,49 @@
+"""Folds and seeds: which runs there are, and what becomes of their scores."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from patchout.repeat import repeat, runs
+from patchout.train_config import TrainConfig
+
+
+def config(out: Path, **changes: object) -> TrainConfig:
+    return TrainConfig(recipe="any", out=out, **changes)  # type: ignore[arg-type]
+
+
+def test_every_seed_holds_every_fold_out_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    single = runs(config(tmp_path, folds=("1", "2"), seeds=2, seed=5))
+    assert [(run.seed, run.split, run.out.relative_to(tmp_path).as_posix()) for run in single] == [
+        (5, "1", "seed-5/fold-1"),
+        (5, "2", "seed-5/fold-2"),
+        (6, "1", "seed-6/fold-1"),
+        (6, "2", "seed-6/fold-2"),
+    ]
+    assert all(run.folds == () and run.seeds == 1 for run in single)
+
+
+def test_seeds_alone_keep_the_split(tmp_path: Path) -> None:
+    single = runs(config(tmp_path, seeds=2, split="val"))
+    assert [(run.seed, run.split, run.out.name) for run in single] == [(0, "val", "seed-0"), (1, "val", "seed-1")]
+
+
+def test_the_result_is_the_mean_over_folds_and_the_spread_over_seeds(tmp_path: Path) -> None:
+    found = {(0, "1"): 0.2, (0, "2"): 0.4, (1, "1"): 0.6, (1, "2"): 0.8}
+    scores = repeat(
+        config(tmp_path, folds=("1", "2"), seeds=2), lambda single: {"accuracy": found[single.seed, single.split]}
+    )
+    assert scores == pytest.approx({"accuracy": 0.5, "accuracy_std": 0.2 * 2**0.5})  # 0.3 and 0.7
+    stored = json.loads((tmp_path / "scores.json").read_text())
+    assert stored["mean"] == scores
+    assert stored["runs"]["seed-1/fold-2"] == {"accuracy": 0.8}
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    assert repeat(config(tmp_path, folds=("1", "2")), lambda single: {"mAP": 0.5}) == {"mAP": 0.5}
+
+
+def test_a_score_that_only_some_runs_have_is_left_out(tmp_path: Path) -> None:
+    scores = iter([{"mAP": 0.5, "accuracy/device=a": 0.1}, {"mAP": 0.7}])
+    assert repeat(config(tmp_path, folds=("1", "2")), lambda single: next(scores)) == {"mAP": 0.6}

@@ -1,0 +1,110 @@
+"""Clips trained on, watched, scored: no clip on two sides, groups whole, every class where it can be."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import noise, tone, write_wav
+
+from patchout.data import DataError, scan
+from patchout.split import Split, choose, hold_out
+from patchout.train_config import TrainConfig
+
+Rows = list[dict[str, str]]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[[Rows], Path]:
+    """Write a CSV data set; every row gets a file of its own."""
+
+    def write(rows: Rows) -> Path:
+        columns = list(rows[0])
+        lines = [",".join(["filename", *columns])]
+        for index, row in enumerate(rows):
+            write_wav(tmp_path / "set" / f"{index}.wav", noise(0.05, index))
+            lines.append(",".join([f"{index}.wav", *(row[column] for column in columns)]))
+        (tmp_path / "set" / "list.csv").write_text("\n".join(lines))
+        return tmp_path / "set"
+
+    return write
+
+
+def chosen(data: Path, **changes: object) -> tuple[Split, list[str]]:
+    problems: list[str] = []
+    settings: dict[str, object] = {"recipe": "any", "data": str(data), "batch": 2}
+    return choose(TrainConfig(**(settings | changes)), problems.append), problems  # type: ignore[arg-type]
+
+
+def test_validation_test_and_excluded_splits_are_not_trained_on(table: Callable[[Rows], Path]) -> None:
+    data = table([{"label": label, "split": split} for split in ("a", "b", "c", "d") for label in ("x", "y", "x")])
+    split, problems = chosen(data, split="b", test="c", exclude=("d",))
+    assert [set(part.column("fold")) for part in split] == [{"a"}, {"b"}, {"c"}]
+    assert [len(part) for part in split] == [3, 3, 3]
+    assert problems == []
+
+
+def test_a_share_of_every_class_is_held_out(table: Callable[[Rows], Path]) -> None:
+    data = table([{"label": label} for label in ("x",) * 20 + ("y",) * 10])
+    split, _ = chosen(data, hold_out=0.2)
+    assert split.validation.class_counts().tolist() == [4, 2]
+    assert split.training.class_counts().tolist() == [16, 8]
+    assert not set(split.training.names()) & set(split.validation.names())
+
+
+def test_the_same_clips_are_held_out_whatever_the_seed(table: Callable[[Rows], Path]) -> None:
+    data = table([{"label": label} for label in ("x",) * 9 + ("y",) * 9])
+    first, second = (chosen(data, hold_out=0.3, seed=seed)[0].validation.names() for seed in (0, 1))
+    assert first == second
+
+
+def test_groups_stay_whole(table: Callable[[Rows], Path]) -> None:
+    rows = [{"label": label, "group": f"{label}{take}"} for label in ("x", "y") for take in range(5) for _ in range(3)]
+    split, problems = chosen(table(rows), hold_out=0.2)
+    assert not set(split.training.column("group")) & set(split.validation.column("group"))
+    assert split.validation.class_counts().tolist() == [3, 3]  # one group of three a class
+    assert problems == []
+
+
+def test_a_class_with_two_groups_has_one_on_either_side(table: Callable[[Rows], Path]) -> None:
+    rows = [{"label": "x", "group": f"x{index}"} for index in range(10)]
+    rows += [{"label": "y", "group": group} for group in ("y0", "y0", "y0", "y1", "y1", "y1")]
+    held = hold_out(scan(table(rows)), 0.1)
+    assert sorted(np.array([row["group"] for row in rows])[held])[-3:] in (["y0"] * 3, ["y1"] * 3)
+
+
+def test_a_class_of_one_clip_is_trained_on(table: Callable[[Rows], Path]) -> None:
+    split, _ = chosen(table([{"label": label} for label in ("x",) * 5 + ("y",)]), hold_out=0.4)
+    assert split.training.class_counts().tolist() == [3, 1]
+
+
+def test_a_class_missing_on_one_side_is_reported(table: Callable[[Rows], Path]) -> None:
+    rows = [{"label": "x", "split": "a"}, {"label": "y", "split": "a"}, {"label": "x", "split": "b"}]
+    rows += [{"label": "z", "split": "b"}]
+    _, problems = chosen(table(rows), split="b")
+    assert problems == ["no training clip of 1 classes (z)", "no validation clip of 1 classes (y)"]
+
+
+def test_a_recording_on_both_sides_is_reported(table: Callable[[Rows], Path]) -> None:
+    rows = [{"label": label, "split": split, "group": "r1"} for label in ("x", "y") for split in ("a", "b")]
+    _, problems = chosen(table(rows), split="b")
+    assert problems == ["1 groups are trained on and held out (r1): the scores will be too good"]
+
+
+def test_one_class_only_is_refused(tmp_path: Path) -> None:
+    for index in range(3):
+        write_wav(tmp_path / "set" / "bell" / f"{index}.wav", tone(0.1))
+    with pytest.raises(DataError, match="one class only"):
+        chosen(tmp_path / "set")
+
+
+def test_a_batch_larger_than_the_data_is_refused(table: Callable[[Rows], Path]) -> None:
+    data = table([{"label": label} for label in ("x", "y", "x")])
+    with pytest.raises(DataError, match="a batch of 4 is larger than the 3 clips"):
+        chosen(data, batch=4)
+
+
+def test_a_split_that_does_not_exist_is_refused(table: Callable[[Rows], Path]) -> None:
+    data = table([{"label": label, "split": "a"} for label in ("x", "y", "x")])
+    with pytest.raises(DataError, match="no split or fold b"):
+        chosen(data, split="b")
