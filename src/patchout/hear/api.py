@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from patchout.embedding import EmbedConfig, Embedder, Mode
-from patchout.passt import Passt
+from patchout.tagger import Tagger
 from patchout.zoo import load
 
 
@@ -60,13 +60,13 @@ PRESETS: dict[str, Preset] = {
 
 
 class HearModel(nn.Module):
-    """A PaSST with the attributes that the HEAR rules ask for; in evaluation mode."""
+    """A model with the attributes that the HEAR rules ask for; in evaluation mode."""
 
     sample_rate: int
     scene_embedding_size: int
     timestamp_embedding_size: int
 
-    def __init__(self, model: Passt, config: EmbedConfig) -> None:
+    def __init__(self, model: Tagger, config: EmbedConfig) -> None:
         super().__init__()
         self.model = model
         self.embedder = Embedder(model, config)

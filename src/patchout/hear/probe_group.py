@@ -1,0 +1,205 @@
+"""Shallow probes, several trained on the same rows at once: their weights stacked, one product per layer for all.
+
+A probe is Linear, BatchNorm, Dropout, ReLU for each hidden layer, then Linear, as in the HEAR kit. The probes of a
+group share nothing but the rows and the stream of dropout, so each learns what it would learn alone.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+Initialization = Literal["xavier_uniform_", "xavier_normal_"]
+DRAW = {"xavier_uniform_": nn.init.xavier_uniform_, "xavier_normal_": nn.init.xavier_normal_}
+ROWS_AT_ONCE = 8192  # of a prediction
+
+
+class Point(NamedTuple):
+    """One point of the grid; names as in the kit, sorted."""
+
+    batch_size: int
+    check_val_every_n_epoch: int
+    dropout: float
+    hidden_dim: int
+    hidden_layers: int
+    initialization: Initialization
+    lr: float
+    max_epochs: int
+    patience: int  # checks without a better score
+
+    @property
+    def schedule(self) -> tuple[float | int, ...]:
+        """What all points of a group must have in common."""
+        return self.batch_size, self.check_val_every_n_epoch, self.dropout, self.hidden_dim, self.max_epochs
+
+
+class Data(NamedTuple):
+    """Rows to learn from, on one device."""
+
+    values: Float[Tensor, "row value"]
+    target: Float[Tensor, "row class"]
+    one_label: bool  # softmax over the classes, not a sigmoid for each
+
+
+class Check(NamedTuple):
+    """What the validation says of one probe."""
+
+    score: float  # the higher the better; NaN or infinite ends the training
+    detail: Any = None  # kept with the best score
+
+
+Judge = Callable[[Tensor], Check]  # of logits (row, class)
+
+
+class Probe:
+    """The network of one point, and its best state so far."""
+
+    def __init__(self, point: Point, data: Data, rng: Generator) -> None:
+        """Xavier weights (gain 1, after a ReLU sqrt 2), biases uniform in +-1 / sqrt(values in), as in the kit."""
+        self.point = point
+        hidden = [point.hidden_dim] * point.hidden_layers
+        device = data.values.device
+        self.weights, self.biases = [], []
+        for layer, (num_in, num_out) in enumerate(pairwise([data.values.shape[1], *hidden, data.target.shape[1]])):
+            gain, bound = math.sqrt(2) if layer else 1.0, 1 / math.sqrt(num_in)
+            weight = DRAW[point.initialization](torch.empty(num_out, num_in), gain, generator=rng)
+            bias = torch.empty(num_out).uniform_(-bound, bound, generator=rng)
+            self.weights.append(weight.to(device).requires_grad_())
+            self.biases.append(bias.to(device).requires_grad_())
+        self.gains = [torch.ones(width, device=device, requires_grad=True) for width in hidden]
+        self.shifts = [torch.zeros(width, device=device, requires_grad=True) for width in hidden]
+        self.running = [torch.tensor([[0.0], [1.0]], device=device).repeat(1, width) for width in hidden]  # mean, var
+        self.best = Check(-math.inf)
+        self.best_epoch = -1
+        self._best_state: list[Tensor] = []
+        self._waited = 0
+
+    def parameters(self) -> list[Tensor]:
+        """What is learned."""
+        return [*self.weights, *self.biases, *self.gains, *self.shifts]
+
+    def consider(self, check: Check, epoch: int) -> bool:
+        """Keep the state if it is the best so far; whether to go on training."""
+        state = [*self.parameters(), *self.running]
+        if check.score > self.best.score or self.best_epoch < 0:
+            self.best = check if not math.isnan(check.score) else check._replace(score=-math.inf)
+            self.best_epoch, self._waited = epoch, 0
+            self._best_state = [value.detach().clone() for value in state]
+        else:
+            self._waited += 1
+        return math.isfinite(check.score) and self._waited < self.point.patience
+
+    def restore(self) -> None:
+        """Go back to the best state."""
+        for value, best in zip([*self.parameters(), *self.running], self._best_state, strict=True):
+            value.detach().copy_(best)
+
+
+def train_group(probes: Sequence[Probe], data: Data, validation: Tensor, judge: Judge, rng: Generator) -> None:
+    """Train probes of one schedule until each has stopped, and leave each in its best state.
+
+    The order of the rows is that of every epoch, as in the kit. `validation` is (row, value); `rng` draws the dropout
+    on the device of the rows.
+    """
+    by_rate: dict[float, list[Tensor]] = defaultdict(list)
+    for probe in probes:
+        by_rate[probe.point.lr] += probe.parameters()
+    optimizer = torch.optim.Adam([{"params": values, "lr": lr} for lr, values in by_rate.items()], fused=True)
+    live = sorted(probes, key=lambda probe: -probe.point.hidden_layers)
+    every = probes[0].point.check_val_every_n_epoch
+    for epoch in range(every - 1, probes[0].point.max_epochs, every):
+        _train_epochs(live, data, every, optimizer, rng)
+        logits = predict(live, validation)
+        live = [probe for probe, one in zip(live, logits, strict=True) if probe.consider(judge(one), epoch)]
+        if not live:
+            break
+    for probe in probes:
+        probe.restore()
+
+
+def predict(probes: Sequence[Probe], values: Float[Tensor, "row value"]) -> list[Tensor]:
+    """Logits (row, class) of each probe, on the CPU; deeper probes come first."""
+    running = _side_by_side(probes)
+    with torch.no_grad():
+        parts = [_logits(probes, rows, running, None).cpu() for rows in torch.split(values, ROWS_AT_ONCE)]
+    return [logits.contiguous() for logits in torch.cat(parts).unbind(1)]
+
+
+def loss(logits: Float[Tensor, "*row class"], target: Float[Tensor, "*row class"], one_label: bool) -> Tensor:
+    """Cross-entropy, or binary cross-entropy also over the classes: the mean."""
+    if one_label:
+        return F.cross_entropy(logits.flatten(0, -2), target.argmax(-1).flatten())
+    return F.binary_cross_entropy_with_logits(logits, target)
+
+
+def _train_epochs(
+    probes: Sequence[Probe], data: Data, epochs: int, optimizer: torch.optim.Adam, rng: Generator
+) -> None:
+    edges = [*range(0, len(data.values), probes[0].point.batch_size), len(data.values)]
+    if len(edges) > 2 and edges[-1] - edges[-2] == 1:
+        del edges[-2]  # one row alone has no variance to normalise by: it joins the batch before
+    running = _side_by_side(probes)
+    for _ in range(epochs):
+        for first, last in pairwise(edges):
+            logits = _logits(probes, data.values[first:last], running, rng)
+            target = data.target[first:last, None].expand_as(logits)
+            optimizer.zero_grad()
+            total = len(probes) * loss(logits, target, data.one_label)  # the sum over probes of their means
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+
+def _side_by_side(probes: Sequence[Probe]) -> list[Float[Tensor, "2 probe width"]]:
+    """Running means and variances of each hidden layer in one tensor, of which the probes keep views."""
+    stacks = []
+    for layer in range(probes[0].point.hidden_layers):
+        members = _with_layer(probes, layer)
+        stacks.append(torch.stack([probe.running[layer] for probe in members], dim=1))
+        for index, probe in enumerate(members):
+            probe.running[layer] = stacks[-1][:, index]
+    return stacks
+
+
+def _with_layer(probes: Sequence[Probe], layer: int) -> list[Probe]:
+    return [probe for probe in probes if probe.point.hidden_layers > layer]
+
+
+def _logits(
+    probes: Sequence[Probe], rows: Float[Tensor, "row value"], running: Sequence[Tensor], rng: Generator | None
+) -> Float[Tensor, "row probe class"]:
+    """One pass, with `rng` in training mode; deeper probes come first."""
+    hidden = rows[:, None].expand(-1, len(probes), -1)
+    for layer, (mean, variance) in enumerate(running):
+        members = _with_layer(probes, layer)
+        new = _linear(
+            hidden[:, : len(members)], [one.weights[layer] for one in members], [one.biases[layer] for one in members]
+        )
+        gain, shift = (
+            torch.cat([one.gains[layer] for one in members]),
+            torch.cat([one.shifts[layer] for one in members]),
+        )
+        statistics = mean.view(-1), variance.view(-1)  # updated in place
+        new = F.batch_norm(new.flatten(1), *statistics, gain, shift, training=rng is not None).view_as(new)
+        dropout = probes[0].point.dropout
+        if rng is not None and dropout:
+            new = new * torch.empty_like(new).bernoulli_(1 - dropout, generator=rng).div_(1 - dropout)
+        new = new.relu()
+        hidden = new if len(members) == len(probes) else torch.cat([new, hidden[:, len(members) :]], dim=1)
+    return _linear(hidden, [one.weights[-1] for one in probes], [one.biases[-1] for one in probes])
+
+
+def _linear(
+    hidden: Float[Tensor, "row probe value"], weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> Float[Tensor, "row probe out"]:
+    """Each probe's own product."""
+    if len(weights) == 1:
+        return F.linear(hidden[:, 0], weights[0], biases[0])[:, None]
+    return torch.baddbmm(
+        torch.stack(list(biases))[:, None], hidden.transpose(0, 1), torch.stack(list(weights)).transpose(1, 2)
+    ).transpose(0, 1)

@@ -1,0 +1,130 @@
+"""A model to be judged: one of ours or any HEAR module, held to the HEAR rules at every call."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from patchout import hear, zoo
+from patchout.embedding import EmbedConfig
+from patchout.errors import InputError
+from patchout.hear.wavs import RATES
+
+EVENNESS_MS = 1.0  # of timestamps, as the public validator has it
+FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
+
+
+class ModuleError(InputError):
+    """A model that breaks a HEAR rule: `<name>: <the rule>, <what was found>`."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be judged: a HEAR module with its loaded model."""
+
+    name: str
+    module: Any  # has get_scene_embeddings and get_timestamp_embeddings
+    model: nn.Module
+    detail: str = ""  # what else makes the embeddings what they are
+
+    @property
+    def rate(self) -> int:
+        """Hz."""
+        return int(self.model.sample_rate)  # type: ignore[arg-type]  # checked by `open_module`
+
+    def identity(self) -> dict[str, str]:
+        """Tells any two models apart, also two states of one file."""
+        digest = hashlib.sha256()
+        for name, value in self.model.state_dict().items():
+            digest.update(name.encode())
+            if isinstance(value, Tensor):
+                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return {"model": self.name, "detail": self.detail, "weights_sha256": digest.hexdigest()}
+
+
+def open_subject(name: str, *, config: EmbedConfig | None = None, weights: str = "") -> Subject:
+    """One of our models (a file or a zoo name) with its `config`, or any importable HEAR module with `weights`."""
+    if Path(name).exists() or name in zoo.MODELS:
+        if weights:
+            raise ValueError(f"{name} is a model already: a file of weights goes with a HEAR module")
+        config = config or EmbedConfig()
+        return Subject(name, hear, hear.HearModel(zoo.load(name), config), repr(config))
+    if config is not None:
+        raise ValueError(f"an embedding's settings are for our models, and {name} is none: give a file or a zoo name")
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(
+            f"{name} is no file, no model of `patchout models` and no module that can be imported"
+        ) from None
+    return open_module(name, module, weights=weights)
+
+
+def open_module(name: str, module: Any, *, weights: str = "") -> Subject:
+    """Load the model of a HEAR module and check its attributes."""
+    if missing := [wanted for wanted in FUNCTIONS if not callable(getattr(module, wanted, None))]:
+        raise ModuleError(f"{name}: a HEAR module has {', '.join(FUNCTIONS)}; {missing[0]} is not there")
+    model = module.load_model(weights) if weights else module.load_model()
+    if not isinstance(model, nn.Module):
+        raise ModuleError(f"{name}: load_model must give a torch.nn.Module, got {type(model).__name__}")
+    if getattr(model, "sample_rate", None) not in RATES:
+        given = getattr(model, "sample_rate", None)
+        raise ModuleError(f"{name}: sample_rate must be one of {', '.join(map(str, RATES))}, got {given!r}")
+    for size in ("scene_embedding_size", "timestamp_embedding_size"):
+        if not isinstance(getattr(model, size, None), int):
+            raise ModuleError(f"{name}: {size} must be an int, got {getattr(model, size, None)!r}")
+    return Subject(name, module, model, weights)
+
+
+def batch_size(duration_s: float | int | None, rate: int) -> int:
+    """Clips a call, as the kit has them."""
+    return 1 if duration_s is None else max(1, int(0.7 * (120 / duration_s) * (16000 / rate)))
+
+
+def scenes(subject: Subject, wave: Float[Tensor, "clip sample"]) -> Float[Tensor, "clip value"]:
+    """Scene embeddings on the CPU, checked against the HEAR rules."""
+    values = subject.module.get_scene_embeddings(wave, subject.model)
+    size = (len(wave), subject.model.scene_embedding_size)
+    _check(subject, "scene embeddings", values, size)
+    return values.detach().cpu()
+
+
+def timestamps(subject: Subject, wave: Float[Tensor, "clip sample"]) -> tuple[Tensor, Tensor]:
+    """Embeddings (clip, time, value) and times in ms (clip, time) on the CPU, checked against the HEAR rules."""
+    pair = subject.module.get_timestamp_embeddings(wave, subject.model)
+    if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(one, Tensor) for one in pair):
+        raise ModuleError(f"{subject.name}: get_timestamp_embeddings must return two tensors: embeddings and times")
+    values, times_ms = (one.detach().cpu() for one in pair)
+    num_times = times_ms.shape[-1] if times_ms.ndim else 0
+    size = (len(wave), num_times, subject.model.timestamp_embedding_size)
+    _check(subject, "timestamp embeddings", values, size)
+    times_ms = times_ms.double()
+    gaps, end_ms = times_ms.diff(dim=-1), 1000 * wave.shape[1] / subject.rate
+    broken = {
+        f"have the shape (clips, times), here ({len(wave)}, {num_times})": times_ms.shape == size[:2] and num_times > 0,
+        "be finite": bool(torch.isfinite(times_ms).all()),
+        "increase within a clip": bool((gaps > 0).all()),
+        f"be evenly spaced within {EVENNESS_MS:g} ms": not gaps.numel()
+        or bool(((gaps - gaps.mean(dim=-1, keepdim=True)).abs() <= EVENNESS_MS).all()),
+        f"lie within the sound, 0 to {end_ms:g} ms": bool(((times_ms >= 0) & (times_ms <= end_ms)).all()),
+    }
+    if rule := next((rule for rule, kept in broken.items() if not kept), ""):
+        raise ModuleError(f"{subject.name}: the HEAR rules want timestamps to {rule}; these do not")
+    return values, times_ms
+
+
+def _check(subject: Subject, what: str, values: Any, size: tuple[Any, ...]) -> None:
+    if not isinstance(values, Tensor) or values.dtype != torch.float32:
+        kind = str(values.dtype) if isinstance(values, Tensor) else type(values).__name__
+        raise ModuleError(f"{subject.name}: {what} must be a float32 tensor, got {kind}")
+    if tuple(values.shape) != size:
+        raise ModuleError(f"{subject.name}: {what} must have the shape {size}, got {tuple(values.shape)}")
+    if not bool(torch.isfinite(values).all()):
+        raise ModuleError(f"{subject.name}: {what} have NaN or infinite values; every value must be finite")
