@@ -26,11 +26,11 @@ Set = tuple[list[Path], list[str], np.ndarray]  # files, labels, is it a test cl
 
 def esc10(root: Path) -> Set:
     """ESC-10, fold 5 against the rest."""
-    clips = patchout.data.scan(root).clips
+    clips = patchout.data.scan(root)
     return (
-        [clip.file for clip in clips],
-        [clip.labels[0] for clip in clips],
-        np.array([clip.fold == "5" for clip in clips]),
+        [Path(name) for name in clips.names()],
+        [clips.labels(clip)[0] for clip in range(len(clips))],
+        clips.column("fold") == "5",
     )
 
 
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     data = parser.parse_args().data
     model = patchout.load("esc10-tiny", device="cpu")
+    assert isinstance(model, Passt)
     for name, (files, labels, test) in {
         "ESC-10": esc10(data / "esc10"),
         "digits": digits(data / "fsdd" / "recordings"),

@@ -1,7 +1,8 @@
 """Checkpoints: our file is whole or refused; public weights come in by shape and go out by name."""
 
+import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from conftest import tiny_config
 from safetensors.torch import save_file
 
-from patchout.checkpoint import CheckpointError, export_passt, import_passt, load, save
+from patchout.checkpoint import CheckpointError, config_from_json, export_passt, import_passt, load, save
+from patchout.maskspec import MaskSpec, MaskSpecConfig
+from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.mel import MelConfig
 from patchout.passt import Passt
 
@@ -36,6 +39,22 @@ def test_a_saved_model_comes_back_whole(tiny: Passt, tmp_path: Path) -> None:
     assert again.config == tiny.config
     assert same(again, tiny)
     assert not again.training
+
+
+def test_a_position_per_patch_is_saved_and_loaded(tmp_path: Path) -> None:
+    model = Passt(tiny_config(positions="grid"), rng=torch.Generator().manual_seed(0))
+    save(model, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    assert again.config.positions == "grid"
+    assert same(again, model)
+    with pytest.raises(ValueError, match="public format holds separate positions"):
+        export_passt(again)
+
+
+def test_a_config_from_before_the_choice_of_positions_loads(tiny: Passt) -> None:
+    before = asdict(tiny.config)
+    del before["positions"]
+    assert config_from_json(json.dumps(before)) == tiny.config
 
 
 def test_half_precision_halves_the_file(tiny: Passt, tmp_path: Path) -> None:
@@ -206,3 +225,38 @@ def test_a_header_without_its_config_is_refused(tiny: Passt, tmp_path: Path) -> 
     (tmp_path / "m.safetensors").write_bytes(content.replace(b'"config"', b'"confih"', 1))  # one bit
     with pytest.raises(CheckpointError, match=r"m.safetensors: damaged"):
         load(tmp_path / "m.safetensors")
+
+
+# -- MaskSpec ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [MaskSpec, MaskSpecClassifier])
+def test_both_kinds_of_maskspec_come_back_whole(kind: type[MaskSpec | MaskSpecClassifier], tmp_path: Path) -> None:
+    """Statistics of the bands and all: as tuples, which JSON does not know."""
+    sizes = {"width": 32, "heads": 2, "depth": 1, "columns": 4, "mel": MelConfig(mean=(0.5,) * 128, std=(2.0,) * 128)}
+    model: MaskSpec | MaskSpecClassifier
+    if kind is MaskSpec:
+        model = MaskSpec(MaskSpecConfig(**sizes, decoder_width=16, decoder_heads=1, decoder_depth=1))
+    else:
+        model = MaskSpecClassifier(MaskSpecClassifierConfig(**sizes, labels=("a", "b"), pooling="token"))
+    save(model, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    assert type(again) is kind
+    assert again.config == model.config
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_kind_of_a_later_version_is_refused(tiny: Passt, tmp_path: Path) -> None:
+    class Later(Passt):
+        """Not known here."""
+
+    save(Later(tiny.config), tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds a Later, here are Passt, MaskSpec, .*needs a newer patchout"):
+        load(tmp_path / "m.safetensors")
+
+
+def test_statistics_of_another_number_of_bands_are_refused(tiny: Passt) -> None:
+    values = asdict(tiny.config)
+    values["mel"] |= {"mean": [0.5] * 64, "std": [1.0] * 64}
+    with pytest.raises(ValueError, match="64 values of mean and 64 of std do not fit 128 bands"):
+        config_from_json(json.dumps(values))

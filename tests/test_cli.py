@@ -316,7 +316,7 @@ def test_evaluate_names_what_it_could_not_read(run: Run, model: Path, class_fold
     [
         ((), 2, "usage"),
         (("tga",), 2, "did you mean tag"),
-        (("train",), 2, "recipes: esc10"),
+        (("train",), 2, "recipes and their variants:"),
         (("train", "esc11", "--data", "x", "--out", "y"), 2, "did you mean esc10"),
         (("train", "esc10"), 2, "--data"),
         (("evaluate", "esc10-tiny"), 2, "--data"),

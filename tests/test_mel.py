@@ -1,11 +1,14 @@
 """Numbers of the front end that can be looked up or worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from conftest import RATE, tone
 
 from patchout.mel import MelConfig, log_mel, mel_bank
+from patchout.mel_statistics import audioset_statistics, frame_statistics
 
 SILENCE = (np.log(1e-5) + 4.5) / 5
 
@@ -109,9 +112,15 @@ def test_one_waveform_needs_a_batch_axis() -> None:
         ({"win_length": 2048}, "2048 is longer than n_fft 1024"),
         ({"f_max": 17_000.0}, "16000 Hz, got 0 and 17000"),
         ({"f_min": -1.0}, "got -1 and 15000"),
+        ({"mean": (0.0,) * 64, "std": (1.0,) * 64}, "64 values of mean and 64 of std do not fit 128 bands"),
+        ({"mean": (0.0,)}, "1 values of mean and 0 of std"),
+        ({"mean": (), "std": ()}, "0 values of mean"),
+        ({"mean": (0.0,), "std": (0.0,)}, "the lowest std is 0.0: set a floor"),
+        ({"mean": (float("nan"),), "std": (1.0,)}, "must be finite"),
+        ({"low_pass_hz": 31.25}, "leaves nothing above 0 Hz"),
     ],
 )
-def test_impossible_front_ends_are_refused(changes: dict[str, float], text: str) -> None:
+def test_impossible_front_ends_are_refused(changes: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         MelConfig(**changes)  # type: ignore[arg-type]
 
@@ -123,3 +132,82 @@ def test_what_was_cached_in_inference_mode_serves_autograd_later() -> None:
     wave = torch.zeros(1, 1000, requires_grad=True)
     log_mel(wave, config).sum().backward()  # type: ignore[no-untyped-call]
     assert wave.grad is not None
+
+
+# -- statistics and the switches of MaskSpec's public weights ---------------------------------------------------------
+
+
+def chirp() -> torch.Tensor:
+    """A sweep over the whole band (1, samples) of ten seconds."""
+    t = np.arange(10 * RATE) / RATE
+    return torch.from_numpy(0.25 * np.sin(2 * np.pi * (100 * t + 700 * t**2))).float()[None]
+
+
+def standardised(**changes: object) -> MelConfig:
+    return replace(MelConfig(), **(audioset_statistics()._asdict() | changes))
+
+
+def test_a_standardised_sweep_gives_the_published_values() -> None:
+    mel = log_mel(chirp(), standardised())[0]
+    assert mel[127, 999].item() == pytest.approx(59.26318, abs=1e-3)
+    assert mel.mean().item() == pytest.approx(-1.306970, abs=2e-5)
+    assert mel.std(correction=0).item() == pytest.approx(4.932081, abs=2e-4)
+
+
+def test_standardised_silence_gives_the_published_values() -> None:
+    mel = log_mel(torch.zeros(1, RATE), standardised())[0]
+    np.testing.assert_allclose(mel[[0, 64, 127], 50], [-1.093441, -2.256788, -0.060697], atol=2e-6)
+
+
+def test_one_pair_serves_all_bands() -> None:
+    wave = torch.from_numpy(tone(1.0))[None]
+    torch.testing.assert_close(
+        log_mel(wave, MelConfig(mean=(-0.5,), std=(2.0,))), (log_mel(wave, MelConfig()) + 0.5) / 2
+    )
+
+
+def test_statistics_work_with_drawn_band_edges() -> None:
+    wave = torch.from_numpy(tone(1.0))[None]
+    plain = log_mel(wave, MelConfig(), band=(5.0, 14_500.0))
+    torch.testing.assert_close(log_mel(wave, MelConfig(mean=(1.0,), std=(2.0,)), band=(5.0, 14_500.0)), (plain - 1) / 2)
+
+
+def test_half_precision_moves_the_sweep_as_published() -> None:
+    off = (log_mel(chirp(), MelConfig(half_precision=True)) - log_mel(chirp(), MelConfig())).abs()
+    assert off.max().item() == pytest.approx(0.40, abs=0.005)
+    assert off.mean().item() == pytest.approx(0.048, abs=0.0005)
+
+
+def test_the_low_pass_keeps_full_band_sound_out_of_the_empty_bands() -> None:
+    loud = torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
+    full, deaf = log_mel(loud, standardised())[0], log_mel(loud, standardised(low_pass_hz=11_000.0))[0]
+    assert full[120:].mean().item() > 50
+    assert deaf[120:].abs().max().item() < 0.1
+    below = MelConfig().band_hz < 10_000
+    torch.testing.assert_close(deaf[below], full[below])
+
+
+def test_statistics_are_those_of_all_frames() -> None:
+    clips = [torch.randn(128, frames, generator=torch.Generator().manual_seed(frames)) for frames in (50, 100)]
+    frames = torch.cat(clips, dim=1).double()
+    each, together = frame_statistics(clips, floor=0.1), frame_statistics(clips, floor=0.1, per_band=False)
+    np.testing.assert_allclose(each.mean, frames.mean(dim=1), atol=1e-9)
+    np.testing.assert_allclose(each.std, frames.std(dim=1, correction=0), atol=1e-9)
+    np.testing.assert_allclose(together, [[frames.mean()], [frames.std(correction=0)]], atol=1e-9)
+
+
+def test_what_was_measured_standardises() -> None:
+    noise = torch.randn(4, RATE, generator=torch.Generator().manual_seed(0))
+    config = replace(MelConfig(), **frame_statistics(log_mel(noise, MelConfig()), floor=1e-3)._asdict())
+    mel = log_mel(noise, config)
+    torch.testing.assert_close(mel.mean(dim=(0, 2)), torch.zeros(128), atol=1e-4, rtol=0)
+    torch.testing.assert_close(mel.std(dim=(0, 2), correction=0), torch.ones(128), atol=1e-4, rtol=0)
+
+
+def test_an_empty_band_gets_the_floor() -> None:
+    silent = log_mel(torch.zeros(1, RATE), MelConfig())
+    assert frame_statistics(silent).std == pytest.approx((0.3,) * 128)
+    assert min(audioset_statistics().std) == pytest.approx(0.0427, abs=1e-4)
+    assert min(audioset_statistics(floor=0.3).std) == 0.3
+    with pytest.raises(ValueError, match="at least one clip"):
+        frame_statistics([])

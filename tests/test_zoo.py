@@ -1,5 +1,7 @@
+import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +10,17 @@ import huggingface_hub
 import pytest
 import torch
 
-from patchout import checkpoint, zoo
+from patchout import checkpoint, download, zoo
 from patchout.download import DownloadError
+from patchout.import_maskspec import export_maskspec
 from patchout.labels import LISTS, label_names, read_labels
+from patchout.maskspec import MaskSpec, MaskSpecConfig
+from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.mel import MelConfig
+from patchout.mel_statistics import audioset_statistics
 from patchout.passt import Passt, PasstConfig
 
-PUBLISHED = [entry for entry in zoo.MODELS.values() if entry.url]
+PUBLISHED = [entry for entry in zoo.MODELS.values() if entry.url and not entry.file]
 
 
 def tiny(num_classes: int) -> Passt:
@@ -181,6 +187,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_hub_id_asks_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "unreachable", lambda url: "")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name, **_: str(tmp_path / repo / name))
     assert zoo.locate("ada/barks") == tmp_path / "ada/barks/model.safetensors"
 
@@ -189,6 +196,19 @@ def test_a_hub_id_that_is_not_cached_fails_offline_in_one_line(cache: Path) -> N
     with pytest.raises(DownloadError, match=r"'ada/barks' is no file.*HF_HUB_OFFLINE") as caught:
         zoo.locate("ada/barks")
     assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")  # closed again
+    started = time.monotonic()
+    with pytest.raises(DownloadError, match=rf"not cached, and http://127.0.0.1:{port} does not answer \(.*refused"):
+        zoo.locate("ada/barks")
+    assert time.monotonic() - started < 5
 
 
 # -- files to models --------------------------------------------------------------------------------------------------
@@ -252,3 +272,44 @@ def test_too_few_names_are_refused(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_refused_before_anything_is_brought(cache: Path) -> None:
     with pytest.raises(ValueError, match="no device 'cuda:99'"):
         zoo.load("passt-s", "cuda:99")
+
+
+# -- MaskSpec ---------------------------------------------------------------------------------------------------------
+
+
+def public_maskspec(*, tuned: bool) -> dict[str, torch.Tensor]:
+    """Weights in the public format of a model of one thin block."""
+    sizes = {"width": 64, "heads": 1, "depth": 1, "columns": 4}
+    if tuned:
+        return export_maskspec(MaskSpecClassifier(MaskSpecClassifierConfig(**sizes, labels=label_names("audioset"))))
+    return export_maskspec(MaskSpec(MaskSpecConfig(**sizes, decoder_width=16)))
+
+
+def test_files_on_a_drive_say_how_to_bring_them(cache: Path) -> None:
+    rows = {row.name: row for row in zoo.rows()}
+    for name in ("maskspec-base", "maskspec-ap471"):
+        entry = zoo.MODELS[name]
+        assert f"fetch {entry.url} with a browser and save it as {cache / entry.file}" in rows[name].note
+        with pytest.raises(DownloadError, match=r"a drive that only a browser can read.*put it at .*\.pth"):
+            zoo.fetch(name)
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_a_file_that_was_brought_hears_as_the_public_weights_did(tuned: bool, cache: Path) -> None:
+    entry = zoo.MODELS["maskspec-ap471" if tuned else "maskspec-base"]
+    cache.mkdir(parents=True)
+    torch.save({"model": public_maskspec(tuned=tuned)}, cache / entry.file)
+    model = zoo.load(entry.name, "cpu")
+    mel = model.config.mel
+    assert (mel.low_pass_hz, mel.mean, mel.std) == (11_000.0, *audioset_statistics())
+    assert len(model.config.labels) == (527 if tuned else 0)
+    assert model.config.licence == entry.licence
+
+
+def test_any_public_maskspec_file_is_known_by_what_it_holds(tmp_path: Path) -> None:
+    torch.save(public_maskspec(tuned=False), tmp_path / "checkpoint-75.pth")
+    assert isinstance(zoo.load(tmp_path / "checkpoint-75.pth", "cpu"), MaskSpecClassifier)
+    assert zoo.load_pretrained(tmp_path / "checkpoint-75.pth", "cpu").config.decoder_width == 16
+    torch.save(public_maskspec(tuned=True), tmp_path / "tuned.pth")
+    with pytest.raises(ValueError, match="is a tagger without a decoder"):
+        zoo.load_pretrained(tmp_path / "tuned.pth", "cpu")

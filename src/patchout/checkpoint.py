@@ -1,9 +1,8 @@
-"""One .safetensors file = weights + the whole config; importer for public PaSST weights and the way back."""
+"""One .safetensors file = weights + the whole config; importers for public weights, and the way back for PaSST's."""
 
 import hashlib
 import json
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,40 +13,53 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from patchout.errors import InputError
 from patchout.files import write_aside
-from patchout.labels import label_names
+from patchout.import_maskspec import import_maskspec, import_maskspec_classifier
+from patchout.maskspec import MaskSpec, MaskSpecConfig
+from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.mel import MelConfig
 from patchout.passt import Passt, PasstConfig
+from patchout.tagger import Tagger
+from patchout.weights import HEAD_WIDTH, CheckpointError, Path_, class_names, fill, public_weights, unpickle
+
+__all__ = [
+    "CheckpointError",
+    "Model",
+    "config_from_json",
+    "export_passt",
+    "import_maskspec",
+    "import_maskspec_classifier",
+    "import_passt",
+    "load",
+    "save",
+]
+
+Model = Tagger | MaskSpec
 
 FORMAT = "patchout-1"
-HEAD_WIDTH = 64  # of every attention head in the public models
+KINDS: dict[str, tuple[type[Any], type[Any]]] = {  # in the header of a file -> model and config
+    "Passt": (Passt, PasstConfig),
+    "MaskSpec": (MaskSpec, MaskSpecConfig),
+    "MaskSpecClassifier": (MaskSpecClassifier, MaskSpecClassifierConfig),
+}
 PUBLIC_STRIDES = (10, 12, 14, 16)
-UNREADABLE = (  # what torch.load raises for damaged files
-    *(pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError),
-    *(TypeError, AttributeError, AssertionError),
-)
-Path_ = str | os.PathLike[str]
-
-
-class CheckpointError(InputError):
-    """A file that is not a whole checkpoint, or not one of ours."""
 
 
 # -- our own files ----------------------------------------------------------------------------------------------------
 
 
-def save(model: Passt, path: Path_, *, half: bool = False) -> None:
+def save(model: Model, path: Path_, *, half: bool = False) -> None:
     """Write weights and config into one .safetensors file, aside and renamed; `half` stores the weights as float16."""
     config = json.dumps(asdict(model.config))
     dtype = torch.float16 if half else torch.float32
     weights = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {"format": FORMAT, "model": "Passt", "config": config, "sha256": _digest(config, weights)}
+    metadata = {"format": FORMAT, "model": type(model).__name__, "config": config}
+    metadata["sha256"] = _digest(config, weights)
     with write_aside(path) as aside:
         save_file(weights, aside, metadata=metadata)
 
 
-def load(path: Path_) -> Passt:
+def load(path: Path_) -> Model:
     """Read a model that `save` wrote: float32, on the CPU, in evaluation mode.
 
     Raises FileNotFoundError, or CheckpointError for a truncated, altered or foreign file.
@@ -56,23 +68,30 @@ def load(path: Path_) -> Passt:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: a .safetensors file of another tool (no {FORMAT!r} in its header); "
-            "for public PaSST weights use patchout.checkpoint.import_passt on the .pt file"
+            "for public weights use patchout.checkpoint.import_passt or import_maskspec on the .pt or .pth file"
         )
     if metadata.get("sha256") != _digest(metadata.get("config", ""), weights):
         raise CheckpointError(f"{path}: damaged, its content does not match its own SHA-256: bring the file again")
-    model = Passt(config_from_json(metadata["config"]))
-    _fill(model, weights, str(path))
+    kind = metadata.get("model", "Passt")
+    if kind not in KINDS:
+        raise CheckpointError(f"{path}: holds a {kind}, here are {', '.join(KINDS)}: the file needs a newer patchout")
+    model: Model = KINDS[kind][0](config_from_json(metadata["config"], kind))
+    fill(model, weights, str(path))
     return model
 
 
-def config_from_json(text: str) -> PasstConfig:
-    """The config that stands in a file's header; fields this version does not know are refused by name."""
-    values: dict[str, Any] = json.loads(text)
-    known = {field.name for field in fields(PasstConfig)}
-    if unknown := sorted(set(values) - known):
+def config_from_json(text: str, kind: str = "Passt") -> Any:
+    """The config in a file's header, of that kind of model; fields this version does not know are refused by name."""
+    values = _tuples(json.loads(text))
+    config = KINDS[kind][1]
+    if unknown := sorted(set(values) - {field.name for field in fields(config)}):
         raise CheckpointError(f"config has unknown fields {unknown}: the file needs a newer patchout")
-    values |= {"labels": tuple(values["labels"]), "stride": tuple(values["stride"]), "mel": MelConfig(**values["mel"])}
-    return PasstConfig(**values)
+    return config(**values | {"mel": MelConfig(**_tuples(values["mel"]))})
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows lists alone."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _read(path: Path_) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -96,19 +115,6 @@ def _digest(config: str, weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _fill(model: Passt, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy weights into the model; every name and shape must match."""
-    own = model.state_dict()
-    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    if missing or unknown:
-        raise CheckpointError(f"{source}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-    for name, tensor in weights.items():
-        if tensor.shape != own[name].shape:
-            raise CheckpointError(f"{source}: {name} is {tuple(tensor.shape)}, the model has {tuple(own[name].shape)}")
-    model.load_state_dict(dict(weights))
-    model.eval()
-
-
 # -- public PaSST files -----------------------------------------------------------------------------------------------
 
 
@@ -128,7 +134,7 @@ def import_passt(
     other unknown or missing name is a CheckpointError that names it.
     """
     where = str(source) if isinstance(source, str | os.PathLike) else "state dict"
-    public = _public_weights(source if isinstance(source, Mapping) else _unpickle(source), where)
+    public = public_weights(source if isinstance(source, Mapping) else unpickle(source), where)
     mel = mel or MelConfig()
     if (
         not {"cls_token", "patch_embed.proj.weight", "time_new_pos_embed", "freq_new_pos_embed", "head.1.weight"}
@@ -137,7 +143,7 @@ def import_passt(
         raise CheckpointError(f"{where}: no PaSST weights, it holds {sorted(public)[:4]} ...")
     width, num_classes = public["cls_token"].shape[-1], len(public["head.1.weight"])
     config = PasstConfig(
-        labels=_labels(labels, num_classes, where),
+        labels=class_names(labels, num_classes, where),
         task=task,
         mel=mel,
         width=width,
@@ -153,12 +159,19 @@ def import_passt(
     missing, unknown = sorted(expected.keys() - public.keys()), sorted(public.keys() - expected.keys())
     if missing or unknown:
         raise CheckpointError(f"{where}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-    _fill(model, _own_names(public), where)
+    fill(model, _own_names(public), where)
     return model
 
 
 def export_passt(model: Passt) -> dict[str, Tensor]:
-    """The weights of a model under the public names of PaSST (without the unused `head_dist`)."""
+    """The weights of a model under the public names of PaSST (without the unused `head_dist`).
+
+    A model with a position per patch is a ValueError: the public format has none.
+    """
+    if model.config.positions != "separate":
+        raise ValueError(
+            f"the public format holds separate positions, this model has positions {model.config.positions!r}"
+        )
     own = dict(model.state_dict())
     tokens, row, column = (own.pop(name) for name in ("tokens", "embed.row_position", "embed.column_position"))
     public = {
@@ -190,38 +203,6 @@ def _own_names(public: dict[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def _unpickle(path: Path_) -> Mapping[str, Any]:
-    """Read a .pt file without running anything in it."""
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: not a readable file of plain tensors ({reason})") from None
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
-    return content
-
-
-def _public_weights(content: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """Unwrap what training tools put around the weights; averaged weights (net_swa) come before the last ones (net)."""
-    for outer in ("state_dict", "model"):
-        if isinstance(content.get(outer), Mapping):
-            content = content[outer]
-    names = {str(name).replace("_orig_mod.", ""): tensor for name, tensor in content.items()}
-    for prefix in ("net_swa.", "net."):
-        if any(name.startswith(prefix) for name in names):
-            strange = [name for name in names if not name.startswith(("net_swa.", "net.")) and name != "device_proxy"]
-            if strange:
-                raise CheckpointError(f"{where}: unknown {strange} beside the weights of {prefix}*")
-            names = {name.removeprefix(prefix): tensor for name, tensor in names.items() if name.startswith(prefix)}
-            break
-    if strange := [name for name, tensor in names.items() if not isinstance(tensor, Tensor)]:
-        raise CheckpointError(f"{where}: {strange[:4]} are no tensors: give the file or dictionary of weights itself")
-    return {name: tensor.float() for name, tensor in names.items() if not name.startswith("head_dist.")}
-
-
 def _stride(given: int | tuple[int, int] | None, rows: int, patch: int, mel: MelConfig) -> tuple[int, int]:
     """Strides (frequency, time) that give `rows` patch rows."""
     frequency = given if isinstance(given, int) else given[0] if given else None
@@ -233,12 +214,3 @@ def _stride(given: int | tuple[int, int] | None, rows: int, patch: int, mel: Mel
             f"{rows} rows of positions fit {what} with {mel.n_mels} mels: give stride=(frequency, time)"
         )
     return (fitting[0], given[1] if isinstance(given, tuple) else fitting[0])
-
-
-def _labels(given: tuple[str, ...] | None, count: int, where: str) -> tuple[str, ...]:
-    """Class names: given, AudioSet's for 527, numbers otherwise."""
-    if given is None:
-        return label_names("audioset") if count == 527 else tuple(f"class {index}" for index in range(count))
-    if len(given) != count:
-        raise CheckpointError(f"{where}: has {count} classes, {len(given)} labels were given")
-    return tuple(given)

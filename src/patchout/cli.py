@@ -12,9 +12,14 @@ from patchout.errors import InputError
 COMMANDS = {  # module of patchout.commands -> what it does
     "tag": "say what can be heard in sound files",
     "embed": "turn sound files into embeddings",
+    "prepare": "check a downloaded data set and pack it for training",
     "train": "train a model on labelled sounds",
+    "pretrain": "learn from unlabelled sounds",
+    "reconstruct": "draw what a pre-trained model makes of hidden patches",
     "evaluate": "score a model on labelled sounds",
+    "hear": "judge embeddings as the HEAR benchmark does",
     "models": "list the published models",
+    "bench": "measure the papers' models on this machine",
 }
 
 
@@ -52,5 +57,5 @@ def run_command(args: Sequence[str]) -> int:
 
 def _overview() -> str:
     about = (patchout.__doc__ or "").partition("\n")[0]
-    commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
     return f"usage: patchout COMMAND ...\n\n{about}\n\n{commands}\n\n`patchout COMMAND --help` shows its options."

@@ -4,7 +4,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from patchout import audio
 from patchout.device import Precision, autocast
 from patchout.events import Event, EventRule, find_events
 from patchout.mel import log_mel
-from patchout.passt import Passt, PasstConfig
+from patchout.tagger import Tagger, TaggerConfig, check_labels
 
 WAIT_BATCHES = 4  # a window runs at the latest when so many full batches were queued after it
 OVERLAP = 2  # every moment of a long clip lies in this many windows
@@ -63,7 +63,7 @@ class Tags:
 
 
 def tag(
-    model: Passt,
+    model: Tagger,
     source: audio.Source,
     *,
     top: int = 5,
@@ -83,7 +83,7 @@ def tag(
 
 
 def tag_many(
-    model: Passt,
+    model: Tagger,
     sources: Iterable[audio.Source],
     *,
     top: int = 5,
@@ -98,7 +98,7 @@ def tag_many(
         yield to_tags(scored, model.config, top=top, events=events)
 
 
-def to_tags(scored: Scored, config: PasstConfig, *, top: int, events: EventRule | None) -> Tags:
+def to_tags(scored: Scored, config: TaggerConfig, *, top: int, events: EventRule | None) -> Tags:
     """The best labels of a scored source, and its events by `events`."""
     if scored.scores is None:
         return Tags(scored.name, scored.duration_s, (), (), (), scored.warning, scored.error)
@@ -117,12 +117,13 @@ def _check_top(top: int) -> None:
 
 
 def overview(
-    source: audio.Source, config: PasstConfig, *, duration_s: float, limit: int = 2000
+    source: audio.Source, config: TaggerConfig, *, duration_s: float, limit: int = 2000
 ) -> tuple[Float[np.ndarray, "mel column"], float]:
     """A whole sound's log-mel for a picture, at most about `limit` columns, and the seconds of a column.
 
     Reads the source in pieces of ten seconds; a column is the maximum of its frames.
     """
+    config = replace(config, mel=replace(config.mel, mean=None, std=None))  # a picture shows levels
     mel = config.mel
     pool = max(1, math.ceil(duration_s / mel.frame_s / limit))
     size = pool * max(1, round(10 / mel.frame_s / pool)) * mel.hop_length  # whole columns
@@ -138,7 +139,7 @@ def overview(
 
 
 def score(
-    model: Passt,
+    model: Tagger,
     streams: Iterable[audio.Stream],
     *,
     events: EventRule | None = None,
@@ -147,6 +148,7 @@ def score(
     strict: bool = False,
 ) -> Iterator[Scored]:
     """Score every stream (at the model's rate), in order; with `strict` a stream that fails raises instead."""
+    check_labels(model.config)
     batcher = _Batcher(model, batch_size=batch_size, precision=precision)
     open_files: deque[_File] = deque()
     for stream in streams:
@@ -166,7 +168,7 @@ def score(
     yield from _finished(open_files, model.config)
 
 
-def _finished(open_files: "deque[_File]", config: PasstConfig) -> Iterator[Scored]:
+def _finished(open_files: "deque[_File]", config: TaggerConfig) -> Iterator[Scored]:
     """Take the files off the front that are done."""
     while open_files and open_files[0].is_done:
         yield open_files.popleft().scored(config)
@@ -190,7 +192,7 @@ class _File:
     def is_done(self) -> bool:
         return self.complete and self.pending == 0
 
-    def windows(self, config: PasstConfig) -> Iterator[tuple[bool, int, Float[np.ndarray, "sample"]]]:
+    def windows(self, config: TaggerConfig) -> Iterator[tuple[bool, int, Float[np.ndarray, "sample"]]]:
         """(for the whole clip?, start sample, wave): clip and event windows of one decoding, in order of their ends."""
         size, rate = config.max_samples, config.mel.sample_rate
         if self.rule is None:
@@ -215,7 +217,7 @@ class _File:
         else:
             self.moments.append((centre, scores.astype(np.float16)))  # ten hours of 527 classes fit into 150 MB
 
-    def scored(self, config: PasstConfig) -> Scored:
+    def scored(self, config: TaggerConfig) -> Scored:
         """Everything about the file."""
         name, duration_s = self.stream.name, self.stream.duration_s
         if self.error is not None:
@@ -249,7 +251,7 @@ def _two_readers(blocks: Iterator[np.ndarray]) -> tuple[Iterator[np.ndarray], It
 class _Batcher:
     """Runs windows of any length in batches of equal patch columns, and hands the scores to their files."""
 
-    def __init__(self, model: Passt, *, batch_size: int, precision: Precision) -> None:
+    def __init__(self, model: Tagger, *, batch_size: int, precision: Precision) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.model = model
@@ -289,7 +291,7 @@ class _Batcher:
 
 
 def window_mel(
-    wave: Float[np.ndarray, "sample"], config: PasstConfig, device: torch.device
+    wave: Float[np.ndarray, "sample"], config: TaggerConfig, device: torch.device
 ) -> Float[Tensor, "mel frame"]:
     """Log-mel of one window, cut to whole patches; too short for one patch, it gets zeros after it, up to one patch."""
     padded = np.pad(wave, (0, max(0, config.min_samples - len(wave))))

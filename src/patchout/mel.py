@@ -16,7 +16,12 @@ LOG_MEAN, LOG_SCALE = -4.5, 5.0  # fixed constants of the published models, not 
 
 @dataclass(frozen=True)
 class MelConfig:
-    """The front end of one model: sizes in samples, band edges in Hz. The defaults are PaSST's at a 10 ms hop."""
+    """The front end of one model: sizes in samples, band edges in Hz. The defaults are PaSST's at a 10 ms hop.
+
+    `mean` and `std`, one value a band or one for all, standardise the log-mel (MaskSpec). `low_pass_hz` deafens it
+    above a frequency and `half_precision` rounds the waveform to float16: the public MaskSpec weights heard their
+    training sounds through an 11 kHz low-pass and in half precision.
+    """
 
     sample_rate: int = 32_000
     n_fft: int = 1024
@@ -25,6 +30,10 @@ class MelConfig:
     n_mels: int = 128
     f_min: float = 0.0
     f_max: float = 15_000.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    low_pass_hz: float | None = None
+    half_precision: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a front end that cannot be computed."""
@@ -33,6 +42,16 @@ class MelConfig:
         if self.win_length > self.n_fft:
             raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}: shorten the window")
         check_band(self.f_min, self.f_max, self.sample_rate)
+        if self.low_pass_hz is not None and self.low_pass_hz - self.f_min <= self.sample_rate / self.n_fft:
+            raise ValueError(f"low_pass_hz {self.low_pass_hz:g} leaves nothing above {self.f_min:g} Hz: raise it")
+        mean, std = self.mean or (), self.std or ()
+        if len(mean) != len(std) or (self.mean is not None and len(mean) not in (1, self.n_mels)):
+            raise ValueError(
+                f"{len(mean)} values of mean and {len(std)} of std do not fit {self.n_mels} bands: "
+                "give one of each a band, one for all bands, or neither"
+            )
+        if not all(map(math.isfinite, (*mean, *std))) or min(std, default=1.0) <= 0:
+            raise ValueError(f"mean must be finite and std above 0, the lowest std is {min(std)}: set a floor for it")
 
     @property
     def min_samples(self) -> int:
@@ -83,7 +102,10 @@ def mel_bank(config: MelConfig, band: tuple[float, float] | None = None) -> Floa
     centre = low + step * torch.arange(1, config.n_mels + 1).unsqueeze(1)
     right = low + step * torch.arange(2, config.n_mels + 2).unsqueeze(1)
     bins = 1127.0 * (1.0 + torch.arange(config.n_fft // 2) * (config.sample_rate / config.n_fft) / 700.0).log()
-    return torch.clamp(torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)), min=0.0)
+    bank = torch.clamp(torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)), min=0.0)
+    if config.low_pass_hz is not None:
+        bank[:, math.floor(config.low_pass_hz * config.n_fft / config.sample_rate) + 1 :] = 0.0
+    return bank
 
 
 @lru_cache(maxsize=32)
@@ -99,6 +121,15 @@ def _evaluation_bank(config: MelConfig, device: torch.device) -> Tensor:
 def _window(length: int, device: torch.device) -> Tensor:
     """The symmetric Hann window."""
     return torch.hann_window(length, periodic=False, device=device)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _statistics(config: MelConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation as columns, (1 or n_mels, 1)."""
+    assert config.mean is not None
+    assert config.std is not None
+    return torch.tensor(config.mean, device=device)[:, None], torch.tensor(config.std, device=device)[:, None]
 
 
 def log_mel(
@@ -126,14 +157,21 @@ def log_mel(
         bank = _evaluation_bank(config, wave.device) if band is None else mel_bank(config, band).to(wave.device)
         power = _power(wave.float(), config)  # (batch, n_fft // 2 + 1, frames)
         mel = bank @ power[:, : bank.shape[1]]
-        return (mel + LOG_OFFSET).log_().sub_(LOG_MEAN).div_(LOG_SCALE)
+        mel = (mel + LOG_OFFSET).log_().sub_(LOG_MEAN).div_(LOG_SCALE)
+        if config.mean is None:
+            return mel
+        mean, std = _statistics(config, mel.device)
+        return mel.sub_(mean).div_(std)
 
 
 def _power(wave: Float[Tensor, "batch sample"], config: MelConfig) -> Float[Tensor, "batch bin frame"]:
     """Power spectrum of the pre-emphasised waveform; the first sample is lost, not padded."""
-    emphasised = (
-        wave[:, 1:] - PRE_EMPHASIS * wave[:, :-1]
-    )  # two roundings, as published: a fused one moves quiet bands by 6e-5
+    if config.half_precision:
+        wave = wave.half().float()
+    # two roundings, as published: a fused one moves quiet bands by 6e-5
+    emphasised = wave[:, 1:] - PRE_EMPHASIS * wave[:, :-1]
+    if config.half_precision:
+        emphasised = emphasised.half().float()
     window = _window(config.win_length, wave.device)
     spectrum = torch.stft(emphasised, config.n_fft, config.hop_length, config.win_length, window, return_complex=True)
     return spectrum.real.square() + spectrum.imag.square()

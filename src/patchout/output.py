@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -118,15 +119,26 @@ def print_models(rows: "Sequence[Row]", format: Literal["table", "json"], out: T
 def print_evaluation(
     about: dict[str, Any], result: "Evaluation", format: Literal["table", "json"], out: TextIO
 ) -> None:
-    """Scores of one evaluation."""
+    """Scores of one evaluation with their intervals, and on what they stand; JSON has null for what is not finite."""
     if format == "json":
-        record = {**about, "clips": result.clips, **result.scores, "accuracy_interval": result.accuracy_interval}
-        line(json.dumps({**record, "failed": list(result.failed)}), out)
+        scores = {name: _finite(value) for name, value in result.scores.items()}
+        intervals = {name: [_finite(end) for end in ends] for name, ends in result.intervals.items()}
+        behind = {"clips": result.clips, "ids_sha256": result.ids_sha256, "draws": result.draws}
+        line(json.dumps({**about, **behind, **scores, "intervals": intervals, "failed": list(result.failed)}), out)
         return
-    line(f"{result.clips} clips  {scores_text(result.scores)}", out)
-    if result.accuracy_interval:
-        low, high = result.accuracy_interval
-        line(f"accuracy is within {low:.3f} and {high:.3f} (95 % confidence)", out)
+    width = max(map(len, result.scores))
+    for name, value in result.scores.items():
+        low, high = result.intervals.get(name, (math.nan, math.nan))
+        line(f"{name:<{width}}  {value:.4f}  95 % within {low:.4f} and {high:.4f}", out)
+    line(f"{result.clips} clips (sha256 {result.ids_sha256[:12]})", out)
+    for split, count in about["official"].items():
+        share = count["present"] / count["listed"]
+        line(f"{split}: {count['present']} of the {count['listed']} clips on the official list ({share:.1%})", out)
+    line(f"intervals: Wilson's for accuracy, bootstrap of {result.draws} draws for other scores", out)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def scores_text(scores: dict[str, float]) -> str:

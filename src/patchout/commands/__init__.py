@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from patchout import output
 
 if TYPE_CHECKING:
-    from patchout.passt import Passt
+    from patchout.tagger import Tagger
 
 DONE, FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130  # exit codes
 
@@ -19,7 +19,7 @@ def say(text: str) -> None:
     output.line(f"patchout: {text}", sys.stderr)
 
 
-def load_model(name: str, device: str, labels: Path | None = None) -> "Passt":
+def load_model(name: str, device: str, labels: Path | None = None) -> "Tagger":
     """A model by name, a bar while it is downloaded; `labels` is a file of class names."""
     from patchout.labels import read_labels
     from patchout.zoo import load

@@ -1,0 +1,70 @@
+"""`patchout reconstruct`: what a pre-trained model makes of the patches that it does not see, as pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from patchout.commands import DONE, say
+
+if TYPE_CHECKING:
+    from patchout.plots_reconstruction import Reconstructed
+
+RATIOS = (0.15, 0.35, 0.55, 0.75, 0.9)  # of the strip
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Hide patches of a sound, draw what a pre-trained model puts there; a second picture shows other mask ratios."""
+
+    file: Annotated[str, tyro.conf.Positional]
+    """a sound; its first seconds, as many as the model takes"""
+    model: str
+    """run folder or file of `patchout pretrain`, or the public pre-trained weights (maskspec-base)"""
+    plot: Path
+    """picture of original, masked sound, reconstruction and error; OUT-ratios beside it shows other mask ratios"""
+    mask_ratio: float = 0.75
+    """share of the patches that is hidden"""
+    start_s: float = 0.0
+    """where in the sound to begin"""
+    seed: int = 0
+    """of the mask"""
+    device: str = "auto"
+    """cuda, mps or cpu"""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `patchout reconstruct`."""
+    options = tyro.cli(Options, args=args, prog="patchout reconstruct")
+    from patchout import audio, plots, plots_reconstruction
+    from patchout.augment import fit, keyed
+    from patchout.masking import num_kept
+    from patchout.mel import log_mel
+    from patchout.reconstruct import reconstruct
+    from patchout.zoo import load_pretrained
+
+    plots.picture_format(options.plot)
+    num_kept(1, options.mask_ratio)
+    model = load_pretrained(options.model, options.device)
+    import torch
+
+    config, mel = model.config, model.config.mel
+    end_s = options.start_s + config.max_samples / mel.sample_rate
+    wave = torch.from_numpy(audio.load(options.file, mel.sample_rate, start_s=options.start_s, end_s=end_s))
+    wave = fit(wave, max(len(wave), config.min_samples)).to(next(model.parameters()).device)
+
+    def at(ratio: float) -> "Reconstructed":
+        found = reconstruct(model, log_mel(wave[None], mel)[0], mask_ratio=ratio, rng=keyed("mask", options.seed))
+        return plots_reconstruction.Reconstructed(
+            log_mel=found.original, band_hz=mel.band_hz, frame_s=mel.frame_s, hidden=found.hidden, filled=found.filled
+        )
+
+    title = Path(options.file).name
+    strip = options.plot.with_stem(f"{options.plot.stem}-ratios")
+    plots_reconstruction.reconstruction(options.plot, at(options.mask_ratio), title=title)
+    plots_reconstruction.reconstruction_strip(strip, [at(ratio) for ratio in RATIOS], title=title)
+    level = "; it predicts no level: that of a hidden patch is the original's" if config.normalize_patches else ""
+    say(f"pictures: {options.plot} and {strip}{level}")
+    return DONE

@@ -1,0 +1,112 @@
+"""The fine-tuned MaskSpec: its encoder with learnt positions and a head (MaskSpec, section 2.4)."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from patchout.masking import patchify, take
+from patchout.maskspec import GridConfig, GridEmbed
+from patchout.passt import Output
+from patchout.patches import Patchout, patchout
+from patchout.transformer import INIT_STD, NORM_EPS, Block, init_linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSpecClassifierConfig(GridConfig):
+    """Everything needed to build a MaskSpec tagger and to feed it.
+
+    `pooling`: the class reads the mean of the patches, then normed, or the class token. Without labels it is an encoder
+    for embeddings alone.
+    """
+
+    labels: tuple[str, ...]
+    task: Literal["multi_class", "multi_label"] = "multi_label"
+    pooling: Literal["mean", "token"] = "mean"
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no model, and classes of one name."""
+        super().__post_init__()
+        for label, following in pairwise(sorted(self.labels)):
+            if label == following:
+                raise ValueError(f"label {label!r} stands twice: every class needs its own name")
+
+
+class DropPathBlock(Block):
+    """A transformer block whose branches a clip may skip (stochastic depth); its parameters are those of a Block."""
+
+    def forward(
+        self, x: Float[Tensor, "batch token width"], factor: Float[Tensor, "2 batch"] | None = None
+    ) -> Float[Tensor, "batch token width"]:
+        """Attention and MLP, each times its `factor`: 0 where a clip skips it."""
+        if factor is None:
+            return super().forward(x)
+        x = x + factor[0, :, None, None] * self.attn(self.norm1(x))
+        return x + factor[1, :, None, None] * self.mlp(self.norm2(x))
+
+
+def drop_path_factors(depth: int, batch: int, rate: float, rng: Generator | None) -> Float[Tensor, "depth 2 batch"]:
+    """0 where a clip skips a branch, else 1 / (chance to stay); the chance to skip rises evenly from 0 to `rate`."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"drop path is a chance below 1, got {rate:g}")
+    stay = 1 - torch.linspace(0, rate, depth)[:, None, None]
+    return (torch.rand(depth, 2, batch, generator=rng) < stay) / stay
+
+
+class MaskSpecClassifier(nn.Module):
+    """The encoder of a MaskSpec with learnt positions and a head: log-mel -> the same Output as PaSST."""
+
+    def __init__(self, config: MaskSpecClassifierConfig, *, rng: Generator | None = None) -> None:
+        """Build it with random weights drawn from `rng` (a CPU generator; torch's own when None)."""
+        super().__init__()
+        self.config = config
+        self.embed = GridEmbed(config, learnt=True)
+        self.blocks = nn.ModuleList(DropPathBlock(config.width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)  # after the pooling of means, before that of the token
+        self.head = nn.Linear(config.width, len(config.labels)) if config.labels else None
+        self.embed.init_projection(rng)
+        init_linear(self, rng)
+        for weight in (self.embed.class_token, self.embed.position):
+            nn.init.trunc_normal_(weight, std=INIT_STD, generator=rng)
+
+    def forward(
+        self,
+        mel: Float[Tensor, "batch mel frame"],
+        *,
+        patchout: Patchout | None = None,
+        drop_path: float = 0.0,
+        rng: Generator | None = None,
+    ) -> Output:
+        """Log-mel (batch, n_mels, frames) -> Output; Patchout and drop path only when asked for, drawn from `rng`.
+
+        Published fine-tuning drops single patches, the same for the whole batch: Patchout(patches=200), drop_path=0.1.
+        A short clip reads the first columns of the positions. Too short for a patch or too long: a ValueError.
+        """
+        tokens = self.embed(*self._patches(mel, patchout, rng))  # (B, 1 + N, D)
+        factors: list[Tensor | None] = [None] * len(self.blocks)
+        if drop_path:
+            drawn = drop_path_factors(len(self.blocks), len(mel), drop_path, rng)
+            factors = list(drawn.to(mel.device, non_blocking=True))
+        for block, factor in zip(self.blocks, factors, strict=True):
+            tokens = block(tokens, factor)
+        with torch.autocast(mel.device.type, enabled=False):
+            if self.config.pooling == "mean":
+                embedding = self.norm(tokens[:, 1:].float().mean(dim=1))
+            else:
+                tokens = self.norm(tokens.float())
+                embedding = tokens[:, 0]
+            logits = self.head(embedding) if self.head else embedding[:, :0]
+        return Output(logits, embedding, tokens)
+
+    def _patches(self, mel: Tensor, drop: Patchout | None, rng: Generator | None) -> tuple[Tensor, Tensor]:
+        """Pixels and cells of the patches that stay."""
+        cell, pixels = self.config.cells(mel), patchify(mel, self.config.patch)
+        if drop is None:
+            return pixels, cell[None]
+        columns = self.embed.columns(mel.shape[-1])
+        row, column = patchout(self.config.rows, columns, drop, batch=len(mel), rng=rng)
+        index = (row * columns + column).to(mel.device, non_blocking=True)
+        return take(pixels, index.expand(len(mel), -1)), cell[index]

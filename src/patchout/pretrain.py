@@ -1,0 +1,300 @@
+"""Masked pre-training on unlabelled sounds: where it starts, the run, and whether it helped (MaskSpec, section 2)."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+import patchout
+from patchout import augment, checkpoint, loop, optim, zoo
+from patchout.batches import Batch, StepSampler, Waves, batches
+from patchout.clips import ClipSet, DataError
+from patchout.data import scan, scan_sounds
+from patchout.device import pick_device
+from patchout.download import DownloadError
+from patchout.files import write_aside
+from patchout.import_maskspec import encoder_of
+from patchout.masking import num_kept
+from patchout.maskspec import MaskSpec, MaskSpecConfig
+from patchout.maskspec_classifier import MaskSpecClassifier
+from patchout.mel import MelConfig
+from patchout.mel_statistics import audioset_statistics
+from patchout.passt import SIZES
+from patchout.plan import Plan, fitting_batch, measure
+from patchout.pretrain_config import PretrainConfig
+from patchout.pretrain_loss import PretrainLoss
+from patchout.probe import Probe, Subject, table
+from patchout.run_folder import RunFolder, open_run, stored_config
+from patchout.survey import Survey, survey
+
+LARGEST_BATCH = 512  # the published one
+SCRATCH_HOURS = 100.0
+ALARMS: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # what is seen, when it is wrong, what to say
+    ("silent", lambda share: share > 0.5, "more than half of what is hidden is silence: leave silent clips out"),
+    ("spread", lambda spread: spread < 0.01, "all clips look alike to the encoder, it has collapsed: lower --base-lr"),
+)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears of a pre-training while it goes on."""
+
+    on_plan: Callable[[Plan], None] = lambda plan: None
+    on_progress: Callable[[loop.Progress], None] = lambda progress: None
+    on_note: Callable[[str], None] = lambda note: None  # what was found, decided or looks wrong
+    on_result: Callable[[str], None] = lambda result: None  # did it help?
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one run works with."""
+
+    config: PretrainConfig
+    clips: ClipSet
+    model: MaskSpec
+    loss: PretrainLoss
+    probe: Probe | None
+    world: Accelerator
+    listener: Listener
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.config.epochs * len(self.clips) // self.config.batch
+
+
+def run(
+    config: PretrainConfig, listener: Listener = Listener(), *, restart: bool = False, accept_changes: bool = False
+) -> dict[str, float]:
+    """Pre-train, write the run folder `config.out`, return what was seen last: loss, silence, spread, the probe.
+
+    The same call continues a run that was stopped, as `train.run` does. model.safetensors is a MaskSpec with its
+    decoder. With a probe, the last word is a table of random weights, start and result.
+    """
+    if not config.data or config.out == Path():
+        raise ValueError("a run needs data and out: replace(config, data=..., out=...)")
+    clips = scan_sounds(config.data)
+    probe = Probe(scan(config.probe)) if config.probe else None
+    device = pick_device(config.device)
+    world = loop.engine(device, config.out, trackers=config.trackers)
+    device = world.device if world.num_processes > 1 else device
+    stored = {} if restart else stored_config(config.out)
+    if config.init == "auto" and stored.get("recipe") == config.recipe:  # as it was decided then
+        config = replace(config, init=stored["init"])
+    heard = survey(clips, MelConfig(), per_band=config.statistics == "data", floor=config.std_floor)
+    init, told = choose_start(config.init, heard.hours)
+    config = replace(config, init=init)
+    model = start(config, heard, device=device)
+    task = _Task(config, clips, model, PretrainLoss(config, model.config, device), probe, world, listener)
+    made = plan(task, stored.get("batch", 0))
+    task = replace(task, config=replace(config, batch=made.batch))
+    same = {"data": "", "out": "", "probe": "", "probe_every": 0, "workers": 0, "trackers": ()}  # moves no weight
+    data = {"root": str(clips.root), "clips": len(clips), "ids_sha256": clips.ids_sha256()}
+    main = world.is_main_process
+    settings = asdict(task.config) | same
+    with open_run(config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main) as folder:
+        if main:
+            for note in filter(None, (folder.replaced, told, *clips.problems, *heard.problems)):
+                listener.on_note(note)
+            listener.on_plan(made)
+        scores = loop.run(_job(task, folder), world, on_progress=listener.on_progress, on_problem=listener.on_note)
+        if main:
+            _conclude(task, folder, scores)
+    return broadcast_object_list([scores])[0]
+
+
+# -- the start --------------------------------------------------------------------------------------------------------
+
+
+def choose_start(init: str, hours: float) -> tuple[str, str]:
+    """The start weights that a config asks for, and why: "auto" decides by the hours of sound.
+
+    The published encoder heard 5,500 hours 80 times. Fewer than SCRATCH_HOURS are soon known by heart, and weights that
+    have heard more know more; where the line lies exactly was not measured.
+    """
+    told = f"about {hours:.1f} hours of sound"
+    if init != "auto":
+        return init, f"{told}, start: {init or 'random weights'}"
+    if hours >= SCRATCH_HOURS:
+        return "", f"{told}, start: random weights ({SCRATCH_HOURS:g} hours or more can teach an encoder everything)"
+    little = f"fewer than {SCRATCH_HOURS:g} hours are soon known by heart"
+    try:
+        zoo.fetch("maskspec-base")
+    except DownloadError as error:
+        return "", f"{told}, start: random weights. The published ones would be better, as {little}: {error}"
+    return "maskspec-base", f"{told}, start: the published weights, as {little}"
+
+
+def start(config: PretrainConfig, heard: Survey, *, device: torch.device) -> MaskSpec:
+    """The model that a run trains: that of the start weights, or a random one with the statistics asked for.
+
+    A clip that fills no patch, or that is longer than the start's table of positions, is a ValueError.
+    """
+    if config.init:
+        model = zoo.load_pretrained(config.init, "cpu")
+    else:
+        own = config.statistics != "audioset"
+        statistics = heard.statistics if own else audioset_statistics(floor=config.std_floor)
+        mel, (width, heads) = MelConfig(**statistics._asdict()), SIZES[config.size]
+        decoder = dict(zip(("decoder_width", "decoder_depth", "decoder_heads"), config.decoder, strict=True))
+        columns = max(1, _frames(config, mel) // MaskSpecConfig.patch)
+        sizes: dict[str, Any] = {"width": width, "heads": heads, "columns": columns, **decoder}
+        shape = MaskSpecConfig(mel=mel, normalize_patches=config.normalize_patches, **sizes)
+        model = MaskSpec(shape, rng=augment.keyed("weights", config.seed))
+    shape = model.config
+    if not shape.patch <= _frames(config, shape.mel) <= shape.max_frames:
+        longest_s = shape.max_samples / shape.mel.sample_rate
+        raise ValueError(
+            f"clip_s {config.clip_s:g} gives {_frames(config, shape.mel)} frames: the model takes {shape.patch} (one "
+            f"patch) to {shape.max_frames} ({longest_s:.2f} s): change clip_s"
+        )
+    return model.to(device)
+
+
+def _frames(config: PretrainConfig, mel: MelConfig) -> int:
+    return mel.num_frames(max(1, round(config.clip_s * mel.sample_rate)))
+
+
+def plan(task: _Task, stored_batch: int) -> Plan:
+    """Measure a few clips and say what the run takes; a batch of 0 becomes the one found before, or one that fits."""
+    config, model, clips = task.config, task.model, len(task.clips)
+    device = next(model.parameters()).device
+    length = round(config.clip_s * model.config.mel.sample_rate)
+    trial = measure(model, task.loss, num_samples=length, num_classes=0)
+    task.loss.seen()
+    state = sum(optim.state_bytes(model, average=False))
+    size = config.batch or stored_batch or fitting_batch(trial, state, device, clips, largest=LARGEST_BATCH)
+    if size > clips:
+        raise DataError(f"{config.data}: a batch of {size} is larger than the {clips} clips: lower --batch")
+    patches = model.config.rows * (_frames(config, model.config.mel) // model.config.patch)
+    steps, processes = config.epochs * clips // size, task.world.num_processes
+    return Plan(
+        clips=clips,
+        classes=0,
+        task="",
+        tokens=1 + patches,
+        kept=1 + num_kept(patches, config.mask_ratio),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        batch=size,
+        steps=steps,
+        memory_bytes=state + trial.activation_bytes * size // (config.parts * processes),
+        seconds=trial.seconds * size * steps / processes,
+    )
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+def _job(task: _Task, folder: RunFolder) -> loop.Job:
+    """The run as the loop takes it."""
+    config, clips = task.config, len(task.clips)
+    groups = parameter_groups(task.model, config.weight_decay)
+    rate = partial(
+        optim.cosine,
+        steps=(config.horizon_epochs or config.epochs) * clips // config.batch,
+        warm_up=round(config.warm_up_epochs * clips / config.batch),
+    )
+    return loop.Job(
+        model=task.model,
+        optimizer=optim.adamw(groups, config.base_lr * config.batch / 256, betas=config.betas),
+        loss=task.loss,
+        rate=rate,
+        batch=config.batch,
+        clips=clips,
+        clip_name=task.clips.name,
+        parts=config.parts,
+        precision=config.precision,
+        compile=config.compile,
+        clip_norm=config.clip_norm,
+        batches=partial(_batches, task),
+        steps=task.steps,
+        epoch=clips,
+        save_model=partial(_save, task),
+        folder=folder,
+        validate=partial(_look, task, set()),
+        evaluate_every=1,
+    )
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices and, as published, the two tokens with weight decay; biases and norms without."""
+    named = dict(model.named_parameters())
+    decayed = {name for name, parameter in named.items() if parameter.ndim > 1 or name.endswith("_token")}
+    both = (weight_decay, sorted(decayed)), (0.0, sorted(named.keys() - decayed))
+    return [{"params": [*map(named.get, names)], "weight_decay": decay, "scale": 1.0} for decay, names in both]
+
+
+def _batches(task: _Task, first: int) -> Iterable[Batch]:
+    """This process's batches from step `first` on, a part each; every clip is cropped at random."""
+    config, clips, world = task.config, task.clips, task.world
+    mel = task.model.config.mel
+    size = round(config.clip_s * mel.sample_rate)
+    waves = Waves(clips, rate=mel.sample_rate, num_samples=size, seed=config.seed, augment=_as_it_is)
+    sampler = StepSampler(
+        len(clips),
+        config.batch // config.parts,
+        seed=config.seed,
+        first=first * config.parts,
+        last=task.steps * config.parts,
+        rank=world.process_index,
+        world=world.num_processes,
+    )
+    return batches(waves, sampler, workers=config.workers)
+
+
+def _as_it_is(wave: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """No change of the waveform; with a function of this kind a longer clip is cropped at random."""
+    return wave
+
+
+def _save(task: _Task, model: nn.Module, path: Path, scores: dict[str, float]) -> None:
+    """Write weights with what made them."""
+    assert isinstance(model, MaskSpec)
+    made = {"recipe": task.config.recipe, "seed": task.config.seed, "version": patchout.__version__}
+    made |= {"init": task.config.init, "clips": len(task.clips), "scores": scores}
+    model.config = replace(model.config, provenance=made)
+    checkpoint.save(model, path)
+
+
+def _look(task: _Task, told: set[str], model: nn.Module) -> dict[str, float]:
+    """After an epoch: what the loss has seen, and now and then the probe; what looks wrong is told once."""
+    assert isinstance(model, MaskSpec)
+    config, seen = task.config, task.loss.seen()
+    if not task.world.is_main_process:
+        return {}
+    for name, rings, alarm in ALARMS:
+        if name in seen and rings(seen[name]) and alarm not in told:
+            task.listener.on_note(alarm)
+            told.add(alarm)
+    step = task.loss.step + 1
+    epoch = step * config.batch // len(task.clips)
+    if task.probe and (epoch % config.probe_every == 0 or step == task.steps):
+        features = task.probe.features(_encoder(task, model), config.precision)
+        seen["probe"] = float(task.probe.neighbours(features).mean())
+    return seen
+
+
+def _encoder(task: _Task, model: MaskSpec) -> MaskSpecClassifier:
+    return encoder_of(model).to(next(task.model.parameters()).device)
+
+
+def _conclude(task: _Task, folder: RunFolder, scores: dict[str, float]) -> None:
+    """Ask the probe what random weights, the start and the result are worth; write and tell it."""
+    found: list[Subject] = []
+    if task.probe:
+        config, shape = task.config, task.model.config
+        models = {"random weights": MaskSpec(shape, rng=augment.keyed("weights", config.seed))}
+        models |= {"starting weights": zoo.load_pretrained(config.init, "cpu")} if config.init else {}
+        models |= {"pre-trained here": task.model.eval()}
+        found = [task.probe.judge(name, _encoder(task, model), config.precision) for name, model in models.items()]
+        task.listener.on_result(table(found))
+    told = {one.name: {"neighbours": one.neighbours.mean(), "linear": one.linear.mean()} for one in found}
+    with write_aside(folder.path / "scores.json") as aside:
+        aside.write_text(json.dumps({"scores": scores, "probe": told}, indent=1), encoding="utf-8")

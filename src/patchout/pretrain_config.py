@@ -1,0 +1,155 @@
+"""PretrainConfig: every number of a pre-training, and its recipes (MaskSpec, sections 2 and 3.2)."""
+
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from patchout.device import Precision
+from patchout.masking import num_kept
+
+ABOUT = {
+    "maskspec": """MaskSpec as published: Base on AudioSet, or on any sounds, without their labels.
+
+`patchout prepare audioset --source AudioSet --out data/audioset`, then `patchout pretrain maskspec --data data/audioset
+--out runs/maskspec --workers 16`, with torchrun in front on several GPUs; -small and -tiny are the paper's smaller
+encoders. Cited cost of Base: 80 epochs, four days on eight V100; cited scores after fine-tuning: docs/maskspec.md. We
+have not run it.
+
+Numbers are those of the published code, but for the horizon (its cosine ends after 400 epochs, of which 80 were run:
+--horizon-epochs 400), a floor under the deviation of the bands that the published statistics leave empty (--std-floor
+0), bf16, and the clipped gradient (--clip-norm 0).""",
+    "own": """Your own unlabelled sounds: does pre-training on them help?
+
+`patchout pretrain own --data my_sounds --out runs/own --probe my_labelled_set`. The labelled set is optional: nearest
+neighbours watch the run on it, and at the end a table compares random weights, the start and the result. Then
+`patchout train folder --data my_labelled_set --init runs/own --out ...`, or `patchout embed ... --model runs/own`.
+
+Random crops of 5.12 s halve the tokens, which fixed positions allow. The decoder is 4 x 384 instead of 8 x 512, which
+would be most of the work (84 % with a Small encoder) and is thrown away. One mean and deviation of your sounds serves
+all bands, so that a band that they leave empty is not blown up in others.""",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One pre-training. A recipe fills it; every field is a flag of `patchout pretrain`."""
+
+    recipe: tyro.conf.Suppress[str]
+    """name of the recipe, no flag"""
+    data: tyro.conf.Suppress[str] = ""
+    """sounds, labelled or not; no flag of its own"""
+    out: tyro.conf.Suppress[Path] = Path()
+    """run folder; no flag of its own"""
+
+    # the model
+    init: str = ""
+    """a pre-trained MaskSpec to go on from; "": random weights; auto: chosen by the hours of sound, and told"""
+    size: Literal["tiny", "small", "base"] = "base"
+    """width 192, 384 or 768 of the encoder; as the start weights where there are any, like the next four"""
+    decoder: tuple[int, int, int] = (512, 8, 16)
+    """width, blocks and heads of the decoder"""
+    statistics: Literal["audioset", "data", "one"] = "audioset"
+    """mean and deviation of the bands: AudioSet's, those of the data, or one pair of the data for all bands"""
+    std_floor: float = 0.3
+    """lowest deviation of a band; the published 0.04 of an empty band turns full-band sound into 60 deviations"""
+    normalize_patches: bool = True
+    """predict each patch by its own mean and deviation"""
+
+    # the clips and their masks
+    clip_s: float = 10.0
+    """seconds a clip: longer ones are cropped at random, shorter ones padded with zeros"""
+    mask_ratio: float = 0.75
+    """share of the patches that is hidden"""
+    masks_per_clip: int = 1
+    """different masks of each decoded clip in a step"""
+    mel_jitter: bool = True
+    """draw new band edges of the mel bank for every batch"""
+
+    # optimisation
+    epochs: int = 80
+    """passes over the clips"""
+    batch: int = 512
+    """clips a step, over all processes; 0: as many as fit, up to 512"""
+    parts: int = 1
+    """parts that a step's clips are computed in, one after the other (gradient accumulation)"""
+    base_lr: float = 1e-3
+    """peak learning rate of AdamW for 256 clips a step; it grows with the batch"""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """memory of AdamW"""
+    weight_decay: float = 0.05
+    """of matrices and tokens"""
+    warm_up_epochs: float = 40.0
+    """epochs until the peak"""
+    horizon_epochs: int = 0
+    """epoch at which the cosine reaches zero; 0: the last; the published code: 400"""
+    clip_norm: float = 3.0
+    """longest gradient; 0: any, as published"""
+
+    # what watches it
+    probe: str = ""
+    """a small labelled set, one class a clip: does what was learnt tell its classes apart?"""
+    probe_every: int = 10
+    """epochs between its looks"""
+
+    # the machine
+    seed: int = 0
+    """of everything random"""
+    workers: int = 0
+    """processes that decode"""
+    device: str = "auto"
+    """cuda, mps or cpu"""
+    precision: Precision = "auto"
+    """bf16 where the hardware gains, fp32 elsewhere"""
+    compile: bool = False
+    """compile the model first: faster steps after a slow start"""
+    trackers: tuple[str, ...] = ()
+    """also log to tensorboard, wandb or trackio"""
+
+    def __post_init__(self) -> None:
+        """Refuse values that train nothing."""
+        num_kept(1, self.mask_ratio)
+        for name in ("masks_per_clip", "epochs", "parts", "probe_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("clip_s", "batch", "base_lr", "weight_decay", "horizon_epochs", "clip_norm", "std_floor", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.batch % self.parts:
+            raise ValueError(f"a batch of {self.batch} cannot be cut into {self.parts} equal parts")
+        last = self.horizon_epochs or self.epochs
+        if not 0 <= self.warm_up_epochs < last or last < self.epochs:
+            raise ValueError(
+                f"{self.epochs} epochs with {self.warm_up_epochs:g} of warm-up and a horizon of {last}: end the "
+                "warm-up before the horizon, and put that not before the last epoch"
+            )
+
+
+MASKSPEC = PretrainConfig(recipe="maskspec")
+OWN = PretrainConfig(
+    recipe="own",
+    init="auto",
+    size="small",
+    decoder=(384, 4, 6),
+    statistics="one",
+    clip_s=5.12,
+    batch=0,
+    warm_up_epochs=8.0,
+)
+RECIPES = {
+    "maskspec": MASKSPEC,
+    "maskspec-small": replace(MASKSPEC, size="small"),
+    "maskspec-tiny": replace(MASKSPEC, size="tiny"),
+    "own": OWN,
+}
+
+
+def recipe(name: str) -> tuple[PretrainConfig, str]:
+    """The recipe of that name and what there is to say about it; an unknown one is a ValueError with the nearest."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"unknown recipe {name!r}{hint}: recipes are {', '.join(RECIPES)}")
+    return replace(RECIPES[name], recipe=name), ABOUT[name.partition("-")[0]]

@@ -1,0 +1,62 @@
+"""The loss of one step of masked pre-training, and what would show that nothing is learnt (MaskSpec, section 2)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from patchout import augment
+from patchout.batches import Batch
+from patchout.device import autocast
+from patchout.masking import patchify
+from patchout.maskspec import MaskSpecConfig, Prediction
+from patchout.mel import log_mel
+from patchout.pretrain_config import PretrainConfig
+from patchout.step import Place
+
+STILL = 1e-4  # a patch whose bands change by less than this is silence
+
+
+class PretrainLoss:
+    """Everything random in it is drawn from (seed, step, part), for the clips of all processes.
+
+    What it sees beside the loss stays on the device until `seen` reads it.
+    """
+
+    def __init__(self, config: PretrainConfig, model: MaskSpecConfig, device: torch.device) -> None:
+        self.config = config
+        self.model = model
+        self.step = -1  # the last one
+        self._sum = torch.zeros(3, device=device)  # silent share of hidden patches, spread of embeddings, parts
+
+    def __call__(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
+        """Mean squared error of the hidden patches."""
+        config, self.step = self.config, place.step
+        rng = augment.keyed("step", config.seed, place.step, place.part)
+        band = augment.mel_band(self.model.mel.f_max, rng) if config.mel_jitter else None
+        mel = log_mel(batch.wave, self.model.mel, band=band).repeat_interleave(config.masks_per_clip, dim=0)
+        drawn = torch.rand(
+            place.total * config.masks_per_clip,
+            self.model.rows * (mel.shape[-1] // self.model.patch),
+            generator=augment.keyed("mask", config.seed, place.step, place.part),
+        )
+        first = place.first * config.masks_per_clip
+        with autocast(mel.device, config.precision):
+            out = model(mel, config.mask_ratio, drawn[first : first + len(mel)])
+        self._watch(mel, out)
+        return out.loss
+
+    @torch.no_grad()
+    def _watch(self, mel: Float[Tensor, "batch mel frame"], out: Prediction) -> None:
+        """Add up the share of targets that hold silence, and how much clips differ in the mean of their latents."""
+        patch = self.model.patch
+        moves = patchify(mel, patch).unflatten(-1, (patch, patch)).diff(dim=-1).abs().amax(dim=(-2, -1))  # (B, N)
+        silent = ((moves < STILL) * out.mask).sum() / out.mask.sum()
+        latent = out.latent[:, 1:].float().mean(dim=1)  # (B, D)
+        spread = latent.var(dim=0, unbiased=False).mean().sqrt() / latent.square().mean().sqrt()
+        self._sum += torch.stack([silent, spread, torch.ones_like(spread)])
+
+    def seen(self) -> dict[str, float]:
+        """Means since the last call."""
+        silent, spread, parts = self._sum.tolist()
+        self._sum.zero_()
+        return {"silent": silent / parts, "spread": spread / parts} if parts else {}

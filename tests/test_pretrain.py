@@ -1,0 +1,456 @@
+"""Masked pre-training: the config, the start, the loss of a step, whole runs, and what comes of them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import noise, write_wav
+from safetensors.torch import load_file
+from torch import Tensor
+
+import patchout
+from patchout import checkpoint, loop, pretrain, survey, zoo
+from patchout.batches import Batch
+from patchout.clips import DataError
+from patchout.import_maskspec import encoder_of
+from patchout.maskspec import MaskSpec, MaskSpecConfig
+from patchout.mel import MelConfig
+from patchout.mel_statistics import FrameStatistics, audioset_statistics
+from patchout.passt import Passt
+from patchout.pretrain import Listener, choose_start, parameter_groups, start
+from patchout.pretrain_config import RECIPES, PretrainConfig, recipe
+from patchout.pretrain_loss import PretrainLoss
+from patchout.step import Place
+from patchout.survey import Survey
+
+CPU = torch.device("cpu")
+HEARD = Survey(1.0, 0.0, FrameStatistics((0.5,), (2.0,)), ())
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Twelve seconds of sound are enough here, thin encoders, and one thread is fastest."""
+    monkeypatch.setattr(survey, "LEAST_S", 1.0)
+    monkeypatch.setitem(pretrain.SIZES, "tiny", (32, 2))
+    monkeypatch.setitem(pretrain.SIZES, "small", (48, 2))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def config(data: Path | str = "data", out: Path | str = "run", **changes: Any) -> PretrainConfig:
+    """Two steps an epoch on the twelve sounds of `class_folder`; 8 x 3 patches."""
+    sizes: dict[str, Any] = {"size": "tiny", "decoder": (32, 1, 2), "clip_s": 0.5, "statistics": "one"}
+    steps = {"epochs": 2, "batch": 6, "warm_up_epochs": 0.5}
+    machine = {"device": "cpu", "precision": "fp32", "data": str(data), "out": Path(out)}
+    return PretrainConfig(**({"recipe": "test", **sizes, **steps, **machine} | changes))
+
+
+def batch_of(clips: int = 4) -> Batch:
+    wave = torch.stack([torch.from_numpy(noise(0.5, index)) for index in range(clips)])
+    nothing = torch.zeros(clips, 0)
+    return Batch(wave, nothing, nothing, torch.arange(clips), ())
+
+
+def place_of(step: int, *, first: int = 0, total: int = 4) -> Place:
+    return Place(step, 0, first, total, lambda tensor: tensor)
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    return load_file(out / "model.safetensors")
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# -- the config -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mask_ratio": 0.0}, r"a mask ratio must be from 0\.05 to 0\.95, got 0"),
+        ({"mask_ratio": 1.0}, r"a mask ratio must be from 0\.05 to 0\.95, got 1"),
+        ({"masks_per_clip": 0}, "masks_per_clip must be at least 1, got 0"),
+        ({"base_lr": float("nan")}, "base_lr must be at least 0, got nan"),
+        ({"batch": 6, "parts": 4}, "a batch of 6 cannot be cut into 4 equal parts"),
+        ({"warm_up_epochs": 2.0}, "2 epochs with 2 of warm-up and a horizon of 2: end the warm-up before"),
+        ({"horizon_epochs": 1}, "put that not before the last epoch"),
+    ],
+)
+def test_values_that_train_nothing_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**wrong)
+
+
+def test_the_recipe_has_the_published_numbers() -> None:
+    found, about = recipe("maskspec")
+    assert (found.epochs, found.batch, found.base_lr * found.batch / 256) == (80, 512, 2e-3)
+    assert (found.betas, found.weight_decay, found.warm_up_epochs) == ((0.9, 0.95), 0.05, 40)
+    assert (found.decoder, found.mask_ratio, found.clip_s, found.normalize_patches) == ((512, 8, 16), 0.75, 10.0, True)
+    assert "--horizon-epochs 400" in about
+    assert [recipe(f"maskspec{size}")[0].size for size in ("", "-small", "-tiny")] == ["base", "small", "tiny"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_says_its_command(name: str) -> None:
+    found, about = recipe(name)
+    assert found.recipe == name
+    assert f"pretrain {name.partition('-')[0]} --data" in about
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"unknown recipe 'owm' \(did you mean own\?\): recipes are maskspec"):
+        recipe("owm")
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("maskspec-tiny", 30_839_040)])
+def test_the_recipes_build_the_published_models(name: str, parameters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the true sizes
+    with torch.device("meta"), monkeypatch.context() as patched:
+        patched.setattr(MaskSpec, "init_weights", lambda self, rng: None)
+        model = start(recipe(name)[0], HEARD, device=torch.device("meta"))
+    assert model.config.columns == 62
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+# -- the start --------------------------------------------------------------------------------------------------------
+
+
+def test_the_hours_decide_what_to_start_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert choose_start("auto", 100.0)[0] == ""
+    init, told = choose_start("auto", 3.0)
+    assert init == ""
+    assert "put it at" in told  # how to bring the better start
+    (tmp_path / "patchout").mkdir()
+    (tmp_path / "patchout" / "AudioSet_Pretrained.pth").write_bytes(b"weights")
+    assert choose_start("auto", 3.0)[0] == "maskspec-base"
+    assert choose_start("auto", 100.0)[0] == ""
+    assert choose_start("runs/mine", 3.0)[0] == "runs/mine"
+
+
+def test_the_statistics_that_were_asked_for() -> None:
+    def mel(**changes: Any) -> MelConfig:
+        return start(config(**changes), HEARD, device=CPU).config.mel
+
+    assert (mel().mean, mel().std) == ((0.5,), (2.0,))
+    published = mel(statistics="audioset")
+    assert published.mean == audioset_statistics().mean
+    assert published.std is not None
+    assert min(published.std) == 0.3  # the floor: full-band sound is not blown up
+
+
+def test_clips_that_fit_no_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"clip_s 0\.1 gives 10 frames: the model takes 16 \(one patch\)"):
+        start(config(clip_s=0.1), HEARD, device=CPU)
+    checkpoint.save(start(config(), HEARD, device=CPU), tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"clip_s 2 gives 200 frames: the model takes 16 \(one patch\) to 63"):
+        start(config(clip_s=2.0, init=str(tmp_path / "m.safetensors")), HEARD, device=CPU)
+
+
+def test_a_tagger_is_no_start(tmp_path: Path, tiny: Passt) -> None:
+    checkpoint.save(tiny, tmp_path / "tagger.safetensors")
+    with pytest.raises(ValueError, match="is a tagger without a decoder: give the run folder or file of `patchout pre"):
+        start(config(init=str(tmp_path / "tagger.safetensors")), HEARD, device=CPU)
+
+
+def test_the_two_tokens_are_decayed_as_published() -> None:
+    model = MaskSpec(MaskSpecConfig(width=16, heads=1, decoder_width=16, decoder_heads=1))
+    decayed, rest = (group["params"] for group in parameter_groups(model, 0.05))
+    assert (len(decayed), len(rest)) == (85, 167)  # tensors of the published model
+    assert any(parameter is model.decoder.mask_token for parameter in decayed)
+
+
+def test_without_decay_every_parameter_still_learns() -> None:
+    model = MaskSpec(MaskSpecConfig(width=16, heads=1, decoder_width=16, decoder_heads=1))
+    groups = parameter_groups(model, 0.0)
+    assert sum(len(group["params"]) for group in groups) == 85 + 167
+
+
+# -- every field does something ---------------------------------------------------------------------------------------
+
+CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must show
+    "recipe": ("other", "provenance"),
+    "init": ("<model>", "weights"),
+    "size": ("small", "model"),
+    "decoder": ((32, 2, 2), "model"),
+    "statistics": ("data", "model"),
+    "std_floor": (50.0, "model"),
+    "normalize_patches": (False, "loss"),
+    "clip_s": (0.4, "waves"),
+    "mask_ratio": (0.5, "loss"),
+    "masks_per_clip": (2, "loss"),
+    "mel_jitter": (False, "loss"),
+    "epochs": (3, "steps"),
+    "batch": (4, "steps"),
+    "parts": (2, "parts"),
+    "base_lr": (1e-4, "lr"),
+    "betas": ((0.9, 0.999), "betas"),
+    "weight_decay": (0.0, "decay"),
+    "warm_up_epochs": (1.0, "rate"),
+    "horizon_epochs": (9, "rate"),
+    "clip_norm": (0.0, "clip_norm"),
+    "seed": (1, "weights"),
+    "workers": (1, "workers"),
+    "device": ("auto", "device"),
+    "precision": ("bf16", "loss"),
+    "compile": (True, "compile"),
+    "trackers": (("tensorboard",), "trackers"),
+}
+ELSEWHERE = {"data", "out", "probe", "probe_every"}  # whole runs below
+
+
+def look(settings: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Everything a run is made of, without running it."""
+    caught: dict[str, Any] = {}
+
+    def stop(job: loop.Job, accelerator: Accelerator, **options: object) -> dict[str, float]:
+        job.save_model(job.model, settings.out / "model.safetensors", {})
+        loader: Any = job.batches(0)
+        batch = loader.collate_fn([loader.dataset[key] for key in next(iter(loader.batch_sampler))])
+        assert isinstance(job.model, MaskSpec)
+        caught.update(
+            workers=loader.num_workers,
+            model=replace(job.model.config, provenance={}),
+            weights=job.model.state_dict()["embed.proj.weight"].tolist(),
+            waves=batch.wave.tolist(),
+            loss=job.loss(job.model, batch, place_of(1, total=len(batch.wave))).item(),
+            rate=[job.rate(step) for step in range(job.steps)],
+            lr=[group["peak_lr"] for group in job.optimizer.param_groups],
+            betas=[group["betas"] for group in job.optimizer.param_groups],
+            decay=[group["weight_decay"] for group in job.optimizer.param_groups],
+            **{name: getattr(job, name) for name in ("steps", "parts", "compile", "clip_norm")},
+        )
+        return {}
+
+    def device(name: str) -> torch.device:
+        caught["device"] = name
+        return CPU
+
+    def engine(device: torch.device, out: Path, *, trackers: tuple[str, ...]) -> Accelerator:
+        caught["trackers"] = trackers
+        return Accelerator(cpu=True)
+
+    monkeypatch.setattr(loop, "run", stop)
+    monkeypatch.setattr(loop, "engine", engine)
+    monkeypatch.setattr(pretrain, "pick_device", device)
+    pretrain.run(settings)
+    model = checkpoint.load(settings.out / "model.safetensors")
+    caught["provenance"] = model.config.provenance["recipe"]
+    return caught
+
+
+def test_every_field_is_tested() -> None:
+    assert {field.name for field in fields(PretrainConfig)} == CHANGES.keys() | ELSEWHERE
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES))
+def test_every_field_changes_what_it_says(
+    name: str, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value, place = CHANGES[name]
+    if value == "<model>":
+        value = str(tmp_path / "start.safetensors")
+        checkpoint.save(start(config(seed=5), HEARD, device=CPU), value)
+    before = look(config(class_folder, tmp_path / "plain"), monkeypatch)
+    after = look(config(class_folder, tmp_path / "changed", **{name: value}), monkeypatch)
+    assert after[place] != before[place]
+
+
+# -- the loss ---------------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_have_the_mean_loss_of_one() -> None:
+    settings = config(masks_per_clip=2)
+    model = start(settings, HEARD, device=CPU)
+    loss, whole = PretrainLoss(settings, model.config, CPU), batch_of()
+    halves = [Batch(*(part[half] for part in whole[:4]), ()) for half in (slice(0, 2), slice(2, 4))]
+    alone = loss(model, whole, place_of(3)).item()
+    parts = [loss(model, half, place_of(3, first=2 * rank)).item() for rank, half in enumerate(halves)]
+    assert sum(parts) / 2 == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_step_draws_from_its_number_alone() -> None:
+    model = start(config(), HEARD, device=CPU)
+    loss = PretrainLoss(config(), model.config, CPU)
+    one, two, again = (loss(model, batch_of(), place_of(step)).item() for step in (1, 2, 1))
+    assert one == again != two
+
+
+def test_every_parameter_learns() -> None:
+    model = start(config(), HEARD, device=CPU)
+    torch.autograd.backward(PretrainLoss(config(), model.config, CPU)(model, batch_of(), place_of(0)))
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize("statistics", ["one", "audioset"])  # with those of every band silence is not one value
+def test_silence_is_seen(statistics: str) -> None:
+    settings = config(statistics=statistics)
+    model = start(settings, HEARD, device=CPU)
+    loss, half = PretrainLoss(settings, model.config, CPU), batch_of()
+    half.wave[:2] = 0.0
+    loss(model, half, place_of(0))
+    assert loss.seen()["silent"] == 0.5
+    assert loss.seen() == {}  # told once
+
+
+def test_an_encoder_that_hears_no_difference_has_no_spread() -> None:
+    model = start(config(), HEARD, device=CPU)
+    loss = PretrainLoss(config(), model.config, CPU)
+    loss(model, batch_of(), place_of(0))
+    healthy = loss.seen()["spread"]
+    torch.nn.init.zeros_(model.encoder.norm.weight)
+    torch.nn.init.ones_(model.encoder.norm.bias)
+    loss(model, batch_of(), place_of(0))
+    assert loss.seen()["spread"] == pytest.approx(0.0, abs=1e-4)
+    assert healthy > 0.01
+
+
+# -- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_run_ends_with_the_bits_of_a_whole_one(class_folder: Path, tmp_path: Path) -> None:
+    def interrupt(progress: loop.Progress) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    pretrain.run(config(class_folder, tmp_path / "whole"))
+    settings = config(class_folder, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.run(settings, Listener(on_progress=interrupt))
+    pretrain.run(settings)
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_curve_of_one(class_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "pre.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from test_pretrain import config\n"
+        "from patchout import pretrain, survey\n"
+        "survey.LEAST_S = 1.0\n"
+        f"pretrain.run(config({str(class_folder)!r}, sys.argv[2], batch=4, probe={str(class_folder)!r}))\n"
+    )
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for name, more in (("one", []), ("two", launch)):
+        command = [sys.executable, *more, str(script), str(Path(__file__).parent), str(tmp_path / name)]
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=2e-5)
+    assert [line["step"] for line in two] == [line["step"] for line in one]
+
+
+def test_the_probe_watches_the_run_and_tells_at_the_end(class_folder: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    first = pretrain.run(config(class_folder, tmp_path / "first"))
+    assert "probe" not in first
+    settings = config(
+        class_folder, tmp_path / "run", probe=str(class_folder), probe_every=1, init=str(tmp_path / "first")
+    )
+    scores = pretrain.run(settings, Listener(on_result=told.append))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert ["probe" in line for line in lines] == [True, True]
+    written = json.loads((tmp_path / "run" / "scores.json").read_text())["probe"]
+    assert list(written) == ["random weights", "starting weights", "pre-trained here"]
+    assert written["pre-trained here"]["neighbours"] == scores["probe"]
+    assert "pre-trained here against starting weights" in told[0]
+
+
+def test_what_auto_chose_is_kept_and_another_start_is_refused(
+    class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "choose_start", lambda init, hours: ("", "") if init == "auto" else (init, ""))
+    settings = config(class_folder, tmp_path / "run", init="auto", epochs=1)
+    pretrain.run(settings)
+    monkeypatch.setattr(pretrain, "choose_start", lambda init, hours: ("better", "") if init == "auto" else (init, ""))
+    pretrain.run(settings)
+    with pytest.raises(ValueError, match=r"holds a run with another config \(init '' -> "):
+        pretrain.run(replace(settings, init=str(tmp_path / "run")))
+
+
+def test_the_batch_that_was_found_is_kept(class_folder: Path, tmp_path: Path) -> None:
+    plans: list[pretrain.Plan] = []
+    for _ in range(2):
+        pretrain.run(config(class_folder, tmp_path / "run", batch=0, epochs=1), Listener(on_plan=plans.append))
+    assert [made.batch for made in plans] == [2, 2]
+    assert (plans[0].kept, plans[0].tokens) == (1 + 6, 1 + 24)
+    assert "no labels" in plans[0].describe()
+
+
+def test_silence_is_told_once(class_folder: Path, tmp_path: Path) -> None:
+    for path in sorted(class_folder.rglob("*.wav"))[1:]:
+        write_wav(path, 0 * noise(1.0))
+    notes: list[str] = []
+    pretrain.run(config(class_folder, tmp_path / "run", clip_s=1.0), Listener(on_note=notes.append))
+    assert len([note for note in notes if "more than half of what is hidden is silence" in note]) == 1
+
+
+def test_rates_may_be_mixed_and_clips_shorter_than_a_patch(class_folder: Path, tmp_path: Path) -> None:
+    write_wav(class_folder / "low.wav", noise(1.0), 8_000)
+    write_wav(class_folder / "short.wav", noise(0.01))
+    scores = pretrain.run(config(class_folder, tmp_path / "run", batch=7))
+    assert scores["silent"] < 0.5
+
+
+def test_what_cannot_be_learnt_from_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_wav(tmp_path / "sounds" / "a.wav", 0 * noise(5.0))
+    with pytest.raises(DataError, match="1 clips, and only silence in them"):
+        pretrain.run(config(tmp_path / "sounds", tmp_path / "run"))
+    write_wav(tmp_path / "sounds" / "a.wav", noise(5.0))
+    with pytest.raises(DataError, match="a batch of 6 is larger than the 1 clips: lower --batch"):
+        pretrain.run(config(tmp_path / "sounds", tmp_path / "run"))
+    monkeypatch.setattr(survey, "LEAST_S", 60.0)
+    with pytest.raises(DataError, match="5 s of sound are too little to learn from"):
+        pretrain.run(config(tmp_path / "sounds", tmp_path / "run"))
+    (tmp_path / "sounds" / "a.wav").write_text("no sound")
+    with pytest.raises(DataError, match="none of 1 clips could be read"):
+        pretrain.run(config(tmp_path / "sounds", tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_the_run_of_a_tagger_is_not_continued(class_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    stored = {"config": {"recipe": "esc10", "init": "passt-s"}, "data": {}, "changes": []}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="holds a run on other data"):
+        pretrain.run(config(class_folder, tmp_path / "run"))
+
+
+# -- what comes of it -------------------------------------------------------------------------------------------------
+
+
+def test_a_pre_trained_model_embeds_but_tags_nothing(tmp_path: Path) -> None:
+    model = start(config(), HEARD, device=CPU)
+    checkpoint.save(model, tmp_path / "model.safetensors")
+    encoder = patchout.load(str(tmp_path), "cpu")
+    wave = write_wav(tmp_path / "a.wav", noise(1.0))
+    assert patchout.embed(encoder, wave).scene.shape == (32,)
+    with pytest.raises(ValueError, match="has no classes yet: fine-tune it"):
+        patchout.tag(encoder, wave)
+    assert same(dict(encoder.state_dict()), dict(encoder_of(model).state_dict()))
+
+
+def test_a_pre_trained_model_is_loaded_with_its_decoder(tmp_path: Path) -> None:
+    model = start(config(), HEARD, device=CPU)
+    checkpoint.save(model, tmp_path / "model.safetensors")
+    again = zoo.load_pretrained(tmp_path, "cpu")
+    assert again.config == model.config
+    assert same(dict(again.state_dict()), dict(model.state_dict()))

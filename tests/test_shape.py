@@ -1,0 +1,159 @@
+"""Which model a run trains, for both families; a MaskSpec that is fine-tuned; a model for each channel."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import LABELS, RATE, noise, tiny_config, tone
+
+import patchout
+from patchout import augment, checkpoint, train
+from patchout.data import scan
+from patchout.maskspec import MaskSpec, MaskSpecConfig
+from patchout.maskspec_classifier import MaskSpecClassifierConfig
+from patchout.mel import MelConfig
+from patchout.optim import parameter_groups
+from patchout.passt import Passt
+from patchout.shape import model_config
+from patchout.start import find, start
+from patchout.train_config import TrainConfig
+
+CPU = torch.device("cpu")
+MEL = MelConfig(mean=(0.5,), std=(2.0,))
+
+
+def config(data: Path | str = "data", out: Path | str = "run", **changes: Any) -> TrainConfig:
+    sizes: dict[str, Any] = {"size": "tiny", "depth": 1, "clip_s": 0.5, "model": "maskspec", "mask_fill": "mean"}
+    draws = {"patchout_freq": 0, "patchout_time": 0, "patchout_patches": 5, "mask_freq": 8, "mask_time": 8}
+    steps = {"epochs": 2, "batch": 6, "warm_up_epochs": 0.5, "layer_decay": 0.75, "drop_path": 0.1}
+    machine = {"device": "cpu", "precision": "fp32", "data": str(data), "out": Path(out)}
+    return TrainConfig(**({"recipe": "test", **sizes, **draws, **steps, **machine} | changes))
+
+
+def pretrained(folder: Path) -> MaskSpec:
+    """A pre-trained model of one thin block, as a run folder."""
+    shape = MaskSpecConfig(mel=MEL, width=32, heads=2, depth=1, decoder_width=16, decoder_depth=1, columns=6)
+    model = MaskSpec(replace(shape, decoder_heads=1), rng=augment.keyed("pre-trained"))
+    folder.mkdir()
+    checkpoint.save(model, folder / "model.safetensors")
+    return model
+
+
+def begun(folder: Path) -> dict[str, Any]:
+    """What a config needs to start from there."""
+    return {"init": str(folder), "size": None, "depth": None, "model": None}
+
+
+# -- the model --------------------------------------------------------------------------------------------------------
+
+
+def test_from_random_weights_it_fits_the_clips(class_folder: Path) -> None:
+    shape = model_config(config(clip_s=5.0, pooling="token"), scan(class_folder), None)
+    assert isinstance(shape, MaskSpecClassifierConfig)
+    assert (shape.labels, shape.task, shape.columns, shape.pooling) == (LABELS, "multi_class", 31, "token")
+    assert shape.mel.std is not None
+    assert min(shape.mel.std) == 0.3  # of the bands that AudioSet leaves empty
+
+
+def test_the_start_weights_say_the_family(class_folder: Path, tmp_path: Path) -> None:
+    pretrained(tmp_path / "pre")
+    source = find(str(tmp_path / "pre")).model
+    assert source is not None
+    shape = model_config(config(**begun(tmp_path / "pre")), scan(class_folder), source.config)
+    assert isinstance(shape, MaskSpecClassifierConfig)
+    assert (shape.mel, shape.width, shape.columns, shape.labels) == (MEL, 32, 6, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"stride": (10, 10)}, "maskspec has no stride: leave it out"),
+        ({"table_s": 9.0, "positions": "grid"}, "maskspec has no positions, table_s: leave them out"),
+        ({"model": "passt", "pooling": "token"}, "passt has no drop_path, pooling"),
+    ],
+)
+def test_what_the_family_has_not_is_refused(wrong: dict[str, Any], message: str, class_folder: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        model_config(config(**wrong), scan(class_folder), None)
+
+
+def test_clips_longer_than_the_start_has_heard_are_refused(class_folder: Path, tmp_path: Path) -> None:
+    source = MaskSpecClassifierConfig(labels=(), columns=6)
+    with pytest.raises(ValueError, match=r"clip_s 5 is longer than the start's 1\.11 s"):
+        model_config(config(clip_s=5.0), scan(class_folder), source)
+
+
+# -- the start --------------------------------------------------------------------------------------------------------
+
+
+def test_the_encoder_is_kept_and_the_head_is_new(tmp_path: Path) -> None:
+    before = pretrained(tmp_path / "pre")
+    found = find(str(tmp_path / "pre"))
+    assert found.model is not None
+    assert isinstance(found.model.config, MaskSpecClassifierConfig)
+    model = start(replace(found.model.config, labels=LABELS), found, rng=augment.keyed("head"), device=CPU)
+    own = model.state_dict()
+    assert torch.equal(own["blocks.0.attn.qkv.weight"], before.state_dict()["encoder.blocks.0.attn.qkv.weight"])
+    assert own["head.weight"].shape == (3, 32)
+    assert own["head.weight"].std() < 1e-4
+
+
+def test_the_other_family_is_no_start(tmp_path: Path, tiny: Passt) -> None:
+    pretrained(tmp_path / "pre")
+    checkpoint.save(tiny, tmp_path / "passt.safetensors")
+    maskspec = MaskSpecClassifierConfig(labels=LABELS)
+    with pytest.raises(ValueError, match=r"passt\.safetensors is no MaskSpec: give the run of `patchout pretrain`"):
+        start(maskspec, find(str(tmp_path / "passt.safetensors")), rng=None, device=CPU)
+    with pytest.raises(ValueError, match="is a MaskSpec, a PaSST was asked for"):
+        start(tiny_config(), find(str(tmp_path / "pre")), rng=None, device=CPU)
+    with pytest.raises(ValueError, match=r"width 32 \(asked for: 768\)"):
+        start(maskspec, find(str(tmp_path / "pre")), rng=None, device=CPU)
+
+
+def test_the_public_weights_are_no_weights_for_images(tmp_path: Path) -> None:
+    from patchout.import_maskspec import export_maskspec
+
+    shape = MaskSpecConfig(width=64, heads=1, depth=1, decoder_width=32, columns=6)
+    torch.save({"model": export_maskspec(MaskSpec(shape))}, tmp_path / "checkpoint-75.pth")
+    found = find(str(tmp_path / "checkpoint-75.pth"))
+    assert found.model is not None
+    assert found.model.config.mel.low_pass_hz == 11_000  # as the public weights heard
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_layers_learn_at_their_own_rates(class_folder: Path) -> None:
+    shape = model_config(config(depth=2), scan(class_folder), None)
+    groups = parameter_groups(start(shape, find(""), rng=None, device=CPU), 0.05, layer_decay=0.5)
+    scale = {group["scale"]: {len(weight) for weight in group["params"]} for group in groups}
+    assert set(scale) == {0.125, 0.25, 0.5, 1.0}  # embedding, two blocks, head
+
+
+def test_a_pre_trained_model_is_fine_tuned_and_tags(class_folder: Path, tmp_path: Path) -> None:
+    pretrained(tmp_path / "pre")
+    train.run(config(class_folder, tmp_path / "run", **begun(tmp_path / "pre")))
+    model = patchout.load(str(tmp_path / "run"), "cpu")
+    assert model.config.labels == LABELS
+    assert set(patchout.tag(model, class_folder / "dog" / "0.wav", top=3).labels) == set(LABELS)
+    assert model.config.provenance["init"] == str(tmp_path / "pre")
+
+
+def test_each_channel_gets_a_model_and_their_ensemble_a_score(tmp_path: Path) -> None:
+    rows = ["filename,category,fold"]
+    for index in range(12):
+        hears = np.stack([tone(0.6, 200 + 300 * (index % 3)), noise(0.6, index)], axis=1)
+        soundfile.write(tmp_path / f"{index}.wav", hears, RATE)
+        rows.append(f"{index}.wav,{'abc'[index % 3]},{index // 6 + 1}")
+    (tmp_path / "meta.csv").write_text("\n".join(rows))
+    scores = train.run(config(tmp_path, tmp_path / "run", channel="each", split="2", epochs=1))
+    alone = {f"accuracy/{channel}" for channel in ("left", "right", "mean")}
+    assert {"accuracy", *alone} <= set(scores)
+    assert json.loads((tmp_path / "run" / "scores.json").read_text()) == scores
+    models = [patchout.load(str(tmp_path / "run" / channel), "cpu") for channel in ("left", "right")]
+    assert not torch.equal(*(model.state_dict()["head.weight"] for model in models))
