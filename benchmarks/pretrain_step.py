@@ -50,9 +50,11 @@ class FullLength(MaskSpec):
 def step_of(kind: type[MaskSpec], config: PretrainConfig, device: torch.device) -> Callable[[], None]:
     """A whole training step of that model on made-up clips."""
     width, heads = SIZES[config.size]
-    sizes = dict(zip(("decoder_width", "decoder_depth", "decoder_heads"), config.decoder, strict=True))
+    wide, deep, many = config.decoder
     rng = Generator().manual_seed(0)
-    model = kind(MaskSpecConfig(width=width, heads=heads, **sizes), rng=rng).to(device)
+    model = kind(
+        MaskSpecConfig(width=width, heads=heads, decoder_width=wide, decoder_depth=deep, decoder_heads=many), rng=rng
+    ).to(device)
     optimizer = optim.adamw(parameter_groups(model, config.weight_decay), 1e-4, betas=config.betas)
     loss = PretrainLoss(config, model.config, device)
     wave = 0.1 * torch.randn(config.batch, 10 * model.config.mel.sample_rate, generator=rng)

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,7 @@ def test_a_position_per_patch_is_saved_and_loaded(tmp_path: Path) -> None:
     model = Passt(tiny_config(positions="grid"), rng=torch.Generator().manual_seed(0))
     save(model, tmp_path / "m.safetensors")
     again = load(tmp_path / "m.safetensors")
+    assert isinstance(again, Passt)
     assert again.config.positions == "grid"
     assert same(again, model)
     with pytest.raises(ValueError, match="public format holds separate positions"):
@@ -63,6 +65,7 @@ def test_half_precision_halves_the_file(tiny: Passt, tmp_path: Path) -> None:
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half")]
     assert sizes[1] < 0.6 * sizes[0]
     again = load(tmp_path / "half.safetensors")
+    assert isinstance(again, Passt)
     assert all(weight.dtype == torch.float32 for weight in again.state_dict().values())
     torch.testing.assert_close(again.head[1].weight, tiny.head[1].weight, atol=1e-3, rtol=1e-3)
 
@@ -233,7 +236,8 @@ def test_a_header_without_its_config_is_refused(tiny: Passt, tmp_path: Path) -> 
 @pytest.mark.parametrize("kind", [MaskSpec, MaskSpecClassifier])
 def test_both_kinds_of_maskspec_come_back_whole(kind: type[MaskSpec | MaskSpecClassifier], tmp_path: Path) -> None:
     """Statistics of the bands and all: as tuples, which JSON does not know."""
-    sizes = {"width": 32, "heads": 2, "depth": 1, "columns": 4, "mel": MelConfig(mean=(0.5,) * 128, std=(2.0,) * 128)}
+    sizes: dict[str, Any] = {"width": 32, "heads": 2, "depth": 1, "columns": 4}
+    sizes |= {"mel": MelConfig(mean=(0.5,) * 128, std=(2.0,) * 128)}
     model: MaskSpec | MaskSpecClassifier
     if kind is MaskSpec:
         model = MaskSpec(MaskSpecConfig(**sizes, decoder_width=16, decoder_heads=1, decoder_depth=1))

@@ -24,7 +24,8 @@ from patchout.import_maskspec import encoder_of
 from patchout.maskspec import MaskSpec, MaskSpecConfig
 from patchout.mel import MelConfig
 from patchout.mel_statistics import FrameStatistics, audioset_statistics
-from patchout.passt import Passt
+from patchout.passt import SIZES, Passt
+from patchout.plan import Plan
 from patchout.pretrain import Listener, choose_start, parameter_groups, start
 from patchout.pretrain_config import RECIPES, PretrainConfig, recipe
 from patchout.pretrain_loss import PretrainLoss
@@ -39,8 +40,8 @@ HEARD = Survey(1.0, 0.0, FrameStatistics((0.5,), (2.0,)), ())
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Twelve seconds of sound are enough here, thin encoders, and one thread is fastest."""
     monkeypatch.setattr(survey, "LEAST_S", 1.0)
-    monkeypatch.setitem(pretrain.SIZES, "tiny", (32, 2))
-    monkeypatch.setitem(pretrain.SIZES, "small", (48, 2))
+    monkeypatch.setitem(SIZES, "tiny", (32, 2))
+    monkeypatch.setitem(SIZES, "small", (48, 2))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -275,7 +276,10 @@ def test_two_processes_have_the_mean_loss_of_one() -> None:
     settings = config(masks_per_clip=2)
     model = start(settings, HEARD, device=CPU)
     loss, whole = PretrainLoss(settings, model.config, CPU), batch_of()
-    halves = [Batch(*(part[half] for part in whole[:4]), ()) for half in (slice(0, 2), slice(2, 4))]
+    halves = [
+        Batch(whole.wave[half], whole.target[half], whole.weight[half], whole.clip[half], ())
+        for half in (slice(0, 2), slice(2, 4))
+    ]
     alone = loss(model, whole, place_of(3)).item()
     parts = [loss(model, half, place_of(3, first=2 * rank)).item() for rank, half in enumerate(halves)]
     assert sum(parts) / 2 == pytest.approx(alone, abs=1e-5)
@@ -387,7 +391,7 @@ def test_what_auto_chose_is_kept_and_another_start_is_refused(
 
 
 def test_the_batch_that_was_found_is_kept(class_folder: Path, tmp_path: Path) -> None:
-    plans: list[pretrain.Plan] = []
+    plans: list[Plan] = []
     for _ in range(2):
         pretrain.run(config(class_folder, tmp_path / "run", batch=0, epochs=1), Listener(on_plan=plans.append))
     assert [made.batch for made in plans] == [2, 2]

@@ -9,7 +9,7 @@ import torch
 from conftest import noise, tone, write_wav
 
 from patchout import survey as survey_module
-from patchout.clips import DataError
+from patchout.clips import ClipSet, DataError
 from patchout.data import scan, scan_sounds
 from patchout.mel import MelConfig, log_mel
 from patchout.passt import Passt
@@ -108,8 +108,13 @@ def test_hours_follow_from_a_sample(class_folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(survey_module, "MOST_S", 2.5)
     read: list[int] = []
     clips = scan_sounds(class_folder)
-    wave = type(clips).wave
-    monkeypatch.setattr(type(clips), "wave", lambda self, clip, rate: (read.append(clip), wave(self, clip, rate))[1])
+    wave = ClipSet.wave
+
+    def reading(self: ClipSet, clip: int, rate: int) -> torch.Tensor:
+        read.append(clip)
+        return wave(self, clip, rate)
+
+    monkeypatch.setattr(ClipSet, "wave", reading)
     assert survey(clips, MelConfig(), per_band=False, floor=0.3).hours == pytest.approx(12 / 3600)
     assert len(read) == 3
 

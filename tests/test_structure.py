@@ -15,6 +15,7 @@ import pytest
 
 import patchout
 from patchout import cli
+from patchout.pretrain_config import PretrainConfig
 from patchout.train import TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -155,6 +156,8 @@ OPTIONS = {
     "bench": "device precision rows batch seconds out format",
     "models": "format",
     "train": "data out restart accept-changes",
+    "pretrain": "data out restart accept-changes",
+    "reconstruct": "model plot mask-ratio start-s seed device",
 }
 
 
@@ -302,16 +305,21 @@ def test_every_command_is_frozen() -> None:
     assert set(cli.COMMANDS) == {command.partition(" ")[0] for command in OPTIONS}
 
 
-@pytest.mark.parametrize("command", sorted(OPTIONS.keys() - {"train"}))
+@pytest.mark.parametrize("command", sorted(OPTIONS.keys() - {"train", "pretrain"}))
 def test_options_are_frozen(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert options_of(capsys, *command.split()) == set(OPTIONS[command].split())
     assert len(OPTIONS[command].split()) <= MAX_OPTIONS
 
 
-def test_train_adds_only_the_fields_of_its_config(capsys: pytest.CaptureFixture[str]) -> None:
-    config = {field.name.replace("_", "-") for field in fields(TrainConfig)} - {"recipe"}  # the recipe is named already
-    shown = {option for option in options_of(capsys, "train", "esc10") if not option.startswith("no-")}
-    assert shown == config | set(OPTIONS["train"].split())
+@pytest.mark.parametrize(
+    ("command", "recipe", "config"), [("train", "esc10", TrainConfig), ("pretrain", "own", PretrainConfig)]
+)
+def test_training_adds_only_the_fields_of_its_config(
+    command: str, recipe: str, config: type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {field.name.replace("_", "-") for field in fields(config)} - {"recipe"}  # the recipe is named already
+    shown = {option for option in options_of(capsys, command, recipe) if not option.startswith("no-")}
+    assert shown == known | set(OPTIONS[command].split())
 
 
 # -- what an install brings -------------------------------------------------------------------------------------------

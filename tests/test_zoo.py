@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -279,7 +280,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_brought(cache:
 
 def public_maskspec(*, tuned: bool) -> dict[str, torch.Tensor]:
     """Weights in the public format of a model of one thin block."""
-    sizes = {"width": 64, "heads": 1, "depth": 1, "columns": 4}
+    sizes: dict[str, Any] = {"width": 64, "heads": 1, "depth": 1, "columns": 4}
     if tuned:
         return export_maskspec(MaskSpecClassifier(MaskSpecClassifierConfig(**sizes, labels=label_names("audioset"))))
     return export_maskspec(MaskSpec(MaskSpecConfig(**sizes, decoder_width=16)))

@@ -7,12 +7,13 @@ from dataclasses import replace
 from accelerate import PartialState
 
 from patchout import evaluate, zoo
+from patchout.audio import Channel
 from patchout.files import write_aside
 from patchout.repeat import Scores
 from patchout.split import choose
 from patchout.train_config import TrainConfig
 
-CHANNELS = ("left", "right", "mean")
+CHANNELS: tuple[Channel, ...] = ("left", "right", "mean")
 EVALUATION_BATCH = 16  # windows a forward pass
 
 

@@ -25,7 +25,7 @@ Numbers are those of the published code, but for the horizon (its cosine ends af
 
 `patchout pretrain own --data my_sounds --out runs/own --probe my_labelled_set`. The labelled set is optional: nearest
 neighbours watch the run on it, and at the end a table compares random weights, the start and the result. Then
-`patchout train folder --data my_labelled_set --init runs/own --out ...`, or `patchout embed ... --model runs/own`.
+`patchout train folder --data my_labelled_set --init runs/own --out ...`, or embed with it.
 
 Random crops of 5.12 s halve the tokens, which fixed positions allow. The decoder is 4 x 384 instead of 8 x 512, which
 would be most of the work (84 % with a Small encoder) and is thrown away. One mean and deviation of your sounds serves

@@ -49,7 +49,8 @@ class PretrainLoss:
     def _watch(self, mel: Float[Tensor, "batch mel frame"], out: Prediction) -> None:
         """Add up the share of targets that hold silence, and how much clips differ in the mean of their latents."""
         patch = self.model.patch
-        moves = patchify(mel, patch).unflatten(-1, (patch, patch)).diff(dim=-1).abs().amax(dim=(-2, -1))  # (B, N)
+        pixels = patchify(mel, patch)  # (B, N, patch * patch)
+        moves = pixels.view(*pixels.shape[:2], patch, patch).diff(dim=-1).abs().amax(dim=(-2, -1))  # (B, N)
         silent = ((moves < STILL) * out.mask).sum() / out.mask.sum()
         latent = out.latent[:, 1:].float().mean(dim=1)  # (B, D)
         spread = latent.var(dim=0, unbiased=False).mean().sqrt() / latent.square().mean().sqrt()

@@ -23,6 +23,7 @@ def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
 
     Raises DataError for a split that does not exist, for one class only, and for a batch larger than the training set.
     """
+    assert config.channel != "each", "channels are runs of their own"
     clips = scan(config.data, channel=config.channel)
     for problem in clips.problems:
         on_problem(problem)
