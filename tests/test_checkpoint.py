@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from patchout import checkpoint
 from patchout.checkpoint import CheckpointError, config_from_json, export_passt, import_passt, load, save
 from patchout.maskspec import MaskSpec, MaskSpecConfig
 from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
@@ -68,6 +70,21 @@ def test_half_precision_halves_the_file(tiny: Passt, tmp_path: Path) -> None:
     assert isinstance(again, Passt)
     assert all(weight.dtype == torch.float32 for weight in again.state_dict().values())
     torch.testing.assert_close(again.head[1].weight, tiny.head[1].weight, atol=1e-3, rtol=1e-3)
+
+
+def test_a_full_disk_is_told_in_one_line(tiny: Passt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tiny, tmp_path / "m.safetensors")
+    before = (tmp_path / "m.safetensors").read_bytes()
+
+    def fill_up(weights: object, path: Path, metadata: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", fill_up)
+    with pytest.raises(OSError, match=r"No space left on device.*make room") as told:
+        save(tiny, tmp_path / "m.safetensors")
+    assert told.value.filename == str(tmp_path / "m.safetensors")
+    assert (tmp_path / "m.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
 def test_a_truncated_file_is_refused(tiny: Passt, tmp_path: Path) -> None:

@@ -260,6 +260,11 @@ def test_ema_is_a_running_mean_with_decay(tmp_path: Path) -> None:
     assert line.result == -2.25
 
 
+def test_ema_begins_as_an_equal_mean(tmp_path: Path) -> None:
+    """Of -1, -2 and -3, which a decay of .9 would leave at -1.29."""
+    assert Line(tmp_path, [1, 1, 1], ema=0.9, result="average").run()["weight"] == pytest.approx(-2.0)
+
+
 def test_swa_is_the_equal_mean_of_the_weights_before_its_steps(tmp_path: Path) -> None:
     """The weight is -1, -2 and -4 before steps 1, 2 and 4; a snapshot of step 6 would come after the run."""
     line = Line(tmp_path, [1] * 6, swa=frozenset({1, 2, 4, 6}), result="average")

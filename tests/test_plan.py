@@ -29,6 +29,11 @@ def test_a_batch_fits_into_half_of_the_free_memory(monkeypatch: pytest.MonkeyPat
     assert fitting_batch(Trial(1, 1.0), 0, CPU, 1000) == LARGEST_BATCH
 
 
+def test_several_processes_share_a_batch_evenly() -> None:
+    assert fitting_batch(Trial(1, 1.0), 0, CPU, 1000, share=3) == 3 * 8  # 32 // 3 = 10
+    assert fitting_batch(Trial(1, 1.0), 0, CPU, 12, share=4) == 4
+
+
 def test_free_memory_is_found() -> None:
     assert free_bytes(CPU) > 2**20
 
@@ -43,10 +48,13 @@ def test_a_plan_in_words() -> None:
         parameters=5_400_000,
         batch=16,
         steps=200,
+        class_clips=(4, 8, 12),
+        state_bytes=2**28,
         memory_bytes=2**29,
         seconds=120.0,
     )
     assert plan.describe() == (
-        "80 clips, 10 classes, one class a clip; batches of 16, 200 steps\n"
-        "5.4 M parameters, 234 of 590 tokens a clip; about 0.50 GiB and 2 min on this machine, without validation"
+        "80 clips, 10 classes of 4 to 12 clips (middle: 8), one class a clip; batches of 16, 200 steps\n"
+        "5.4 M parameters, 234 of 590 tokens a clip; about 0.50 GiB (0.25 of it weights, gradients, optimizer and "
+        "averages) and 2 min on this machine, without validation"
     )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from patchout.passt import SIZES
+from patchout.patches import Patchout
 from patchout.recipes import names, recipe
 from patchout.train_config import TrainConfig
 
@@ -80,6 +81,30 @@ def test_what_all_published_recipes_share(name: str) -> None:
     assert (found.mixup, found.gain_db, found.roll_s * 32_000) == (0.3, (-7, 6), 50)
     assert found.mel_jitter
     assert found.label_smoothing == 0.0
+
+
+def test_numbers_that_only_some_recipes_have() -> None:
+    audioset = config("audioset")
+    assert (audioset.draws, audioset.balance, audioset.init) == (100_000, "sampling", "deit-base-384")
+    assert (audioset.wave_mix_alpha, audioset.mask_shared, audioset.mask_fill) == (2.0, True, "published")
+    assert (config("audioset-s14").stride, config("audioset-s14").patchout) == ((14, 14), Patchout(freq=3, time=30))
+    for name, table_s in (("audioset-20s", 20.0), ("audioset-30s", 30.0)):
+        assert (config(name).table_s, config(name).clip_s, config(name).patchout) == (table_s, 10.0, Patchout(4, 40))
+    for name in ("openmic", "esc50", "fsd50k", "dcase2020"):
+        assert (config(name).draws, config(name).balance) == (0, "")
+        starts = {variant: config(f"{name}-{variant}").init for variant in ("b", "u", "s", "s-l", "s-n")}
+        assert starts == {
+            **dict.fromkeys(("b", "u", "s"), "passt-s"),
+            "s-l": "passt-l-kd",
+            "s-n": "passt-s-s16-ap473",
+        }
+
+
+def test_what_code_and_paper_say_otherwise_of_fine_tuning() -> None:
+    for name in ("openmic", "esc50", "fsd50k"):
+        assert config(f"{name}-kd").init == "passt-s-kd"
+        assert config(f"{name}-paper").gain_db == (-7, 7)
+        assert config(f"{name}-paper").roll_s == config(name).clip_s
 
 
 def test_what_the_paper_says_otherwise() -> None:

@@ -40,6 +40,12 @@ def test_the_result_is_the_mean_over_folds_and_the_spread_over_seeds(tmp_path: P
     assert stored["runs"]["seed-1/fold-2"] == {"accuracy": 0.8}
 
 
+def test_the_folder_of_a_single_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a single run: choose another --out"):
+        repeat(config(tmp_path, seeds=2), lambda single: {})
+
+
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     assert repeat(config(tmp_path, folds=("1", "2")), lambda single: {"mAP": 0.5}) == {"mAP": 0.5}
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -93,6 +94,9 @@ def log(out: Path) -> list[dict[str, float]]:
         ({"batch": 6, "parts": 4}, "a batch of 6 cannot be cut into 4 equal parts"),
         ({"result": "average"}, "result average needs an average: set ema or swa_start"),
         ({"ema": 0.9, "swa_start": 2}, "two averages"),
+        ({"ramp_epochs": 0}, "ramp_epochs must be at least 1"),
+        ({"swa_every": 0}, "swa_every must be at least 1"),
+        ({"folds": ("1", "2"), "split": "3"}, "split 3 and folds 1, 2 both hold clips out"),
         ({"result": "best"}, "result best needs clips to choose by"),
         ({"result": "best", "folds": ("1",)}, "would choose by the fold that is scored"),
         ({"freeze": "encoder"}, "freeze encoder needs start weights"),
@@ -611,6 +615,16 @@ def test_several_labels_a_clip_make_a_multi_label_model(class_folder: Path, tmp_
     assert (model.config.task, model.config.labels) == ("multi_label", ("bell", "dog", "loud", "rain"))
 
 
+def test_a_clip_counts_by_the_weight_of_its_row(folds: Path, tmp_path: Path) -> None:
+    table = (folds / "meta.csv").read_text().splitlines()
+    halves = [f"{row},{'weight' if index == 0 else 0.5}" for index, row in enumerate(table)]
+    settings = {**QUIET, "roll_s": 0.0, "gain_db": (0, 0), "epochs": 1, "batch": 12}
+    train.run(config(folds, tmp_path / "whole", **settings))
+    (folds / "meta.csv").write_text("\n".join(halves))
+    train.run(config(folds, tmp_path / "half", **settings))
+    assert log(tmp_path / "half")[0]["loss"] == pytest.approx(log(tmp_path / "whole")[0]["loss"] / 2, rel=1e-4)
+
+
 def test_unusable_rows_are_reported_and_the_rest_is_trained_on(folds: Path, tmp_path: Path) -> None:
     (folds / "dog" / "2.wav").unlink()
     problems: list[str] = []
@@ -639,6 +653,7 @@ def test_a_broken_clip_of_the_held_out_fold_is_named_once(folds: Path, tmp_path:
         ({"trackers": ("mlflow",)}, "no tracker 'mlflow': there are tensorboard"),
         ({"precision": "fp16"}, "fp16"),
         ({"draws": 99, "balance": "sampling"}, "99 draws an epoch"),
+        ({"draws": 2, "epochs": 1}, "1 epochs of 2 clips are less than one batch of 6"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_run_folder_is_bound(
@@ -668,3 +683,12 @@ def test_two_processes_have_the_loss_curve_of_one(folds: Path, tmp_path: Path) -
     one, two = log(tmp_path / "one"), log(tmp_path / "two")
     assert [line["step"] for line in two] == [line["step"] for line in one]
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=2e-5)
+
+
+def test_sigterm_before_the_first_step_stops_quietly(class_folder: Path, tmp_path: Path) -> None:
+    def terminate(plan: Plan) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(loop.Stopped):
+        train.run(config(class_folder, tmp_path / "run"), Listener(on_plan=terminate))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

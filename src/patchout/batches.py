@@ -75,13 +75,17 @@ class Waves(Dataset[Item]):
             return Item(torch.zeros(self.num_samples), nothing, nothing, index, str(error))
         rng = keyed("mix", self.seed, epoch, index)
         if self.mix is None or uniform(0.0, 1.0, rng) >= self.mix.probability:
-            return Item(*one, index, "")
+            return self._weighed(one, index)
         other = int(torch.randint(len(self), (), generator=rng))
         own = float(own_shares(self.mix.alpha, 1, rng))
         try:
-            return Item(*wave_mix(one, self._clip(other, rng), own), index, "")
+            return self._weighed(wave_mix(one, self._clip(other, rng), own), index)
         except DataError as error:
-            return Item(*one, index, str(error))
+            return self._weighed(one, index, str(error))
+
+    def _weighed(self, one: Labelled, index: int, problem: str = "") -> Item:
+        """A clip by the weight that its set gives it."""
+        return Item(one.wave, one.target, one.known * self.clips.weight(index), index, problem)
 
     def _clip(self, index: int, rng: Generator) -> Labelled:
         """One clip by itself."""

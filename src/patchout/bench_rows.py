@@ -50,7 +50,7 @@ VARIANTS = {
     "S16": Variant(cited=Cited(None, 0.468), drop=Patchout(freq=1, time=20), stride=_HALF),
     "AST": Variant(cited=Cited(1190, 0.459, 23.1, None, 2.33), positions="grid"),
     "AST-N": Variant(cited=Cited(498, 0.454, 80.0, None, 0.534), positions="grid", stride=_HALF),
-    "hop320": Variant(cited=Cited(1190, 0.476, 23.1, 62.5)),
+    "hop320": Variant(cited=Cited(1190, None, 23.1, 62.5)),
     "hop320-S": Variant(cited=Cited(474, 0.476, 88.7, 62.5), drop=_S),
     "hop160": Variant(cited=Cited(2388, None, 6.8, 18.9), hop_length=160),
     "hop160-S": Variant(cited=Cited(594, 0.473, 62.4, 18.9), hop_length=160, drop=Patchout(freq=6, time=100)),

@@ -1,5 +1,6 @@
 """One .safetensors file = weights + the whole config; importers for public weights, and the way back for PaSST's."""
 
+import errno
 import hashlib
 import json
 import os
@@ -56,7 +57,11 @@ def save(model: Model, path: Path_, *, half: bool = False) -> None:
     metadata = {"format": FORMAT, "model": type(model).__name__, "config": config}
     metadata["sha256"] = _digest(config, weights)
     with write_aside(path) as aside:
-        save_file(weights, aside, metadata=metadata)
+        try:
+            save_file(weights, aside, metadata=metadata)
+        except SafetensorError as error:  # a full disk, in its own words
+            told = f"cannot be written ({error}): make room; what was there before is still whole"
+            raise OSError(errno.ENOSPC, told, os.fspath(path)) from None
 
 
 def load(path: Path_) -> Model:

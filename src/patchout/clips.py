@@ -131,6 +131,14 @@ class ClipSet:
         known = self._cell("known", clip)
         return torch.ones(len(self.classes)) if known is None else torch.tensor(known)
 
+    def weight(self, clip: int) -> float:
+        """How much the clip counts in the loss; 1 where the set does not say."""
+        text = self._cell("weight", clip)
+        try:
+            return 1.0 if text in (None, "") else float(text)
+        except ValueError:
+            raise DataError(f"{self.name(clip)}: its weight {text!r} is no number") from None
+
     def _cell(self, column: str, clip: int) -> Any:
         return self.table[column][clip].as_py() if column in self.table.column_names else None
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from patchout import optim
 from patchout.batches import Batch
@@ -129,17 +129,23 @@ def run(
 
 
 class _Average:
-    """A copy of the model whose weights are an average: exponential with `ema`, equal without."""
+    """A copy of the model whose weights are an average: equal, or exponential with decay `ema` once enough are in.
+
+    Until then it is equal too: else a short run would report mostly the weights that it began with.
+    """
 
     def __init__(self, model: nn.Module, ema: float) -> None:
         self.model = copy.deepcopy(model)
         self.count = 0
-        self._fold = get_ema_multi_avg_fn(ema) if ema else get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
+        self._ema = ema
 
     def update(self, model: nn.Module) -> None:
         """Take in the weights; unlike AveragedModel without waiting for the device."""
         if self.count:
-            self._fold(list(self.model.parameters()), list(model.parameters()), self.count)
+            equal = self.count / (self.count + 1)
+            decay = min(self._ema, equal) if self._ema else equal
+            fold = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            fold(list(self.model.parameters()), list(model.parameters()), self.count)
         else:
             self.model.load_state_dict(model.state_dict())
         self.count += 1
@@ -232,6 +238,7 @@ class _Run:
             "seconds": round(now - self.line_at, 3),
             "clips_per_s": round((step - self.line_step) * job.batch / (now - self.line_at), 2),
             "loss": loss,
+            "lr": max(group["lr"] for group in job.optimizer.param_groups),
             **self.scores,
         }
         if self.accelerator.is_main_process:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -31,18 +32,24 @@ class Plan:
     parameters: int
     batch: int
     steps: int
-    memory_bytes: int  # weights, gradients, optimizer, averages and the activations of one part
+    class_clips: tuple[int, int, int]  # clips of the smallest, the middle and the largest class
+    state_bytes: int  # weights, gradients, optimizer, averages
+    memory_bytes: int  # those and the activations of one part
     seconds: float
 
     def describe(self) -> str:
         """Two lines for people."""
         kind = "one class a clip" if self.task == "multi_class" else "any number of classes a clip"
-        known = f"{self.classes} classes, {kind}" if self.classes else "no labels"
+        few, middle, many = self.class_clips
+        sizes = f"{self.classes} classes of {few} to {many} clips (middle: {middle})"
+        known = f"{sizes}, {kind}" if self.classes else "no labels"
         minutes = f"{self.seconds / 60:.0f} min" if self.seconds >= 90 else f"{self.seconds:.0f} s"
+        memory, state = (size / 2**30 for size in (self.memory_bytes, self.state_bytes))
         return (
             f"{self.clips} clips, {known}; batches of {self.batch}, {self.steps} steps\n"
             f"{self.parameters / 1e6:.1f} M parameters, {self.kept} of {self.tokens} tokens a clip; "
-            f"about {self.memory_bytes / 2**30:.2f} GiB and {minutes} on this machine, without validation"
+            f"about {memory:.2f} GiB ({state:.2f} of it weights, gradients, optimizer and averages) "
+            f"and {minutes} on this machine, without validation"
         )
 
 
@@ -98,12 +105,15 @@ def activation_bytes(forward: Callable[[int], Tensor]) -> int:
 
 
 def fitting_batch(
-    trial: Trial, state_bytes: int, device: torch.device, clips: int, *, largest: int = LARGEST_BATCH
+    trial: Trial, state_bytes: int, device: torch.device, clips: int, *, largest: int = LARGEST_BATCH, share: int = 1
 ) -> int:
-    """The largest power of two up to `largest` that fits into the free memory and a quarter of the clips."""
+    """A power of two, up to `largest` and a quarter of the clips, that fits into the free memory.
+
+    Of several processes (`share`) each takes an equal part, so it is that many times as large; all get the same answer.
+    """
     room = SHARE * free_bytes(device) - state_bytes
-    most = min(largest, max(2, clips // 4), max(1, int(room / max(1, trial.activation_bytes))))
-    return 2 ** (most.bit_length() - 1)
+    most = min(max(1, largest // share), max(2, clips // 4) // share, int(room / max(1, trial.activation_bytes)))
+    return share * int(broadcast_object_list([2 ** (max(1, most).bit_length() - 1)])[0])
 
 
 def free_bytes(device: torch.device) -> int:

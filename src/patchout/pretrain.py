@@ -170,7 +170,9 @@ def plan(task: _Task, stored_batch: int) -> Plan:
     trial = measure(model, task.loss, num_samples=length, num_classes=0)
     task.loss.seen()
     state = sum(optim.state_bytes(model, average=False))
-    size = config.batch or stored_batch or fitting_batch(trial, state, device, clips, largest=LARGEST_BATCH)
+    share = config.parts * task.world.num_processes
+    size = config.batch or stored_batch
+    size = size or fitting_batch(trial, state, device, clips, largest=LARGEST_BATCH, share=share)
     if size > clips:
         raise DataError(f"{config.data}: a batch of {size} is larger than the {clips} clips: lower --batch")
     patches = model.config.rows * (_frames(config, model.config.mel) // model.config.patch)
@@ -184,6 +186,8 @@ def plan(task: _Task, stored_batch: int) -> Plan:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         batch=size,
         steps=steps,
+        class_clips=(0, 0, 0),
+        state_bytes=state,
         memory_bytes=state + trial.activation_bytes * size // (config.parts * processes),
         seconds=trial.seconds * size * steps / processes,
     )

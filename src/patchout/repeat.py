@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from accelerate import PartialState
 
 from patchout.files import write_aside
 from patchout.train_config import TrainConfig
@@ -27,8 +28,11 @@ def runs(config: TrainConfig) -> list[TrainConfig]:
 def repeat(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> Scores:
     """Run them all; returns the mean of every score, and its standard deviation over seeds as `<score>_std`.
 
-    A fold's scores are averaged over the folds first. Writes out/scores.json. Finished runs are not done again.
+    A fold's scores are averaged over the folds first. Writes out/scores.json. A folder that holds a single run is a
+    ValueError.
     """
+    if (config.out / "config.json").exists():
+        raise ValueError(f"{config.out} holds a single run: choose another --out for several seeds or folds")
     found: dict[int, list[Scores]] = {}
     by_run: dict[str, Scores] = {}
     for single in runs(config):
@@ -39,8 +43,9 @@ def repeat(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> Scores:
     result = _mean(seeds)
     if len(seeds) > 1:
         result |= {f"{name}_std": float(np.std([seed[name] for seed in seeds], ddof=1)) for name in result}
-    with write_aside(config.out / "scores.json") as aside:
-        aside.write_text(json.dumps({"mean": result, "runs": by_run}, indent=1), encoding="utf-8")
+    if PartialState().is_main_process:
+        with write_aside(config.out / "scores.json") as aside:
+            aside.write_text(json.dumps({"mean": result, "runs": by_run}, indent=1), encoding="utf-8")
     return result
 
 

@@ -83,6 +83,11 @@ def _summary(found: Evaluation, clips: ClipSet, weights: str, num_classes: int) 
         f"weights: {weights}",
         f"intervals: Wilson's for accuracy, bootstrap of {found.draws} draws for other scores",
     ]
+    facts += [
+        f"official list, {split}: {count['present']} of {count['listed']} clips are here"
+        for split, count in clips.info.get("official", {}).items()
+        if count["listed"]
+    ]
     return _table(("score", "value", "95 % within"), rows) + "\n" + "".join(f"- {fact}\n" for fact in facts)
 
 

@@ -153,4 +153,5 @@ class Stepper:
         if len(self._problems) > MAX_UNREADABLE * self.work.clips:
             share = f"{len(self._problems)} of {self.work.clips} clips cannot be read, more than {MAX_UNREADABLE:.0%}"
             some = "; ".join(sorted(self._problems)[:3])
-            raise UnreadableClipsError(f"{share}: repair them or take them out of the data set ({some})")
+            todo = "repair them, or let `patchout prepare` name them all and leave them out"
+            raise UnreadableClipsError(f"{share}: {todo} ({some})")

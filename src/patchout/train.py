@@ -7,6 +7,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
@@ -28,6 +29,7 @@ from patchout.shape import freeze, model_config, num_class_tokens, num_columns
 from patchout.split import Split, choose
 from patchout.start import find, start
 from patchout.step_loss import StepLoss, class_weights, wave_augment
+from patchout.stop import Signals
 from patchout.tagger import Tagger
 from patchout.train_config import TrainConfig
 
@@ -56,7 +58,9 @@ def run(
 
     one = partial(_run, listener=listener, restart=restart, accept_changes=accept_changes)
     one = one if config.channel != "each" else partial(each_channel, run=one)
-    return repeat(config, one) if config.seeds > 1 or config.folds else one(config)
+    with Signals() as signals:
+        signals.safe = True  # but for the steps, which hear of it by themselves
+        return repeat(config, one) if config.seeds > 1 or config.folds else one(config)
 
 
 # -- one run ----------------------------------------------------------------------------------------------------------
@@ -122,10 +126,14 @@ def plan(task: _Task, stored_batch: int) -> Plan:
     length = round(config.clip_s * model.config.mel.sample_rate)
     trial = measure(model, task.loss, num_samples=length, num_classes=len(clips.classes))
     state = sum(optim.state_bytes(model, average=bool(config.ema or config.swa_start)))
-    size = config.batch or stored_batch or fitting_batch(trial, state, device, len(clips))
+    share = config.parts * task.world.num_processes
+    size = config.batch or stored_batch or fitting_batch(trial, state, device, len(clips), share=share)
     shape = model.config
     columns, tokens = num_columns(shape, config.clip_s), num_class_tokens(shape)
     steps = config.epochs * task.epoch // size
+    if steps < 1:
+        raise ValueError(f"{config.epochs} epochs of {task.epoch} clips are less than one batch of {size}: lower batch")
+    counts = np.sort(clips.class_counts())
     return Plan(
         clips=len(clips),
         classes=len(clips.classes),
@@ -135,6 +143,8 @@ def plan(task: _Task, stored_batch: int) -> Plan:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         batch=size,
         steps=steps,
+        class_clips=(int(counts[0]), int(counts[len(counts) // 2]), int(counts[-1])),
+        state_bytes=state,
         memory_bytes=state + trial.activation_bytes * size // (config.parts * task.world.num_processes),
         seconds=trial.seconds * size * steps / task.world.num_processes,
     )

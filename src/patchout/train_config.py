@@ -11,10 +11,10 @@ from patchout.device import Precision
 from patchout.patches import Patchout
 
 LIMITS = {  # lowest value, and what it stays below
-    **dict.fromkeys(("depth", "hop_length", "epochs", "parts", "seeds"), (1, math.inf)),
+    **dict.fromkeys(("depth", "hop_length", "epochs", "parts", "seeds", "ramp_epochs", "swa_every"), (1, math.inf)),
     **dict.fromkeys(("clip_s", "table_s", "roll_s", "wave_mix_alpha", "mixup", "lr", "weight_decay"), (0, math.inf)),
-    **dict.fromkeys(("warm_up_epochs", "plateau_epochs", "ramp_epochs", "clip_norm", "batch", "draws"), (0, math.inf)),
-    **dict.fromkeys(("mask_freq", "mask_time", "evaluate_every", "swa_start", "swa_every"), (0, math.inf)),
+    **dict.fromkeys(("warm_up_epochs", "plateau_epochs", "clip_norm", "batch", "draws"), (0, math.inf)),
+    **dict.fromkeys(("mask_freq", "mask_time", "evaluate_every", "swa_start"), (0, math.inf)),
     **dict.fromkeys(("seed", "workers"), (0, math.inf)),
     **dict.fromkeys(("speed", "label_smoothing", "ema", "hold_out", "floor", "drop_path"), (0, 1)),
     **dict.fromkeys(("wave_mix",), (0, 1 + 1e-9)),
@@ -191,6 +191,10 @@ class TrainConfig:
         """Refuse splits that contradict each other."""
         if self.folds and self.result == "best":
             raise ValueError("result best would choose by the fold that is scored: set result to last or average")
+        if self.folds and self.split:
+            raise ValueError(
+                f"split {self.split} and folds {', '.join(self.folds)} both hold clips out: give one of them"
+            )
         if self.result == "best" and not (self.evaluate_every and (self.split or self.hold_out)):
             raise ValueError("result best needs clips to choose by: set split or hold_out, and evaluate_every")
         if self.freeze and not self.init:

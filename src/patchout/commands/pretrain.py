@@ -49,7 +49,7 @@ def main(args: Sequence[str]) -> int:
         try:
             scores = run(config, listener, restart=options.restart, accept_changes=options.accept_changes)
         except Stopped:
-            say("stopped, the state is saved: the same command continues")
+            say("stopped, the state is saved: the same command, without --restart, continues")
             return DONE
     output.line(f"{config.out / 'model.safetensors'}  {output.scores_text(scores)}", sys.stdout)
     return DONE

@@ -46,7 +46,7 @@ def main(args: Sequence[str]) -> int:
         try:
             scores = run(config, listener, restart=options.restart, accept_changes=options.accept_changes)
         except Stopped:
-            say("stopped, the state is saved: the same command continues")
+            say("stopped, the state is saved: the same command, without --restart, continues")
             return DONE
     several = config.folds or config.seeds > 1 or config.channel == "each"
     result = config.out if several else config.out / "model.safetensors"

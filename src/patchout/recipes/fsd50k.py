@@ -6,7 +6,7 @@
 Cited mAP, means of three runs: -b .649, -u .639, -s .653, -s-l .584, -s-n .637; cited cost on one GPU: S under 2 hours,
 S-N under 1. We have not run them. Of 1188 patches U keeps 594, S and S-L 712; S-N keeps 252 of 496. Training takes a
 random ten seconds of a longer clip; evaluation hears all of it through overlapping windows (the published code took a
-random crop there too). Starts as in `openmic`.
+random crop there too). Starts, -kd and -paper as in `openmic`.
 """
 
 from dataclasses import replace
@@ -39,4 +39,6 @@ VARIANTS: dict[str, TrainConfig] = {
     "fsd50k-u": replace(B, patchout_patches=594),
     "fsd50k-s-l": replace(S, init="passt-l-kd"),
     "fsd50k-s-n": replace(S, init="passt-s-s16-ap473", patchout_time=20, patchout_freq=2),
+    "fsd50k-kd": replace(S, init="passt-s-kd"),
+    "fsd50k-paper": replace(S, gain_db=(-7, 7), roll_s=S.clip_s),
 }
