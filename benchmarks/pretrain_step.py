@@ -87,7 +87,7 @@ def best_times(cases: dict[str, Callable[[], None]], rounds: int) -> dict[str, f
 def main() -> None:
     """Measure, print a table, and write JSON if asked."""
     parser = argparse.ArgumentParser(description="A pre-training step with and without the hidden patches.")
-    parser.add_argument("--batch", type=int, default=2, help="clips of 10 s a step (default: 2)")
+    parser.add_argument("--batch", type=int, default=8, help="clips of 10 s a step (default: 8)")
     parser.add_argument("--rounds", type=int, default=5, help="times each case is timed; the best counts (default: 5)")
     parser.add_argument("--size", choices=SIZES, default="base", help="smaller ones only to try the script")
     parser.add_argument("--device", default="auto")

@@ -398,7 +398,7 @@ def test_an_unreadable_clip_is_told_once(tmp_path: Path) -> None:
 def test_too_many_unreadable_clips_stop_the_run(tmp_path: Path) -> None:
     line = Line(tmp_path, [1] * 4, clips=199)
     line.job.batches = lambda first: [batch_of(0, 1, problems=(f"{number}.wav: broken",)) for number in range(4)]
-    told = r"2 of 199 clips cannot be read, more than 1%: repair them .* \(0.wav: broken; 1.wav: broken\)"
+    told = r"2 of 199 clips cannot be read, more than 1%: repair them, .* \(0.wav: broken; 1.wav: broken\)"
     with pytest.raises(step.UnreadableClipsError, match=told):
         line.run()
     assert line.problems == ["0.wav: broken", "1.wav: broken"]
@@ -546,7 +546,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_state_before(tmp_path: Path, mo
         patch.setattr(torch, "save", no_room)
         with pytest.raises(OSError, match=r"No space left on device.*make room"):
             Line(tmp_path, [1] * 4).run()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "state.pt"]
+    assert {path.name for path in tmp_path.iterdir()} - {"tensorboard"} == {"metrics.jsonl", "state.pt"}
     assert state(tmp_path)["step"] == 1
     last = Line(tmp_path, [1] * 4)
     last.run()
