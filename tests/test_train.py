@@ -689,6 +689,7 @@ def test_sigterm_before_the_first_step_stops_quietly(class_folder: Path, tmp_pat
     def terminate(plan: Plan) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(loop.Stopped):
         train.run(config(class_folder, tmp_path / "run"), Listener(on_plan=terminate))
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
