@@ -463,6 +463,8 @@ def test_training_lowers_the_loss_and_tells_the_sounds_apart(folds: Path, tmp_pa
     losses = [line["loss"] for line in log(tmp_path / "run")]
     assert losses[-1] < 0.3 * losses[0]
     assert scores["accuracy"] == 1.0
+    assert "d_prime" not in scores  # of a perfect score it is infinite
+    assert "Infinity" not in (tmp_path / "run" / "scores.json").read_text()
 
 
 def test_the_result_is_a_model_that_loads_with_all_it_needs(folds: Path, tmp_path: Path) -> None:

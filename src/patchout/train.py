@@ -1,6 +1,7 @@
 """Supervised training, from random weights or a model's: the model, the plan, the run (PaSST, section 3)."""
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -249,10 +250,11 @@ def _validate(task: _Task, told: set[str], model: nn.Module) -> Scores:
 
 
 def _judge(task: _Task, found: evaluate.Predictions, clips: ClipSet) -> Scores:
-    """Scores of these predictions, by the values of the config's column too."""
+    """Scores of these predictions, by the values of the config's column too; JSON has no word for those not finite."""
     groups = evaluate.group_by(clips, task.config.by, task.split.training) if task.config.by else {}
     shape = task.model.config
-    return evaluate.judge(found, clips, labels=shape.labels, task=shape.task, groups=groups).scores
+    scores = evaluate.judge(found, clips, labels=shape.labels, task=shape.task, groups=groups).scores
+    return {name: score for name, score in scores.items() if math.isfinite(score)}
 
 
 def _conclude(task: _Task, folder: RunFolder, scores: Scores) -> Scores:
