@@ -1,6 +1,7 @@
 """The model that a run trains: labels and task from the data, sizes from the config, else from the start weights."""
 
 from dataclasses import replace
+from typing import Any
 
 from patchout.clips import ClipSet
 from patchout.maskspec_classifier import MaskSpecClassifierConfig
@@ -37,20 +38,8 @@ def model_config(config: TrainConfig, clips: ClipSet, source: TaggerConfig | Non
 
 def _passt(config: TrainConfig, clips: ClipSet, source: TaggerConfig | None) -> PasstConfig:
     like = source if isinstance(source, PasstConfig) else PasstConfig(labels=clips.classes, columns=1)
-    width, heads = SIZES[config.size] if config.size else (like.width, like.heads)
-    shape = replace(
-        like,
-        labels=clips.classes,
-        task=clips.task,
-        mel=_mel(config, like),
-        width=width,
-        heads=heads,
-        depth=config.depth or like.depth,
-        stride=config.stride or like.stride,
-        positions=config.positions or like.positions,
-        licence="",
-        provenance={},
-    )
+    stride, positions = config.stride or like.stride, config.positions or like.positions
+    shape = replace(like, **_common(config, clips, like), stride=stride, positions=positions)
     table = num_columns(shape, config.table_s or config.clip_s)
     return replace(shape, columns=max(table, like.columns) if config.table_s is None else table)
 
@@ -59,20 +48,15 @@ def _maskspec(config: TrainConfig, clips: ClipSet, source: TaggerConfig | None) 
     mel = MelConfig(**audioset_statistics(floor=STD_FLOOR)._asdict())
     given = isinstance(source, MaskSpecClassifierConfig)
     like = source if isinstance(source, MaskSpecClassifierConfig) else MaskSpecClassifierConfig(labels=(), mel=mel)
-    width, heads = SIZES[config.size] if config.size else (like.width, like.heads)
-    shape = replace(
-        like,
-        labels=clips.classes,
-        task=clips.task,
-        mel=_mel(config, like),
-        width=width,
-        heads=heads,
-        depth=config.depth or like.depth,
-        pooling=config.pooling or like.pooling,
-        licence="",
-        provenance={},
-    )
+    shape = replace(like, **_common(config, clips, like), pooling=config.pooling or like.pooling)
     return shape if given else replace(shape, columns=num_columns(shape, config.clip_s))
+
+
+def _common(config: TrainConfig, clips: ClipSet, like: TaggerConfig) -> dict[str, Any]:
+    """What both families have; a trained model's licence and history are not the next one's."""
+    width, heads = SIZES[config.size] if config.size else (like.width, like.heads)
+    sizes = {"width": width, "heads": heads, "depth": config.depth or like.depth, "mel": _mel(config, like)}
+    return {"labels": clips.classes, "task": clips.task, **sizes, "licence": "", "provenance": {}}
 
 
 def _mel(config: TrainConfig, like: TaggerConfig) -> MelConfig:
