@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -55,22 +56,21 @@ def job_seconds(items: Sequence[Item], job: EmbedJob, out: Path) -> float:
     return time.perf_counter() - start
 
 
-def decoded(items: Sequence[Item]) -> torch.Tensor:
-    """The clips, cut to the shortest."""
-    sounds = [decode(item, MelConfig().sample_rate) for item in items]
-    waves = [sound.wave for sound in sounds if sound.wave is not None]
-    shortest = min(map(len, waves))
-    return torch.from_numpy(np.stack([wave[:shortest] for wave in waves]))
+def decoded(items: Sequence[Item]) -> list[np.ndarray]:
+    """Every clip at the model's rate."""
+    sounds = (decode(item, MelConfig().sample_rate) for item in items)
+    return [sound.wave for sound in sounds if sound.wave is not None]
 
 
-def model_seconds(waves: torch.Tensor, job: EmbedJob) -> float:
-    """The model on sounds that are decoded already."""
+def model_seconds(waves: Sequence[np.ndarray], job: EmbedJob) -> float:
+    """The model on sounds that are decoded already, those of equal length at a time."""
     embedder = load_embedder(job, "cpu")
-    at_a_time = max(1, min(job.shard_rows, bulk.CHUNK_BYTES // (4 * waves.shape[1])))
+    at_a_time = max(1, min(job.shard_rows, bulk.CHUNK_BYTES // (4 * len(waves[0]))))
     start = time.perf_counter()
     for first in range(0, len(waves), at_a_time):
-        part = waves[first : first + at_a_time]
-        embedder.scenes(part) if job.kind == "scene" else embedder.timestamps(part)
+        for _, group in groupby(sorted(waves[first : first + at_a_time], key=len), key=len):
+            part = torch.from_numpy(np.stack(list(group)))
+            embedder.scenes(part) if job.kind == "scene" else embedder.timestamps(part)
     return time.perf_counter() - start
 
 

@@ -68,7 +68,8 @@ def _row(split: str, index: int, layout: Layout, num_classes: int) -> dict[str, 
     """One clip."""
     label = index % 2
     one_hot = [float(place == label) for place in range(num_classes)]
-    further = {"group": f"{split} {index}", "device": "ab"[label], "probabilities": one_hot, "known": one_hot}
+    known = [float(place < 2) for place in range(num_classes)]
+    further = {"group": f"{split} {index}", "device": "ab"[label], "probabilities": one_hot, "known": known}
     row = {"id": f"{split} {index}", "audio": wav(noise(0.3, index)), "labels": [label]}
     return {**row, **({layout.column: split} if split else {}), **{key: further[key] for key in layout.more}}
 

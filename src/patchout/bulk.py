@@ -1,6 +1,8 @@
 """Embeddings of many files: decoded ahead of the model, batched across files, written shard by shard, resumable."""
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -144,19 +146,52 @@ def embed_shard(embedder: Embedder, sounds: Iterable[Sound], job: EmbedJob, out:
     `error` says why), error.
     """
     rows = _Rows(embedder, job)
-    with table_writer(out, shard_name(shard), rows.schema) as writer:
-        for chunk in _chunks(sounds, rows.bytes_per_s):
-            for table in rows.of_long(chunk[0]) if chunk[0].is_long else [rows.of_chunk(chunk)]:
+    with table_writer(out, shard_name(shard), rows.schema) as writer, _side_by_side(embedder) as (pool, width):
+        chunks = _chunks(sounds, rows.bytes_per_s, CHUNK_BYTES // width)
+        for chunk, tables in _tables(rows, chunks, pool, width):
+            for table in tables:
                 writer.write_table(table)
             yield len(chunk), sum(sound.duration_s for sound in chunk)
 
 
-def _chunks(sounds: Iterable[Sound], bytes_per_s: float) -> Iterator[list[Sound]]:
-    """Sounds of about CHUNK_BYTES, results included; one that is not held stands alone."""
+@contextmanager
+def _side_by_side(embedder: Embedder) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Threads that compute chunks, and how many: one a core of a CPU, which wait less than cores that share a chunk."""
+    threads = torch.get_num_threads()
+    width = threads if next(embedder.model.parameters()).device.type == "cpu" else 1
+    try:
+        with ThreadPoolExecutor(width, "embed", torch.set_num_threads, (threads // width,)) as pool:
+            try:
+                yield pool, width
+            finally:
+                pool.shutdown(cancel_futures=True)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _tables(
+    rows: "_Rows", chunks: Iterable[list[Sound]], pool: Executor, width: int
+) -> Iterator[tuple[list[Sound], Iterable[pa.Table]]]:
+    """Each chunk with its tables, in order: short sounds side by side, a long one alone on all cores."""
+    queue: deque[tuple[list[Sound], Future[pa.Table]]] = deque()
+    for chunk in chunks:
+        is_long = chunk[0].is_long
+        while len(queue) > (0 if is_long else width):
+            yield queue[0][0], [queue.popleft()[1].result()]
+        if is_long:
+            yield chunk, rows.of_long(chunk[0])
+        else:
+            queue.append((chunk, pool.submit(rows.of_chunk, chunk)))
+    for chunk, table in queue:
+        yield chunk, [table.result()]
+
+
+def _chunks(sounds: Iterable[Sound], bytes_per_s: float, most: int) -> Iterator[list[Sound]]:
+    """Sounds of about `most` bytes, results included; one that is not held stands alone."""
     chunk: list[Sound] = []
     held = 0.0
     for sound in sounds:
-        if chunk and (sound.is_long or chunk[-1].is_long or held >= CHUNK_BYTES):
+        if chunk and (sound.is_long or chunk[-1].is_long or held >= most):
             yield chunk
             chunk, held = [], 0.0
         chunk.append(sound)
