@@ -120,6 +120,31 @@ def test_small_chunks_change_nothing(
     assert pq.read_metadata(tmp_path / "many" / "part-000000.parquet").num_row_groups == len(sounds)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_chunks_side_by_side_stay_in_order(
+    tiny: Passt,
+    sounds: list[Item],
+    make_job: MakeJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int,
+) -> None:
+    """One chunk a sound, a long one among them; the process has its threads back afterwards."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(ahead, "HELD_S", 0.6)
+    monkeypatch.setattr(bulk, "CHUNK_BYTES", threads)
+    torch.set_num_threads(threads)
+    try:
+        do(sounds, make_job(shard_rows=100), tmp_path / "out")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    table = rows_of(tmp_path / "out")
+    assert table["file"].to_pylist() == [item.file for item in sounds]
+    single = [embed(tiny, item.file, config=CONFIG).scene for item in sounds]
+    np.testing.assert_allclose(values_of(table), single, atol=1e-5)
+
+
 def test_sounds_of_one_length_run_together(
     tiny: Passt, sounds: list[Item], make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
