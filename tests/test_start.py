@@ -145,7 +145,7 @@ def test_fewer_blocks_are_every_other_one(tmp_path: Path) -> None:
             {"mel": MelConfig(mean=(0.5,) * 128, std=(1.0,) * 128)},
             r"mel mean None \(asked for: \(0.5, 0.5, 0.5, 0.5, 0.5, 0.5, \.\.\.\)\)",
         ),
-        ({"columns": 19}, r"time positions for 1.05 s at most \(asked for: 2.05 s\)"),
+        ({"columns": 19}, r"9 time positions, 1.05 s \(asked for: 19, 2.05 s\)"),
         ({"depth": 3}, "2 blocks do not become 3: set depth to 2"),
     ],
 )

@@ -101,6 +101,6 @@ def _check_sizes(has: TaggerConfig, asked: TaggerConfig, name: str, fixed: tuple
     wrong = [f"{field} {reprlib.repr(old)} (asked for: {reprlib.repr(new)})" for field, old, new in pairs if old != new]
     if asked.columns > has.columns:
         clip_s, longest_s = (size.max_samples / size.mel.sample_rate for size in (asked, has))
-        wrong.append(f"time positions for {longest_s:.2f} s at most (asked for: {clip_s:.2f} s)")
+        wrong.append(f"{has.columns} time positions, {longest_s:.2f} s (asked for: {asked.columns}, {clip_s:.2f} s)")
     if wrong:
         raise ValueError(f"{name} has {', '.join(wrong)}: choose what it has, or another start")
