@@ -1,31 +1,57 @@
 """The mask-ratio curve of MaskSpec (Figure 2) by one command: python benchmarks/mask_ratios.py own --data SOUNDS
 --labelled LABELLED --out runs/ratios --pretrain "--epochs 100" --train "--epochs 100 --split 5"
 
-For each ratio a pre-training of the recipe, then fine-tuning on the labelled set; all else is equal. Runs that are
-finished are not done again. Writes curve.json and curve.png into the folder.
+For each ratio a pre-training of the recipe, then fine-tuning on the labelled set; all else is equal. The score is the
+first that `patchout train` writes: accuracy, or mAP of several labels a clip; of the test clips if there are any, else
+of those held out. Writes curve.json and curve.png into the folder; what stands in curve.json with the same commands is
+not run again, and a run that was stopped goes on.
 """
 
 import argparse
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from patchout.cli import run_command
+from patchout.files import write_json
 
 RATIOS = (0.05, 0.15, 0.25, 0.5, 0.65, 0.75, 0.85, 0.95)
 
 
-def one(ratio: float, options: argparse.Namespace) -> dict[str, float]:
-    """The scores of a fine-tuned model whose pre-training hid that share."""
-    pre, tuned = options.out / f"pre-{ratio:g}", options.out / f"tuned-{ratio:g}"
-    before = ["--data", options.data, "--out", str(pre), "--mask-ratio", str(ratio), *shlex.split(options.pretrain)]
-    after = ["--data", options.labelled, "--out", str(tuned), "--init", str(pre), *shlex.split(options.train)]
-    if code := run_command(["pretrain", options.recipe, *before]) or run_command(["train", options.tune, *after]):
-        raise SystemExit(code)
-    scores: dict[str, float] = json.loads((tuned / "scores.json").read_text())["scores"]
-    return scores
+def commands(ratio: float, options: argparse.Namespace) -> list[list[str]]:
+    """Pre-training with that share hidden, then fine-tuning."""
+    pre, tuned = (str(options.out / f"{name}-{ratio:g}") for name in ("pre", "tuned"))
+    before = ["--data", options.data, "--out", pre, "--mask-ratio", str(ratio), *shlex.split(options.pretrain)]
+    after = ["--data", options.labelled, "--out", tuned, "--init", pre, *shlex.split(options.train)]
+    return [["pretrain", options.recipe, *before], ["train", options.tune, *after]]
+
+
+def point(ratio: float, options: argparse.Namespace, held: dict[str, Any]) -> dict[str, Any]:
+    """What fine-tuning reached with these commands: as held from an earlier call, else by running them."""
+    wanted = commands(ratio, options)
+    if held.get("commands") == wanted:
+        return held
+    for command in wanted:
+        if code := run_command(command):
+            raise SystemExit(code)
+    written = json.loads((options.out / f"tuned-{ratio:g}" / "scores.json").read_text())
+    several = "runs" in written  # folds or seeds
+    name, score = next(iter(written["mean" if several else "scores"].items()))
+    where = f"mean of {len(written['runs'])} runs" if several else f"on the {written['clips']} clips"
+    return {"score": score, "name": f"{name}, {where}", "commands": wanted}
+
+
+def draw(path: Path, curve: dict[str, dict[str, Any]], title: str) -> None:
+    """The curve, its axis named by what it shows."""
+    (name,) = {one["name"] for one in curve.values()}
+    figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([float(ratio) for ratio in curve], [one["score"] for one in curve.values()], marker="o")
+    axes.set(xlabel="mask ratio of the pre-training", ylabel=f"{name}, after fine-tuning", title=title)
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -40,16 +66,15 @@ def main() -> None:
     parser.add_argument("--pretrain", default="", help="further options of `patchout pretrain`, in one string")
     parser.add_argument("--train", default="", help="further options of `patchout train`, in one string")
     options = parser.parse_args()
-    scores = {ratio: one(ratio, options) for ratio in sorted(options.ratios)}
-    (options.out / "curve.json").write_text(json.dumps(scores, indent=1))
-    name = next(iter(scores[min(scores)]))
-    figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([*scores], [found[name] for found in scores.values()], marker="o")
-    axes.set(xlabel="mask ratio", ylabel=name, title=f"{options.recipe}, then {options.tune}")
-    figure.savefig(options.out / "curve.png")
-    for ratio, found in scores.items():
-        print(f"{ratio:.2f}  {name} {found[name]:.4f}")
+    file = options.out / "curve.json"
+    held = json.loads(file.read_text()) if file.exists() else {}
+    curve = {}
+    for ratio in sorted(options.ratios):
+        curve[f"{ratio:g}"] = point(ratio, options, held.get(f"{ratio:g}", {}))
+        write_json(file, held | curve)
+    draw(options.out / "curve.png", curve, f"{options.recipe}, then {options.tune}")
+    for ratio, one in curve.items():
+        print(f"{float(ratio):.2f}  {one['score']:.4f}  {one['name']}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from patchout import bench, optim
 from patchout.batches import Batch
 from patchout.device import pick_device, pick_precision
-from patchout.masking import patchify, take
+from patchout.masking import masked_error, patchify, take
 from patchout.maskspec import MaskSpec, MaskSpecConfig, Prediction
 from patchout.passt import SIZES
 from patchout.pretrain import parameter_groups
@@ -35,7 +35,12 @@ class FullLength(MaskSpec):
     """The same weights, but the encoder takes every patch, and what was hidden is thrown away behind it."""
 
     def forward(
-        self, mel: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None, rng: Generator | None = None
+        self,
+        mel: Tensor,
+        mask_ratio: float = 0.75,
+        noise: Tensor | None = None,
+        rng: Generator | None = None,
+        weight: Tensor | None = None,
     ) -> Prediction:
         """As `MaskSpec.forward`."""
         cell, pixels = self.config.cells(mel), patchify(mel, self.config.patch)
@@ -43,7 +48,7 @@ class FullLength(MaskSpec):
         everything = self.encoder(self.embed(pixels, cell[None]))
         latent = torch.cat([everything[:, :1], take(everything[:, 1:], mask.kept)], dim=1)
         prediction = self.decoder(latent, mask.kept, cell).float()
-        loss = ((prediction - pixels).square().mean(dim=-1) * mask.removed).sum() / mask.removed.sum()
+        loss = masked_error(prediction, pixels, mask.removed, weight)
         return Prediction(loss, prediction, mask.removed, latent)
 
 
@@ -58,8 +63,8 @@ def step_of(kind: type[MaskSpec], config: PretrainConfig, device: torch.device) 
     optimizer = optim.adamw(parameter_groups(model, config.weight_decay), 1e-4, betas=config.betas)
     loss = PretrainLoss(config, model.config, device)
     wave = 0.1 * torch.randn(config.batch, 10 * model.config.mel.sample_rate, generator=rng)
-    nothing = torch.zeros(config.batch, 0, device=device)
-    batch = Batch(wave.to(device), nothing, nothing, torch.arange(config.batch), ())
+    ones = torch.ones(config.batch, 1, device=device)
+    batch = Batch(wave.to(device), ones[:, :0], ones, torch.arange(config.batch), ())
     place = Place(0, 0, 0, config.batch, lambda tensor: tensor)
 
     def step() -> None:

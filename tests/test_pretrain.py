@@ -18,22 +18,22 @@ from torch import Tensor
 
 import patchout
 from patchout import checkpoint, loop, pretrain, survey, zoo
-from patchout.batches import Batch
+from patchout.batches import Batch, Waves
 from patchout.clips import DataError
 from patchout.import_maskspec import encoder_of
 from patchout.maskspec import MaskSpec, MaskSpecConfig
-from patchout.mel import MelConfig
+from patchout.mel import MelConfig, log_mel
 from patchout.mel_statistics import FrameStatistics, audioset_statistics
 from patchout.passt import SIZES, Passt
 from patchout.plan import Plan
-from patchout.pretrain import Listener, choose_start, parameter_groups, start
+from patchout.pretrain import Listener, parameter_groups, start
 from patchout.pretrain_config import RECIPES, PretrainConfig, recipe
 from patchout.pretrain_loss import PretrainLoss
 from patchout.step import Place
-from patchout.survey import Survey
+from patchout.survey import Survey, choose_start
 
 CPU = torch.device("cpu")
-HEARD = Survey(1.0, 0.0, FrameStatistics((0.5,), (2.0,)), ())
+HEARD = Survey(1.0, FrameStatistics((0.5,), (2.0,)), ())
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +58,7 @@ def config(data: Path | str = "data", out: Path | str = "run", **changes: Any) -
 
 def batch_of(clips: int = 4) -> Batch:
     wave = torch.stack([torch.from_numpy(noise(0.5, index)) for index in range(clips)])
-    nothing = torch.zeros(clips, 0)
-    return Batch(wave, nothing, nothing, torch.arange(clips), ())
+    return Batch(wave, torch.zeros(clips, 0), torch.ones(clips, 1), torch.arange(clips), ())
 
 
 def place_of(step: int, *, first: int = 0, total: int = 4) -> Place:
@@ -83,7 +82,11 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
         ({"mask_ratio": 0.0}, r"a mask ratio must be from 0\.05 to 0\.95, got 0"),
         ({"mask_ratio": 1.0}, r"a mask ratio must be from 0\.05 to 0\.95, got 1"),
         ({"masks_per_clip": 0}, "masks_per_clip must be at least 1, got 0"),
-        ({"base_lr": float("nan")}, "base_lr must be at least 0, got nan"),
+        ({"base_lr": float("nan")}, "base_lr must be a number from 0 on, got nan"),
+        ({"workers": -1}, "workers must be a number from 0 on, got -1"),
+        ({"clip_s": 0.0}, r"clip_s must be some seconds, got 0\.0"),
+        ({"clip_s": float("inf")}, "clip_s must be some seconds, got inf"),
+        ({"mel_cache": "mels"}, "a mel_cache has the bands of its first epoch: add --no-mel-jitter"),
         ({"batch": 6, "parts": 4}, "a batch of 6 cannot be cut into 4 equal parts"),
         ({"warm_up_epochs": 2.0}, "2 epochs with 2 of warm-up and a horizon of 2: end the warm-up before"),
         ({"horizon_epochs": 1}, "put that not before the last epoch"),
@@ -193,6 +196,7 @@ CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must s
     "mask_ratio": (0.5, "loss"),
     "masks_per_clip": (2, "loss"),
     "mel_jitter": (False, "loss"),
+    "mel_cache": ("<folder>", "waves"),
     "epochs": (3, "steps"),
     "batch": (4, "steps"),
     "parts": (2, "parts"),
@@ -218,6 +222,7 @@ def look(settings: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
     def stop(job: loop.Job, accelerator: Accelerator, **options: object) -> dict[str, float]:
         job.save_model(job.model, settings.out / "model.safetensors", {})
+        job.folder.log({"step": 1, "loss": 0.0})
         loader: Any = job.batches(0)
         batch = loader.collate_fn([loader.dataset[key] for key in next(iter(loader.batch_sampler))])
         assert isinstance(job.model, MaskSpec)
@@ -264,8 +269,11 @@ def test_every_field_changes_what_it_says(
     if value == "<model>":
         value = str(tmp_path / "start.safetensors")
         checkpoint.save(start(config(seed=5), HEARD, device=CPU), value)
-    before = look(config(class_folder, tmp_path / "plain"), monkeypatch)
-    after = look(config(class_folder, tmp_path / "changed", **{name: value}), monkeypatch)
+    more = {}
+    if value == "<folder>":
+        value, more = str(tmp_path / "mels"), {"mel_jitter": False}
+    before = look(config(class_folder, tmp_path / "plain", **more), monkeypatch)
+    after = look(config(class_folder, tmp_path / "changed", **more | {name: value}), monkeypatch)
     assert after[place] != before[place]
 
 
@@ -290,6 +298,28 @@ def test_a_step_draws_from_its_number_alone() -> None:
     loss = PretrainLoss(config(), model.config, CPU)
     one, two, again = (loss(model, batch_of(), place_of(step)).item() for step in (1, 2, 1))
     assert one == again != two
+
+
+def test_a_clip_that_could_not_be_read_teaches_nothing() -> None:
+    """The loss of three clips, as a share of four, whatever the fourth holds."""
+    model = start(config(), HEARD, device=CPU)
+    loss, whole = PretrainLoss(config(), model.config, CPU), batch_of()
+    weight = torch.tensor([[1.0], [1.0], [1.0], [0.0]])
+    broken = whole._replace(wave=torch.cat([whole.wave[:3], torch.zeros(1, 16_000)]), weight=weight)
+    three = Batch(whole.wave[:3], whole.target[:3], whole.weight[:3], whole.clip[:3], ())
+    found = loss(model, broken, place_of(0)).item()
+    assert found == pytest.approx(0.75 * loss(model, three, place_of(0)).item(), rel=1e-5)
+    assert found == pytest.approx(loss(model, whole._replace(weight=weight), place_of(0)).item(), rel=1e-6)
+    assert loss(model, whole._replace(weight=0 * weight), place_of(0)).item() == 0.0
+
+
+def test_cached_log_mels_have_the_loss_of_their_waveform() -> None:
+    settings = config(mel_jitter=False)
+    model = start(settings, HEARD, device=CPU)
+    loss, whole = PretrainLoss(settings, model.config, CPU), batch_of()
+    mels = log_mel(whole.wave, MelConfig()).mT.half()
+    cached = loss(model, whole._replace(wave=mels), place_of(0)).item()
+    assert cached == pytest.approx(loss(model, whole, place_of(0)).item(), rel=1e-3)
 
 
 def test_every_parameter_learns() -> None:
@@ -337,6 +367,35 @@ def test_a_stopped_run_ends_with_the_bits_of_a_whole_one(class_folder: Path, tmp
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
+def test_a_run_from_cached_log_mels_stops_and_goes_on(
+    class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(progress: loop.Progress) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    def settings(out: str) -> PretrainConfig:
+        return config(class_folder, tmp_path / out, mel_jitter=False, mel_cache=str(tmp_path / "mels"))
+
+    notes: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.run(settings("run"), Listener(on_progress=interrupt, on_note=notes.append))
+    assert "take about 0.00 GB in" in "\n".join(notes)
+    pretrain.run(settings("run"))
+    monkeypatch.setattr(Waves, "__getitem__", None)  # the cache is enough
+    pretrain.run(settings("other"))
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "other"))
+
+
+def test_a_long_recording_is_a_clip_a_stretch(tmp_path: Path) -> None:
+    write_wav(tmp_path / "sounds" / "long.wav", noise(8.0))
+    notes: list[str] = []
+    pretrain.run(config(tmp_path / "sounds", tmp_path / "run", epochs=1), Listener(on_note=notes.append))
+    assert "1 recordings, the long ones cut: 8 clips" in notes
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["data"]["clips"] == 8
+
+
 @pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(class_folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "pre.py"
@@ -370,8 +429,10 @@ def test_the_probe_watches_the_run_and_tells_at_the_end(class_folder: Path, tmp_
         class_folder, tmp_path / "run", probe=str(class_folder), probe_every=1, init=str(tmp_path / "first")
     )
     scores = pretrain.run(settings, Listener(on_result=told.append))
+    assert pretrain.run(settings) == scores  # a finished run says it again
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert ["probe" in line for line in lines] == [True, True]
+    assert scores["loss"] == lines[-1]["loss"]
     written = json.loads((tmp_path / "run" / "scores.json").read_text())["probe"]
     assert list(written) == ["random weights", "starting weights", "pre-trained here"]
     assert written["pre-trained here"]["neighbours"] == scores["probe"]
@@ -416,10 +477,10 @@ def test_rates_may_be_mixed_and_clips_shorter_than_a_patch(class_folder: Path, t
 
 def test_what_cannot_be_learnt_from_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_wav(tmp_path / "sounds" / "a.wav", 0 * noise(5.0))
-    with pytest.raises(DataError, match="1 clips, and only silence in them"):
+    with pytest.raises(DataError, match="5 clips, and only silence in them"):
         pretrain.run(config(tmp_path / "sounds", tmp_path / "run"))
     write_wav(tmp_path / "sounds" / "a.wav", noise(5.0))
-    with pytest.raises(DataError, match="a batch of 6 is larger than the 1 clips: lower --batch"):
+    with pytest.raises(DataError, match="a batch of 6 is larger than the 5 clips: lower --batch"):
         pretrain.run(config(tmp_path / "sounds", tmp_path / "run"))
     monkeypatch.setattr(survey, "LEAST_S", 60.0)
     with pytest.raises(DataError, match="5 s of sound are too little to learn from"):
@@ -432,9 +493,9 @@ def test_what_cannot_be_learnt_from_is_refused(tmp_path: Path, monkeypatch: pyte
 
 def test_the_run_of_a_tagger_is_not_continued(class_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    stored = {"config": {"recipe": "esc10", "init": "passt-s"}, "data": {}, "changes": []}
+    stored = {"config": {"recipe": "esc10", "init": "passt-s"}, "data": {}, "versions": {}, "changes": []}
     (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(ValueError, match="holds a run on other data"):
+    with pytest.raises(ValueError, match="run holds a run of `patchout train esc10`: choose another --out"):
         pretrain.run(config(class_folder, tmp_path / "run"))
 
 

@@ -70,6 +70,7 @@ def test_the_pictures_of_a_long_sound_and_of_one_shorter_than_a_patch(
         (("pretrain", "own", "--data", "x", "--out", "y", "--mask-ratio", "1"), 2, "from 0.05 to 0.95, got 1"),
         (("reconstruct", "a.wav", "--model", "esc10-tiny", "--plot", "a.png"), 2, "is a tagger without a decoder"),
         (("reconstruct", "a.wav", "--model", "x", "--plot", "a.doc"), 2, "a.doc"),
+        (("reconstruct", "a.wav", "--model", "x", "--plot", "a.png", "--seed", "-1"), 2, "--seed must be 0 or more"),
         (
             ("reconstruct", "a.wav", "--model", "x", "--plot", "a.png", "--mask-ratio", "0"),
             2,

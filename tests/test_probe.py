@@ -1,20 +1,26 @@
 """The probe of frozen embeddings and the survey of unlabelled sounds."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import noise, tone, write_wav
 
+from patchout import audio, decode
 from patchout import survey as survey_module
+from patchout.batches import Waves
 from patchout.clips import ClipSet, DataError
 from patchout.data import scan, scan_sounds
 from patchout.mel import MelConfig, log_mel
 from patchout.passt import Passt
+from patchout.pretrain import as_it_is
 from patchout.probe import Probe, Subject, gain, table
-from patchout.survey import survey
+from patchout.survey import cut_long, survey
 
 
 def answers(name: str, *right: int) -> Subject:
@@ -124,5 +130,54 @@ def test_silent_and_broken_clips_are_counted(class_folder: Path, monkeypatch: py
     write_wav(class_folder / "dog" / "0.wav", 0 * noise(1.0))
     (class_folder / "dog" / "1.wav").write_text("no sound")
     found = survey(scan_sounds(class_folder), MelConfig(), per_band=False, floor=0.3)
-    assert found.silent == pytest.approx(1 / 11)
-    assert ["1.wav" in problem for problem in found.problems] == [True]
+    assert found.problems[0] == "1 of the 11 clips that were listened to are silent: leave them out"
+    assert ["1.wav" in problem for problem in found.problems] == [False, True]
+
+
+# -- long recordings --------------------------------------------------------------------------------------------------
+
+
+def test_a_long_recording_is_cut_into_equal_stretches(tmp_path: Path) -> None:
+    write_wav(tmp_path / "long.wav", noise(4.5))
+    write_wav(tmp_path / "short.wav", noise(1.9))
+    clips = cut_long(scan_sounds(tmp_path), 0.5)
+    assert clips.table["start_s"].to_pylist() == pytest.approx([0.0, 1.125, 2.25, 3.375, 0.0])
+    assert clips.table["end_s"].to_pylist()[:3] == pytest.approx([1.125, 2.25, 3.375])
+    assert clips.table["end_s"].to_pylist()[3:] == [None, None]  # whatever the header forgot
+    parts = torch.cat([clips.wave(clip, 32_000) for clip in range(4)])
+    assert torch.equal(parts, scan_sounds(tmp_path).wave(0, 32_000))
+
+
+def test_the_seconds_of_a_list_are_cut_within_their_bounds(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", noise(5.0))
+    (tmp_path / "list.csv").write_text("filename,start,end\na.wav,1,3\na.wav,3,\na.wav,,0.5\n")
+    clips = cut_long(scan_sounds(tmp_path / "list.csv"), 0.5)
+    starts, ends = (clips.table[name].to_pylist() for name in ("start_s", "end_s"))
+    assert list(zip(starts, ends, strict=True)) == [(1.0, 2.0), (2.0, 3.0), (3.0, 4.0), (4.0, None), (0.0, 0.5)]
+
+
+def test_what_is_read_from_its_beginning_and_what_is_broken_stays_whole(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.ogg", noise(3.0), 32_000)
+    (tmp_path / "b.wav").write_text("no sound")
+    clips = scan_sounds(tmp_path)
+    assert cut_long(clips, 0.5) is clips
+
+
+def test_a_crop_of_a_long_recording_decodes_little_more_than_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "long.flac", noise(60.0), 32_000)
+    decoded = [0]
+
+    def counting(*args: Any, **options: Any) -> Iterator[Any]:
+        for block in decode.decode(*args, **options):
+            decoded[0] += len(block.samples)
+            yield block
+
+    monkeypatch.setattr(audio, "decode", counting)
+    clips = cut_long(scan_sounds(tmp_path), 1.0)
+    waves = Waves(clips, rate=32_000, num_samples=32_000, seed=0, augment=as_it_is)
+    for index in (0, 11, 29):
+        decoded[0] = 0
+        assert waves[0, index].wave.any()
+        assert 32_000 <= decoded[0] < 3 * 32_000

@@ -73,7 +73,6 @@ LEVELS = (
         "maskspec_classifier",
         "recipes",
         "repeat",
-        "survey",
     ),
     (
         "data",
@@ -92,6 +91,7 @@ LEVELS = (
     (
         "ahead",
         "evaluate",
+        "mel_cache",
         "probe",
         "step",
         "zoo",
@@ -106,6 +106,7 @@ LEVELS = (
         "report",
         "shards",
         "step_loss",
+        "survey",
     ),
     (
         "bench",

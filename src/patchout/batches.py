@@ -24,7 +24,7 @@ class Item(NamedTuple):
 
     wave: Tensor  # (samples,)
     target: Tensor  # (classes,)
-    weight: Tensor  # (classes,)
+    weight: Tensor  # (classes,), (1,) without classes
     clip: int
     problem: str  # why the clip is silent, "" if it is not
 
@@ -32,9 +32,9 @@ class Item(NamedTuple):
 class Batch(NamedTuple):
     """What one process gets for a step; a clip that cannot be read is silence of zero weight and no class."""
 
-    wave: Tensor  # (B, samples)
+    wave: Tensor  # (B, samples); from a cache of log-mels (B, frames, mels)
     target: Tensor  # (B, classes)
-    weight: Tensor  # (B, classes): 0 where the label is not known
+    weight: Tensor  # (B, classes): 0 where the label is not known; (B, 1) without classes
     clip: Tensor  # (B,) index into the training clips
     problems: tuple[str, ...]  # why clips could not be read
 
@@ -71,8 +71,7 @@ class Waves(Dataset[Item]):
         try:
             one = self._clip(index, keyed("clip", self.seed, epoch, index))
         except DataError as error:
-            nothing = torch.zeros(len(self.clips.classes))
-            return Item(torch.zeros(self.num_samples), nothing, nothing, index, str(error))
+            return broken(torch.zeros(self.num_samples), self.clips, index, error)
         rng = keyed("mix", self.seed, epoch, index)
         if self.mix is None or uniform(0.0, 1.0, rng) >= self.mix.probability:
             return self._weighed(one, index)
@@ -85,7 +84,8 @@ class Waves(Dataset[Item]):
 
     def _weighed(self, one: Labelled, index: int, problem: str = "") -> Item:
         """A clip by the weight that its set gives it."""
-        return Item(one.wave, one.target, one.known * self.clips.weight(index), index, problem)
+        known = one.known if self.clips.classes else torch.ones(1)
+        return Item(one.wave, one.target, known * self.clips.weight(index), index, problem)
 
     def _clip(self, index: int, rng: Generator) -> Labelled:
         """One clip by itself."""
@@ -108,14 +108,16 @@ class Waves(Dataset[Item]):
         return wave
 
 
-def balance_weights(clips: ClipSet, *, combine: np.ufunc = np.add) -> Float[Tensor, "clip"]:
-    """How likely each clip is drawn: the sum of 1000 / (100 + clips of the class) over its classes, as published.
+def broken(nothing: Tensor, clips: ClipSet, index: int, error: DataError) -> Item:
+    """`nothing` in the place of a clip that cannot be read: of no class and of no weight."""
+    return Item(nothing, torch.zeros(len(clips.classes)), torch.zeros(max(1, len(clips.classes))), index, str(error))
 
-    With `combine=np.maximum` the rarest of its classes alone.
-    """
+
+def balance_weights(clips: ClipSet) -> Float[Tensor, "clip"]:
+    """How likely each clip is drawn: the sum of 1000 / (100 + clips of the class) over its classes, as published."""
     owners, classes = clips.positives()
     weights = np.zeros(len(clips))
-    combine.at(weights, owners, (1000 / (100 + clips.class_counts()))[classes])
+    np.add.at(weights, owners, (1000 / (100 + clips.class_counts()))[classes])
     return torch.from_numpy(weights).float()
 
 
@@ -179,7 +181,7 @@ class StepSampler(Sampler[list[Key]]):
         return drawn[torch.randperm(len(drawn), generator=rng)]  # heavy clips tend to be drawn first
 
 
-def batches(waves: Waves, sampler: StepSampler, *, workers: int) -> DataLoader[Item]:
+def batches(waves: Dataset[Item], sampler: StepSampler, *, workers: int) -> DataLoader[Item]:
     """A loader of `Batch`; workers are spawned."""
     context = "spawn" if workers else None
     return DataLoader(

@@ -105,7 +105,8 @@ def start_classifier(
 def encoder_of(model: MaskSpec) -> MaskSpecClassifier:
     """The encoder of a pre-trained model, for embeddings: a classifier without classes, as fine-tuning starts."""
     own = {field.name: getattr(model.config, field.name) for field in fields(GridConfig)}
-    return start_classifier(export_maskspec(model), MaskSpecClassifierConfig(**own, labels=())).model
+    encoder = start_classifier(export_maskspec(model), MaskSpecClassifierConfig(**own, labels=())).model
+    return encoder.to(next(model.parameters()).device)
 
 
 def is_maskspec(public: Mapping[str, Tensor]) -> bool:

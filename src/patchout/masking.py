@@ -85,10 +85,13 @@ def masked_error(
     prediction: Float[Tensor, "batch token pixel"],
     target: Float[Tensor, "batch token pixel"],
     removed: Float[Tensor, "batch token"],
+    weight: Float[Tensor, "batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """Squared error, mean over the pixels of a patch, then over the hidden patches of the whole batch; in float32.
 
-    The paper's equation 1 sums over the pixels instead; the public weights were trained with means.
+    `weight` is how much each clip counts; the mean stays one over all, so that processes add up to one. The paper's
+    equation 1 sums over the pixels instead; the public weights were trained with means.
     """
     error = (prediction.float() - target).square().mean(dim=-1)
-    return (error * removed).sum() / removed.sum()
+    counted = removed if weight is None else removed * weight[:, None]
+    return (error * counted).sum() / removed.sum()

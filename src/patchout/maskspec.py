@@ -209,10 +209,12 @@ class MaskSpec(nn.Module):
         mask_ratio: float = 0.75,
         noise: Float[Tensor, "batch token"] | None = None,
         rng: Generator | None = None,
+        weight: Float[Tensor, "batch"] | None = None,
     ) -> Prediction:
         """Hide `mask_ratio` of the patches of log-mels (batch, n_mels, frames) and predict them.
 
         The patches with the smallest `noise` stay; without it, it is drawn from `rng` on the generator's own device.
+        `weight` is how much each clip counts in the loss; 1 without it.
         Frames that fill no further patch are left out. A ratio outside 0.05 ... 0.95, and a clip that is too short for
         a patch or too long for the position table, are ValueErrors.
         """
@@ -222,7 +224,7 @@ class MaskSpec(nn.Module):
         latent = self.encoder(self.embed(take(pixels, mask.kept), cell[mask.kept]))  # (B, 1 + visible, D)
         prediction = self.decoder(latent, mask.kept, cell).float()
         mean, deviation = patch_scale(pixels) if self.config.normalize_patches else (0.0, 1.0)
-        loss = masked_error(prediction, (pixels - mean) / deviation, mask.removed)
+        loss = masked_error(prediction, (pixels - mean) / deviation, mask.removed, weight)
         return Prediction(loss, prediction, mask.removed, latent)
 
     def _mask(self, pixels: Tensor, mask_ratio: float, noise: Tensor | None, rng: Generator | None) -> Mask:
@@ -232,8 +234,3 @@ class MaskSpec(nn.Module):
         if noise.shape != pixels.shape[:2]:
             raise ValueError(f"noise must be one value a patch, {tuple(pixels.shape[:2])}, got {tuple(noise.shape)}")
         return random_mask(noise.to(pixels.device, torch.float32, non_blocking=True), mask_ratio)
-
-    def tokens(self, mel: Float[Tensor, "batch mel frame"]) -> Float[Tensor, "batch tokens width"]:
-        """The encoder on a whole clip: class token, then every patch. What a probe of the representation reads."""
-        cell = self.config.cells(mel)
-        return self.encoder(self.embed(patchify(mel, self.config.patch), cell[None]))

@@ -18,7 +18,7 @@ from patchout.files import write_aside
 from patchout.mel import LOG_SCALE
 from patchout.plots import Floats, Spectrogram, draw_spectrogram, fonts, label_time, picture_format, plain, save
 
-PANELS = ("what the model sees", "reconstruction", "error")
+PANELS = ("what the model sees (grey: hidden)", "reconstruction", "error")
 DB_PER_UNIT = 10 * LOG_SCALE / math.log(10)  # of a log-mel: 21.7 dB
 
 _ERROR_MAP = "viridis"
@@ -31,13 +31,7 @@ class Reconstructed(Spectrogram):
 
     hidden: npt.NDArray[np.bool_]  # (n_mels, frames)
     filled: Floats  # (n_mels, frames)
-
-    def __post_init__(self) -> None:
-        """Refuse arrays whose shapes do not belong together."""
-        super().__post_init__()
-        if not self.log_mel.shape == self.hidden.shape == self.filled.shape:
-            shapes = f"{self.log_mel.shape}, {self.hidden.shape} and {self.filled.shape}"
-            raise ValueError(f"log_mel, hidden and filled must have one shape, got {shapes}")
+    note: str = ""  # to the reconstruction
 
     @property
     def ratio(self) -> float:
@@ -48,11 +42,6 @@ class Reconstructed(Spectrogram):
     def error_db(self) -> Floats:
         """How far the prediction is off, 0 where nothing was hidden."""
         return DB_PER_UNIT * np.abs(self.filled - self.log_mel)
-
-    def summary(self) -> str:
-        """What was hidden and how large the error is there."""
-        error = f"{self.error_db[self.hidden].mean():.1f} dB" if self.hidden.any() else "none"
-        return f"{self.ratio:.0%} hidden, mean error there {error}"
 
 
 def reconstruction(path: str | os.PathLike[str], sound: Reconstructed, *, title: str = "") -> None:
@@ -71,18 +60,19 @@ def reconstruction(path: str | os.PathLike[str], sound: Reconstructed, *, title:
     for one, name in zip(axes, ("original", *PANELS), strict=True):
         one.set_title(name, loc="left", fontsize="medium")
         one.tick_params(labelbottom=one is axes[3])
+    axes[2].set_title(sound.note, loc="right", fontsize="small")
     label_time(axes[3], sound.duration_s)
-    _finish(path, kind, figure, f"{plain(title, 64)}  ({sound.summary()})".strip())
+    error_db = sound.error_db[sound.hidden].mean()
+    about = f"{sound.ratio:.0%} hidden, mean error there {error_db:.1f} dB"
+    _finish(path, kind, figure, f"{plain(title, 64)}  ({about})".strip())
 
 
 def reconstruction_strip(path: str | os.PathLike[str], sounds: Sequence[Reconstructed], *, title: str = "") -> None:
     """Draw one sound with more and more of it hidden: a row for every ratio, all errors on one scale.
 
-    ValueError without a sound, or for another suffix than those of `plots.FORMATS`.
+    ValueError for another suffix than those of `plots.FORMATS`.
     """
     kind = picture_format(path)
-    if not sounds:
-        raise ValueError("nothing to draw: give the reconstruction of at least one mask ratio")
     figure = Figure(figsize=(12, 1.6 * len(sounds) + 0.8), dpi=150, layout="constrained")
     grid = figure.subplots(len(sounds), 3, sharex=True, sharey=True, squeeze=False)
     for row, sound in zip(grid, sounds, strict=True):
@@ -93,6 +83,7 @@ def reconstruction_strip(path: str | os.PathLike[str], sounds: Sequence[Reconstr
         one.set_title(name, loc="left", fontsize="medium")
     for one in grid[-1]:
         label_time(one, sounds[0].duration_s)
+    figure.supxlabel(sounds[0].note, fontsize="small")
     figure.colorbar(error, ax=grid[:, 2], label="error (dB)")
     _finish(path, kind, figure, plain(title, 64))
 

@@ -18,13 +18,12 @@ from patchout.batches import Batch, StepSampler, Waves, batches
 from patchout.clips import ClipSet, DataError
 from patchout.data import scan, scan_sounds
 from patchout.device import pick_device
-from patchout.download import DownloadError
-from patchout.files import write_aside
+from patchout.files import write_json
 from patchout.import_maskspec import encoder_of
 from patchout.masking import num_kept
 from patchout.maskspec import MaskSpec, MaskSpecConfig
-from patchout.maskspec_classifier import MaskSpecClassifier
 from patchout.mel import MelConfig
+from patchout.mel_cache import MelCache
 from patchout.mel_statistics import audioset_statistics
 from patchout.passt import SIZES
 from patchout.plan import Plan, fitting_batch, measure
@@ -32,10 +31,9 @@ from patchout.pretrain_config import PretrainConfig
 from patchout.pretrain_loss import PretrainLoss
 from patchout.probe import Probe, Subject, table
 from patchout.run_folder import RunFolder, open_run, stored_config
-from patchout.survey import Survey, survey
+from patchout.survey import Survey, choose_start, cut_long, survey
 
 LARGEST_BATCH = 512  # the published one
-SCRATCH_HOURS = 100.0
 ALARMS: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # what is seen, when it is wrong, what to say
     ("silent", lambda share: share > 0.5, "more than half of what is hidden is silence: leave silent clips out"),
     ("spread", lambda spread: spread < 0.01, "all clips look alike to the encoder, it has collapsed: lower --base-lr"),
@@ -69,6 +67,16 @@ class _Task:
         """Of the whole run."""
         return self.config.epochs * len(self.clips) // self.config.batch
 
+    @property
+    def source(self) -> Waves | MelCache:
+        """What the clips are cropped from."""
+        config, mel = self.config, self.model.config.mel
+        size = round(config.clip_s * mel.sample_rate)
+        if config.mel_cache:
+            plain = replace(mel, mean=None, std=None)
+            return MelCache(self.clips, plain, Path(config.mel_cache), size, config.seed)
+        return Waves(self.clips, rate=mel.sample_rate, num_samples=size, seed=config.seed, augment=as_it_is)
+
 
 def run(
     config: PretrainConfig, listener: Listener = Listener(), *, restart: bool = False, accept_changes: bool = False
@@ -80,12 +88,15 @@ def run(
     """
     if not config.data or config.out == Path():
         raise ValueError("a run needs data and out: replace(config, data=..., out=...)")
-    clips = scan_sounds(config.data)
+    sounds = scan_sounds(config.data)
+    clips = cut_long(sounds, config.clip_s)
     probe = Probe(scan(config.probe)) if config.probe else None
     device = pick_device(config.device)
     world = loop.engine(device, config.out, trackers=config.trackers)
     device = world.device if world.num_processes > 1 else device
     stored = {} if restart else stored_config(config.out)
+    if stored and "mask_ratio" not in stored:
+        raise ValueError(f"{config.out} holds a run of `patchout train {stored['recipe']}`: choose another --out")
     if config.init == "auto" and stored.get("recipe") == config.recipe:  # as it was decided then
         config = replace(config, init=stored["init"])
     heard = survey(clips, MelConfig(), per_band=config.statistics == "data", floor=config.std_floor)
@@ -98,38 +109,22 @@ def run(
     same = {"data": "", "out": "", "probe": "", "probe_every": 0, "workers": 0, "trackers": ()}  # moves no weight
     data = {"root": str(clips.root), "clips": len(clips), "ids_sha256": clips.ids_sha256()}
     main = world.is_main_process
-    settings = asdict(task.config) | same
+    settings = asdict(task.config) | same | {"mel_cache": bool(config.mel_cache)}
     with open_run(config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main) as folder:
         if main:
-            for note in filter(None, (folder.replaced, told, *clips.problems, *heard.problems)):
+            cut = f"{len(sounds)} recordings, the long ones cut: {len(clips)} clips" if clips is not sounds else ""
+            source, seconds = task.source, max(3600 * heard.hours, len(clips) * config.clip_s)
+            kept = source.open(seconds) if isinstance(source, MelCache) else ""
+            for note in filter(None, (folder.replaced, cut, told, kept, *clips.problems, *heard.problems)):
                 listener.on_note(note)
             listener.on_plan(made)
         scores = loop.run(_job(task, folder), world, on_progress=listener.on_progress, on_problem=listener.on_note)
         if main:
-            _conclude(task, folder, scores)
+            scores = _conclude(task, folder, scores)
     return broadcast_object_list([scores])[0]
 
 
 # -- the start --------------------------------------------------------------------------------------------------------
-
-
-def choose_start(init: str, hours: float) -> tuple[str, str]:
-    """The start weights that a config asks for, and why: "auto" decides by the hours of sound.
-
-    The published encoder heard 5,500 hours 80 times. Fewer than SCRATCH_HOURS are soon known by heart, and weights that
-    have heard more know more; where the line lies exactly was not measured.
-    """
-    told = f"about {hours:.1f} hours of sound"
-    if init != "auto":
-        return init, f"{told}, start: {init or 'random weights'}"
-    if hours >= SCRATCH_HOURS:
-        return "", f"{told}, start: random weights ({SCRATCH_HOURS:g} hours or more can teach an encoder everything)"
-    little = f"fewer than {SCRATCH_HOURS:g} hours are soon known by heart"
-    try:
-        zoo.fetch("maskspec-base")
-    except DownloadError as error:
-        return "", f"{told}, start: random weights. The published ones would be better, as {little}: {error}"
-    return "maskspec-base", f"{told}, start: the published weights, as {little}"
 
 
 def start(config: PretrainConfig, heard: Survey, *, device: torch.device) -> MaskSpec:
@@ -167,12 +162,12 @@ def plan(task: _Task, stored_batch: int) -> Plan:
     config, model, clips = task.config, task.model, len(task.clips)
     device = next(model.parameters()).device
     length = round(config.clip_s * model.config.mel.sample_rate)
-    trial = measure(model, task.loss, num_samples=length, num_classes=0)
+    trial = measure(model, task.loss, num_samples=length, num_classes=1)  # its weight is the clip's
     task.loss.seen()
     state = sum(optim.state_bytes(model, average=False))
     share = config.parts * task.world.num_processes
-    size = config.batch or stored_batch
-    size = size or fitting_batch(trial, state, device, clips, largest=LARGEST_BATCH, share=share)
+    fitting = partial(fitting_batch, trial, state, device, clips, largest=LARGEST_BATCH, share=share)
+    size = config.batch or stored_batch or fitting()
     if size > clips:
         raise DataError(f"{config.data}: a batch of {size} is larger than the {clips} clips: lower --batch")
     patches = model.config.rows * (_frames(config, model.config.mel) // model.config.patch)
@@ -237,12 +232,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 def _batches(task: _Task, first: int) -> Iterable[Batch]:
     """This process's batches from step `first` on, a part each; every clip is cropped at random."""
-    config, clips, world = task.config, task.clips, task.world
-    mel = task.model.config.mel
-    size = round(config.clip_s * mel.sample_rate)
-    waves = Waves(clips, rate=mel.sample_rate, num_samples=size, seed=config.seed, augment=_as_it_is)
+    config, world = task.config, task.world
     sampler = StepSampler(
-        len(clips),
+        len(task.clips),
         config.batch // config.parts,
         seed=config.seed,
         first=first * config.parts,
@@ -250,10 +242,10 @@ def _batches(task: _Task, first: int) -> Iterable[Batch]:
         rank=world.process_index,
         world=world.num_processes,
     )
-    return batches(waves, sampler, workers=config.workers)
+    return batches(task.source, sampler, workers=config.workers)
 
 
-def _as_it_is(wave: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def as_it_is(wave: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """No change of the waveform; with a function of this kind a longer clip is cropped at random."""
     return wave
 
@@ -280,25 +272,23 @@ def _look(task: _Task, told: set[str], model: nn.Module) -> dict[str, float]:
     step = task.loss.step + 1
     epoch = step * config.batch // len(task.clips)
     if task.probe and (epoch % config.probe_every == 0 or step == task.steps):
-        features = task.probe.features(_encoder(task, model), config.precision)
+        features = task.probe.features(encoder_of(model), config.precision)
         seen["probe"] = float(task.probe.neighbours(features).mean())
     return seen
 
 
-def _encoder(task: _Task, model: MaskSpec) -> MaskSpecClassifier:
-    return encoder_of(model).to(next(task.model.parameters()).device)
-
-
-def _conclude(task: _Task, folder: RunFolder, scores: dict[str, float]) -> None:
-    """Ask the probe what random weights, the start and the result are worth; write and tell it."""
+def _conclude(task: _Task, folder: RunFolder, scores: dict[str, float]) -> dict[str, float]:
+    """Ask the probe what random weights, the start and the result are worth; write and tell it. Adds the last loss."""
+    last = (folder.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    scores = {"loss": json.loads(last)["loss"], **scores}
     found: list[Subject] = []
     if task.probe:
-        config, shape = task.config, task.model.config
-        models = {"random weights": MaskSpec(shape, rng=augment.keyed("weights", config.seed))}
-        models |= {"starting weights": zoo.load_pretrained(config.init, "cpu")} if config.init else {}
+        config, shape, device = task.config, task.model.config, str(next(task.model.parameters()).device)
+        models = {"random weights": MaskSpec(shape, rng=augment.keyed("weights", config.seed)).to(device)}
+        models |= {"starting weights": zoo.load_pretrained(config.init, device)} if config.init else {}
         models |= {"pre-trained here": task.model.eval()}
-        found = [task.probe.judge(name, _encoder(task, model), config.precision) for name, model in models.items()]
+        found = [task.probe.judge(name, encoder_of(model), config.precision) for name, model in models.items()]
         task.listener.on_result(table(found))
     told = {one.name: {"neighbours": one.neighbours.mean(), "linear": one.linear.mean()} for one in found}
-    with write_aside(folder.path / "scores.json") as aside:
-        aside.write_text(json.dumps({"scores": scores, "probe": told}, indent=1), encoding="utf-8")
+    write_json(folder.path / "scores.json", {"scores": scores, "probe": told})
+    return scores

@@ -1,6 +1,7 @@
 """PretrainConfig: every number of a pre-training, and its recipes (MaskSpec, sections 2 and 3.2)."""
 
 import difflib
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -67,6 +68,8 @@ class PretrainConfig:
     """different masks of each decoded clip in a step"""
     mel_jitter: bool = True
     """draw new band edges of the mel bank for every batch"""
+    mel_cache: str = ""
+    """folder to keep every clip's log-mel in, which later epochs only crop; needs --no-mel-jitter"""
 
     # optimisation
     epochs: int = 80
@@ -114,9 +117,13 @@ class PretrainConfig:
         for name in ("masks_per_clip", "epochs", "parts", "probe_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("clip_s", "batch", "base_lr", "weight_decay", "horizon_epochs", "clip_norm", "std_floor", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("batch", "base_lr", "weight_decay", "horizon_epochs", "clip_norm", "std_floor", "seed", "workers"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number from 0 on, got {getattr(self, name)}")
+        if not 0 < self.clip_s < math.inf:
+            raise ValueError(f"clip_s must be some seconds, got {self.clip_s}")
+        if self.mel_cache and self.mel_jitter:
+            raise ValueError("a mel_cache has the bands of its first epoch: add --no-mel-jitter, or go without it")
         if self.batch % self.parts:
             raise ValueError(f"a batch of {self.batch} cannot be cut into {self.parts} equal parts")
         last = self.horizon_epochs or self.epochs

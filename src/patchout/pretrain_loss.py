@@ -26,14 +26,20 @@ class PretrainLoss:
         self.config = config
         self.model = model
         self.step = -1  # the last one
+        held = model.mel.mean or (0.0,), model.mel.std or (1.0,)  # cached log-mels come without them
+        self._mean, self._std = torch.tensor(held, device=device)[..., None]  # (1 or mels, 1) each
         self._sum = torch.zeros(3, device=device)  # silent share of hidden patches, spread of embeddings, parts
 
     def __call__(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
-        """Mean squared error of the hidden patches."""
+        """Mean squared error of the hidden patches; a clip that could not be read adds none."""
         config, self.step = self.config, place.step
         rng = augment.keyed("step", config.seed, place.step, place.part)
         band = augment.mel_band(self.model.mel.f_max, rng) if config.mel_jitter else None
-        mel = log_mel(batch.wave, self.model.mel, band=band).repeat_interleave(config.masks_per_clip, dim=0)
+        if batch.wave.ndim == 3:
+            mel = (batch.wave.float().mT - self._mean) / self._std
+        else:
+            mel = log_mel(batch.wave, self.model.mel, band=band)
+        mel, weight = (one.repeat_interleave(config.masks_per_clip, dim=0) for one in (mel, batch.weight[:, 0]))
         drawn = torch.rand(
             place.total * config.masks_per_clip,
             self.model.rows * (mel.shape[-1] // self.model.patch),
@@ -41,7 +47,7 @@ class PretrainLoss:
         )
         first = place.first * config.masks_per_clip
         with autocast(mel.device, config.precision):
-            out = model(mel, config.mask_ratio, drawn[first : first + len(mel)])
+            out = model(mel, config.mask_ratio, drawn[first : first + len(mel)], weight=weight)
         self._watch(mel, out)
         return out.loss
 

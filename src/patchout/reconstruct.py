@@ -1,32 +1,23 @@
-"""What a pre-trained MaskSpec makes of the patches that it does not see: arrays for a picture."""
+"""What a pre-trained MaskSpec makes of the patches that it does not see."""
 
-from typing import NamedTuple
-
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from patchout.masking import patch_scale, patchify, unpatchify
 from patchout.maskspec import MaskSpec
-
-
-class Reconstruction(NamedTuple):
-    """One clip, whole patches of it, in units of a log-mel without statistics."""
-
-    original: Float[np.ndarray, "mel frame"]
-    hidden: Bool[np.ndarray, "mel frame"]
-    filled: Float[np.ndarray, "mel frame"]  # the prediction where hidden, the original elsewhere
+from patchout.plots_reconstruction import Reconstructed
 
 
 def reconstruct(
     model: MaskSpec, mel: Float[Tensor, "mel frame"], *, mask_ratio: float = 0.75, rng: Generator | None = None
-) -> Reconstruction:
-    """Hide patches of one log-mel and fill them with the model's prediction.
+) -> Reconstructed:
+    """Hide patches of one log-mel and fill them with the model's prediction: whole patches, statistics undone.
 
     With `normalize_patches` the model predicts no level: mean and deviation of a hidden patch come from the original.
     """
-    config = model.config
+    config, front = model.config, model.config.mel
+    note = "the level of a hidden patch is the original's: the model predicts none" if config.normalize_patches else ""
     with torch.inference_mode():
         out = model(mel[None], mask_ratio, rng=rng)
         pixels = patchify(mel[None], config.patch)
@@ -35,6 +26,7 @@ def reconstruct(
         filled = torch.where(hidden, out.prediction * deviation + mean, pixels)
         original, filled, hidden = (unpatchify(values, config.rows)[0].cpu() for values in (pixels, filled, hidden))
         for values in (original, filled):
-            values.mul_(torch.tensor(config.mel.std or (1.0,))[:, None])
-            values.add_(torch.tensor(config.mel.mean or (0.0,))[:, None])
-    return Reconstruction(original.numpy(), hidden.numpy(), filled.numpy())
+            values.mul_(torch.tensor(front.std or (1.0,))[:, None])
+            values.add_(torch.tensor(front.mean or (0.0,))[:, None])
+    arrays = {"log_mel": original.numpy(), "hidden": hidden.numpy(), "filled": filled.numpy()}
+    return Reconstructed(**arrays, band_hz=front.band_hz, frame_s=front.frame_s, note=note)

@@ -1,26 +1,34 @@
-"""What unlabelled sounds are like, from a sample of them: how many hours, how loud every band, how much silence."""
+"""What unlabelled sounds are like, from a sample of them: how many hours, how loud every band; what follows from it."""
 
+import contextlib
+from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import soundfile
 import torch
 
+from patchout import zoo
 from patchout.augment import fit, keyed
 from patchout.clips import ClipSet, DataError
+from patchout.download import DownloadError
 from patchout.mel import MelConfig, log_mel
 from patchout.mel_statistics import FrameStatistics, frame_statistics
 
 MOST_CLIPS, MOST_S = 400, 7200.0  # that are listened to; either ends it
 CLIP_S = 10.0  # of a clip, for the statistics
 LEAST_S = 60.0  # of sound that anything can be learnt from
+SCRATCH_HOURS = 100.0
+SEEKABLE = (".aif", ".aiff", ".au", ".caf", ".flac", ".wav")  # read from any place, to the sample
 
 
 class Survey(NamedTuple):
     """A sample of the clips, and what follows from it for all."""
 
     hours: float  # of all clips
-    silent: float  # share of clips without any sound
     statistics: FrameStatistics
-    problems: tuple[str, ...]
+    problems: tuple[str, ...]  # what cannot be read, and silence
 
 
 def survey(clips: ClipSet, mel: MelConfig, *, per_band: bool, floor: float) -> Survey:
@@ -49,4 +57,55 @@ def survey(clips: ClipSet, mel: MelConfig, *, per_band: bool, floor: float) -> S
     if silent == len(seconds):
         raise DataError(f"{clips.root}: {silent} clips, and only silence in them: there is nothing to learn")
     found = frame_statistics(mels, floor=floor, per_band=per_band)
-    return Survey(total_s / 3600, silent / len(seconds), found, tuple(problems))
+    if silent:
+        problems.insert(0, f"{silent} of the {len(seconds)} clips that were listened to are silent: leave them out")
+    return Survey(total_s / 3600, found, tuple(problems))
+
+
+def cut_long(clips: ClipSet, clip_s: float) -> ClipSet:
+    """Recordings of four `clip_s` and more as equal stretches of two to three, each a clip of its own.
+
+    So an epoch hears all of a long recording, and decodes little more than it crops. Only of files that can be read
+    from any place (WAV, FLAC and the like); what is read from its beginning anyway, and prepared sets, stay whole.
+    """
+    if clips.packed:
+        return clips
+    held = {name: clips.table[name].to_pylist() for name in clips.table.column_names if name in ("start_s", "end_s")}
+    spans = (held.get(name, [None] * len(clips)) for name in ("start_s", "end_s"))
+    edges = [_edges(*span, least_s=2 * clip_s) for span in zip(clips.names(), *spans, strict=True)]
+    if all(len(found) == 2 for found in edges):
+        return clips
+    table = clips.take(np.repeat(np.arange(len(clips)), [len(found) - 1 for found in edges])).table.drop([*held])
+    for name, part in (("start_s", slice(None, -1)), ("end_s", slice(1, None))):
+        table = table.append_column(name, pa.array([edge for found in edges for edge in found[part]], pa.float64()))
+    return replace(clips, table=table)
+
+
+def _edges(name: str, start_s: float | None, end_s: float | None, *, least_s: float) -> list[float | None]:
+    """Where the equal stretches of a recording begin, and where the last one ends."""
+    first, stated_s = start_s or 0.0, 0.0
+    if name.lower().endswith(SEEKABLE):
+        with contextlib.suppress(soundfile.SoundFileError):  # whoever decodes it says what is wrong
+            stated_s = soundfile.info(name).duration
+    length = min(end_s or stated_s, stated_s) - first
+    count = max(1, int(length // least_s))
+    return [*(first + place * length / count for place in range(count)), end_s]
+
+
+def choose_start(init: str, hours: float) -> tuple[str, str]:
+    """The start weights that a config asks for, and why: "auto" decides by the hours of sound.
+
+    The published encoder heard 5,500 hours 80 times. Fewer than SCRATCH_HOURS are soon known by heart, and weights that
+    have heard more know more; where the line lies exactly was not measured.
+    """
+    told = f"about {hours:.1f} hours of sound"
+    if init != "auto":
+        return init, f"{told}, start: {init or 'random weights'}"
+    if hours >= SCRATCH_HOURS:
+        return "", f"{told}, start: random weights ({SCRATCH_HOURS:g} hours or more can teach an encoder everything)"
+    little = f"fewer than {SCRATCH_HOURS:g} hours are soon known by heart"
+    try:
+        zoo.fetch("maskspec-base")
+    except DownloadError as error:
+        return "", f"{told}, start: random weights. The published ones would be better, as {little}: {error}"
+    return "maskspec-base", f"{told}, start: the published weights, as {little}"

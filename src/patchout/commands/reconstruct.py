@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from patchout.commands import DONE, say
-
-if TYPE_CHECKING:
-    from patchout.plots_reconstruction import Reconstructed
 
 RATIOS = (0.15, 0.35, 0.55, 0.75, 0.9)  # of the strip
 
@@ -47,6 +44,8 @@ def main(args: Sequence[str]) -> int:
 
     plots.picture_format(options.plot)
     num_kept(1, options.mask_ratio)
+    if options.seed < 0:
+        raise ValueError(f"--seed must be 0 or more, got {options.seed}")
     model = load_pretrained(options.model, options.device)
     import torch
 
@@ -55,16 +54,12 @@ def main(args: Sequence[str]) -> int:
     wave = torch.from_numpy(audio.load(options.file, mel.sample_rate, start_s=options.start_s, end_s=end_s))
     wave = fit(wave, max(len(wave), config.min_samples)).to(next(model.parameters()).device)
 
-    def at(ratio: float) -> "Reconstructed":
-        found = reconstruct(model, log_mel(wave[None], mel)[0], mask_ratio=ratio, rng=keyed("mask", options.seed))
-        return plots_reconstruction.Reconstructed(
-            log_mel=found.original, band_hz=mel.band_hz, frame_s=mel.frame_s, hidden=found.hidden, filled=found.filled
-        )
+    def at(ratio: float) -> plots_reconstruction.Reconstructed:
+        return reconstruct(model, log_mel(wave[None], mel)[0], mask_ratio=ratio, rng=keyed("mask", options.seed))
 
     title = Path(options.file).name
     strip = options.plot.with_stem(f"{options.plot.stem}-ratios")
     plots_reconstruction.reconstruction(options.plot, at(options.mask_ratio), title=title)
     plots_reconstruction.reconstruction_strip(strip, [at(ratio) for ratio in RATIOS], title=title)
-    level = "; it predicts no level: that of a hidden patch is the original's" if config.normalize_patches else ""
-    say(f"pictures: {options.plot} and {strip}{level}")
+    say(f"pictures: {options.plot} and {strip}")
     return DONE
