@@ -17,6 +17,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchout import audio
 from patchout.audio import AudioError, AudioWarning, Channel, Source, Stream, load, name_of, windows
 from patchout.decode import decode
 
@@ -273,17 +274,21 @@ def test_rates_out_of_range_are_refused(rate: int) -> None:
 
 @pytest.mark.parametrize(("source_rate", "rate"), [(44100, 32000), (8000, 32000), (192000, 16000), (22050, 32001)])
 @pytest.mark.parametrize("block_s", [0.001, 0.7, 60.0])
-def test_blocks_do_not_change_the_samples(source_rate: int, rate: int, block_s: float) -> None:
+def test_blocks_do_not_change_the_samples(
+    source_rate: int, rate: int, block_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio, "BLOCK_S", block_s)
     samples = noise(3 * source_rate + 17)
     once = soxr.resample(samples, source_rate, rate)
-    streamed = np.concatenate(list(Stream((samples, source_rate), rate, block_s=block_s)))
+    streamed = np.concatenate(list(Stream((samples, source_rate), rate)))
     assert abs(len(streamed) - len(once)) <= 1
     shared = min(len(streamed), len(once))
     assert difference(streamed[:shared], once[:shared]) <= 1e-6
 
 
-def test_stream_describes_what_it_read() -> None:
-    stream = Stream(written(sine(2.5, 44100), 44100), 32000, block_s=1.0)
+def test_stream_describes_what_it_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "BLOCK_S", 1.0)
+    stream = Stream(written(sine(2.5, 44100), 44100), 32000)
     lengths = [len(block) for block in stream]
     assert len(lengths) >= 3
     assert (stream.name, stream.rate, stream.source_rate) == ("<bytes>", 32000, 44100)
@@ -321,11 +326,13 @@ def test_impossible_segments_are_refused(start_s: float, end_s: float | None) ->
 
 
 @pytest.mark.parametrize("kind", ["WAV", "MP3"])
-def test_memory_does_not_grow_with_length(kind: str) -> None:
+def test_memory_does_not_grow_with_length(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "BLOCK_S", 2.0)
+
     def peak_bytes(seconds: int) -> int:
         source = written(np.zeros(seconds * 8000, np.float32), 8000, kind)
         tracemalloc.start()
-        for _ in Stream(source, 8000, block_s=2.0):
+        for _ in Stream(source, 8000):
             pass
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -336,10 +343,11 @@ def test_memory_does_not_grow_with_length(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["WAV", "OGG"])
-def test_stopping_early_closes_the_file(kind: str, tmp_path: Path) -> None:
+def test_stopping_early_closes_the_file(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "BLOCK_S", 0.1)
     path = tmp_path / "long"
     path.write_bytes(written(noise(320000), 32000, kind))
-    for _ in Stream(path, block_s=0.1):
+    for _ in Stream(path):
         break
     gc.collect()
     path.rename(tmp_path / "renamed")  # Windows refuses while it is open; elsewhere a ResourceWarning fails the test
@@ -460,6 +468,24 @@ def test_truncated_files_give_what_decodes_and_say_so(kind: str, share: float) -
     with pytest.warns(AudioWarning, match=r"<bytes>: is (cut short|damaged).* s that can be decoded are used"):
         part = load(whole[: int(share * len(whole))])
     assert share - 0.1 < len(part) / len(samples) < share + 0.05
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"), [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAVEX", "PCM_24"), ("AIFF", None)]
+)
+def test_a_cut_file_of_plain_samples_says_how_long_it_was(kind: str, subtype: str | None) -> None:
+    """libsndfile gives such a file the length that is left, and no error."""
+    whole = written(noise(32000), kind=kind, subtype=subtype)
+    with pytest.warns(AudioWarning, match=r"<bytes>: is cut short, its header promises 1\.00 s"):
+        assert 15900 < len(load(whole[: len(whole) // 2])) < 16000
+
+
+@pytest.mark.parametrize("size", [2**32 - 1, 2**31 - 1, 2**31 - 4096])
+def test_a_wav_from_a_pipe_is_whole(size: int) -> None:
+    """Its header was written before its length was known; warnings are errors here."""
+    wav = bytearray(written(noise(1000)))
+    struct.pack_into("<I", wav, 40, size)
+    assert len(load(bytes(wav))) == 1000
 
 
 def test_damage_in_the_middle_leaves_the_rest() -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,7 +27,7 @@ from conftest import noise, tone, write_wav
 
 from patchout import bulk, bulk_ray
 from patchout.bulk import Summary
-from patchout.bulk_ray import Actors, Model, RayEngine, check_address, decode_shard, plan_actors
+from patchout.bulk_ray import Actors, Model, check_address, decode_shard, plan_actors, ray_engine
 from patchout.checkpoint import save
 from patchout.embedding import EmbedConfig
 from patchout.errors import InputError
@@ -35,7 +36,7 @@ from patchout.passt import Passt
 from patchout.shards import EmbedJob
 
 needs_ray = pytest.mark.skipif(
-    not bulk_ray.has_ray(), reason="needs Ray, which has no wheel for this machine: pip install 'patchout[ray]'"
+    find_spec("ray") is None, reason="needs Ray, which has no wheel for this machine: pip install 'patchout[ray]'"
 )
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning"),  # ray.data warns of its own defaults
@@ -53,9 +54,8 @@ class Work:
     job: EmbedJob
     out: Path
 
-    def on_ray(self, *, out: str = "", device: str = "cpu", models: int | None = None, **more: Any) -> Summary:
-        engine = RayEngine(models)
-        return bulk.run(self.items, self.job, out or str(self.out), device=device, engine=engine, **more)
+    def on_ray(self, *, out: str = "", device: str = "cpu", **more: Any) -> Summary:
+        return bulk.run(self.items, self.job, out or str(self.out), device=device, engine=ray_engine(), **more)
 
 
 @pytest.fixture
@@ -112,9 +112,9 @@ def model_processes() -> list[psutil.Process]:
 
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_ray, "has_ray", lambda: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"^a job on a cluster needs Ray: pip install 'patchout\[ray\]'$"):
-        RayEngine()
+        ray_engine()
 
 
 @pytest.mark.parametrize(
@@ -134,12 +134,6 @@ def test_models_leave_cores_to_decode(cores: list[int], planned: Actors) -> None
 
 def test_every_gpu_gets_a_model() -> None:
     assert plan_actors([64, 64], 16) == Actors(16, cores=0, gpus=1)
-
-
-def test_the_number_of_models_can_be_asked_for() -> None:
-    assert plan_actors([8], 0, models=7) == Actors(7, cores=1, gpus=0)
-    assert plan_actors([8], 0, models=20) == Actors(20, cores=0, gpus=0)
-    assert plan_actors([8], 4, models=2) == Actors(2, cores=0, gpus=1)
 
 
 def test_gpus_can_be_left_alone_but_not_made_up() -> None:
@@ -174,12 +168,6 @@ def test_a_worker_that_cannot_write_says_so(work: Work) -> None:
     table = pa.table({"shard": [1], "content": [pickle.dumps(([], work.items))]})
     (row,) = Model(work.job, str(work.out), Actors(1, 1, 0), "")(table).to_pylist()
     assert re.match(r"part-000001.parquet: .*directory", row["problem"])
-
-
-@needs_ray
-def test_no_models_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 1 model, got 0"):
-        RayEngine(0)
 
 
 @needs_ray
@@ -243,17 +231,18 @@ def test_a_job_goes_on_where_the_other_engine_stopped(work: Work, tmp_path: Path
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_killed_workers_lose_nothing(work: Work, tmp_path: Path) -> None:
-    """Both models die while they work: only the ones started again can finish."""
+def test_killed_workers_lose_nothing(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All three models die while they work: only the ones started again can finish."""
     files = [write_wav(tmp_path / "more" / f"{n}.wav", tone(3.0, 200 + 50 * n)) for n in range(12)]
     work.items = [Item(str(file)) for file in files]
     work.job = replace(work.job, kind="timestamp", config=EmbedConfig(hop_ms=5.0), shard_rows=1)
+    monkeypatch.setattr(bulk_ray, "CORES", 1)
     killed: dict[int, int] = {}  # process -> shards that were finished when it died
     killer = threading.Thread(target=kill_models, args=(work.out, killed))
     killer.start()
-    summary = work.on_ray(models=2)
+    summary = work.on_ray()
     killer.join()
-    assert len(killed) == 2
+    assert len(killed) == 3
     assert max(killed.values()) < 11
     assert (summary.items, summary.num_failed) == (12, 0)
     bulk.run(work.items, work.job, str(tmp_path / "local"), device="cpu")
@@ -262,7 +251,7 @@ def test_killed_workers_lose_nothing(work: Work, tmp_path: Path) -> None:
 
 
 def kill_models(out: Path, killed: dict[int, int]) -> None:
-    """Kill the two actors as soon as a shard stands in `out`."""
+    """Kill the actors as soon as a shard stands in `out`."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not any(out.glob("part-*.parquet")):
         time.sleep(0.01)
@@ -286,12 +275,12 @@ def test_a_job_starts_its_own_cluster_and_is_quiet(work: Work, tmp_path: Path) -
     """In a process of its own, with relative names, as a user runs it."""
     code = """
         from patchout.bulk import run
-        from patchout.bulk_ray import RayEngine
+        from patchout.bulk_ray import ray_engine
         from patchout.items import Item
         from patchout.shards import EmbedJob
         import ray
         job = EmbedJob(model="tiny.safetensors")
-        summary = run([Item("0.wav"), Item("1.wav")], job, "out", engine=RayEngine())
+        summary = run([Item("0.wav"), Item("1.wav")], job, "out", engine=ray_engine())
         print(summary.rows, summary.num_failed, ray.is_initialized())
     """
     script = tmp_path / "job.py"

@@ -128,7 +128,7 @@ def test_another_engine_is_called(run: Run, clips: Path, tmp_path: Path, monkeyp
     from patchout.bulk import run_here
 
     engine = ModuleType("patchout.bulk_ray")
-    engine.__dict__["RayEngine"] = lambda: run_here
+    engine.__dict__["ray_engine"] = lambda: run_here
     monkeypatch.setitem(sys.modules, "patchout.bulk_ray", engine)
     assert run(clips, "--out", tmp_path / "x.parquet", "--engine", "ray").code == 0
 

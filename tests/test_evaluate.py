@@ -280,9 +280,10 @@ def test_a_group_of_clips_that_failed_has_no_score(clips: ClipSet) -> None:
     assert [name for name in found.scores if "/" in name] == ["accuracy/device=a", "accuracy/device=s1"]
 
 
-def test_a_column_that_is_not_there_is_refused(clips: ClipSet) -> None:
-    with pytest.raises(DataError, match="column 'city' has 0 values"):
-        group_by(clips, "city")
+@pytest.mark.parametrize("column", ["city", "labels"])
+def test_a_column_that_is_not_there_or_holds_lists_is_refused(clips: ClipSet, column: str) -> None:
+    with pytest.raises(DataError, match=f"column '{column}' has 0 values"):
+        group_by(clips, column)
 
 
 def test_a_column_of_names_is_refused(clips: ClipSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -21,7 +22,7 @@ from filelock import FileLock
 from patchout.audio import load
 from patchout.cli import run_command
 from patchout.errors import InputError
-from patchout.prepare.check import ORIGINAL, Encoding, check
+from patchout.prepare.check import KBPS, ORIGINAL, Encoding, check
 from patchout.prepare.job import plan, prepare
 from patchout.prepare.listing import Clip
 from patchout.prepare.shard import Shards, write_shard
@@ -204,6 +205,12 @@ def test_an_encoded_sound_has_the_length_of_the_original(encoding: Encoding) -> 
     assert found.audio_s == pytest.approx(30_001 / 32_000)
 
 
+@pytest.mark.parametrize("kbps", KBPS)
+def test_mp3_has_the_rate_that_was_asked_for(kbps: int) -> None:
+    with av.open(io.BytesIO(check(bytes_of(noise(1.0)), Encoding("mp3", kbps)).audio)) as container:
+        assert container.streams.audio[0].bit_rate == 1000 * kbps
+
+
 def test_flac_is_the_sound_to_the_last_bit() -> None:
     wave = np.round(noise(0.5) * 32_768) / 32_768
     assert np.array_equal(load(check(bytes_of(wave), Encoding("flac")).audio), wave)
@@ -354,7 +361,7 @@ def test_a_folder_of_another_job_is_refused(many: Path, tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_refused(many: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="so it is no prepared set: give a new or empty folder"):
+    with pytest.raises(InputError, match="so it is no job's: give a new or empty folder"):
         prepare(plan("esc50", many, out=tmp_path / "out"))
 
 

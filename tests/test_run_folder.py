@@ -33,7 +33,7 @@ def test_the_config_file_says_what_is_run_on_what(tmp_path: Path) -> None:
     enter(tmp_path / "a" / "run")
     told = stored(tmp_path / "a" / "run")
     assert told["config"] == CONFIG | {"gain_db": [-7, 6]}
-    assert (told["data"], told["seed"], told["changes"]) == (DATA, 3, [])
+    assert (told["data"], told["changes"]) == (DATA, [])
     assert told["versions"]["torch"] == torch.__version__
     assert set(told["versions"]) == {"patchout", "torch", "accelerate", "python"}
 
@@ -103,8 +103,7 @@ def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
 
 
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
-    folder = enter(tmp_path / "run", is_main=False)
-    assert not folder.is_main
+    enter(tmp_path / "run", is_main=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -178,7 +177,7 @@ def test_a_damaged_state_says_what_to_do(damage: Any, tmp_path: Path) -> None:
 def test_a_state_executes_nothing(tmp_path: Path) -> None:
     torch.save({"step": subprocess.Popen}, tmp_path / "state.pt")
     with pytest.raises(InputError, match="damaged"):
-        RunFolder(tmp_path, is_main=True, replaced="").load_state(CPU)
+        RunFolder(tmp_path).load_state(CPU)
 
 
 @pytest.mark.parametrize("file", ["state.pt", "metrics.jsonl"])

@@ -20,6 +20,7 @@ from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierC
 from patchout.mel import MelConfig
 from patchout.mel_statistics import audioset_statistics
 from patchout.passt import Passt, PasstConfig
+from patchout.zoo_list import ALIASES, BUILT_IN, Entry
 
 PUBLISHED = [entry for entry in zoo.MODELS.values() if entry.url and not entry.file]
 
@@ -31,7 +32,7 @@ def tiny(num_classes: int) -> Passt:
     )
 
 
-def put_public(folder: Path, entry: zoo.Entry, num_classes: int) -> Path:
+def put_public(folder: Path, entry: Entry, num_classes: int) -> Path:
     """A tiny model in the public format, under the file name of a zoo entry."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / entry.url.rpartition("/")[2]
@@ -66,7 +67,7 @@ def test_every_published_model_has_its_own_file_a_licence_and_a_score() -> None:
 
 
 @pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry.name)
-def test_name_score_and_file_of_a_model_agree(entry: zoo.Entry) -> None:
+def test_name_score_and_file_of_a_model_agree(entry: Entry) -> None:
     score = entry.score.rpartition(".")[2]  # .476 -> 476
     written = entry.url.rpartition("/")[2].removesuffix(".pt").removesuffix("-swa").rpartition(".")[2]
     assert score.startswith(written)
@@ -79,8 +80,8 @@ def test_only_the_finer_models_have_another_hop() -> None:
 
 
 def test_short_names_lead_to_models() -> None:
-    assert set(zoo.ALIASES.values()) <= set(zoo.MODELS)
-    assert not set(zoo.ALIASES) & set(zoo.MODELS)
+    assert set(ALIASES.values()) <= set(zoo.MODELS)
+    assert not set(ALIASES) & set(zoo.MODELS)
 
 
 def test_label_lists_have_the_sizes_of_their_data_sets() -> None:
@@ -153,11 +154,11 @@ def test_a_cached_file_with_another_hash_than_the_published_is_refused(
 
 
 def test_the_built_in_model_lies_beside_the_code() -> None:
-    (row,) = [row for row in zoo.rows() if row.name == zoo.BUILT_IN]
+    (row,) = [row for row in zoo.rows() if row.name == BUILT_IN]
     path = Path(zoo.__file__).parent / "models" / "esc10-tiny.safetensors"
     if not path.is_file():
         pytest.skip("the built-in model has not been trained yet")
-    assert zoo.fetch(zoo.BUILT_IN) == path
+    assert zoo.fetch(BUILT_IN) == path
     assert row.size_bytes == path.stat().st_size
 
 

@@ -15,6 +15,7 @@ from patchout.pcm import Channel
 __all__ = ["AudioError", "AudioWarning", "Channel", "Source", "Stream", "load", "name_of", "windows"]
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
+BLOCK_S = 10.0
 MAX_LEVEL = 1e12  # full scale is 1; filtering anything louder could leave float32
 
 
@@ -25,7 +26,7 @@ class AudioWarning(UserWarning):
 class Stream:
     """One source as float32 mono blocks `(samples,)` at `rate` Hz; iterate it once, memory stays bounded.
 
-    `start_s` and `end_s` (seconds) cut a segment; a block holds about `block_s` seconds; `channel` is one of the
+    `start_s` and `end_s` (seconds) cut a segment; a block holds about BLOCK_S seconds; `channel` is one of the
     channels or the mean of all. `source_rate` is 0 until the first block; `num_samples` (at `rate`), `duration_s` and
     `warning` (what a damaged or truncated source lacks, else None) are complete after the last one. Iterating raises
     AudioError, or OSError for a file that cannot be read.
@@ -38,7 +39,6 @@ class Stream:
         *,
         start_s: float = 0.0,
         end_s: float | None = None,
-        block_s: float = 10.0,
         channel: Channel = "mean",
     ) -> None:
         if not _is_rate(rate):
@@ -49,8 +49,6 @@ class Stream:
             raise ValueError(f"end_s={end_s} is not allowed: give more seconds than start_s={start_s}, or None")
         if channel not in get_args(Channel):
             raise ValueError(f"channel={channel!r} is not allowed: give {', '.join(get_args(Channel))}")
-        if not 0 < block_s < math.inf:
-            raise ValueError(f"block_s={block_s} is not allowed: give more than 0 seconds")
         self.name = name_of(source)
         self.rate = int(rate)
         self.source_rate = 0
@@ -58,7 +56,7 @@ class Stream:
         self.duration_s = 0.0
         self.warning: str | None = None
         self._source: Source | None = source
-        self._start_s, self._end_s, self._block_s = start_s, end_s, block_s
+        self._start_s, self._end_s = start_s, end_s
         self._channel = channel
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -87,7 +85,7 @@ class Stream:
             yield samples
 
     def _gathered(self, source: Source) -> Generator[np.ndarray, None, None]:
-        """Join the decoder's pieces to blocks of at least `block_s`, and refuse samples that are no sound."""
+        """Join the decoder's pieces to blocks of at least BLOCK_S seconds, and refuse samples that are no sound."""
         parts: list[np.ndarray] = []
         held = 0
         with contextlib.closing(self._segment(source)) as pieces:
@@ -99,7 +97,7 @@ class Stream:
                     )
                 parts.append(piece)
                 held += len(piece)
-                if held >= self._block_s * self.source_rate:
+                if held >= BLOCK_S * self.source_rate:
                     yield np.concatenate(parts)
                     parts, held = [], 0
         if parts:

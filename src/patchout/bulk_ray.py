@@ -7,7 +7,6 @@ import pickle
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow as pa
 import torch
 
 from patchout.ahead import Sound, decode, decode_ahead
-from patchout.bulk import Steps, Todo, embed_shard, load_embedder
+from patchout.bulk import Engine, Steps, Todo, embed_shard, load_embedder
 from patchout.download import file_sha256
 from patchout.embedding import Embedder
 from patchout.errors import InputError
@@ -38,43 +37,31 @@ class Actors(NamedTuple):
     gpus: int
 
 
-@dataclass(frozen=True)
-class RayEngine:
-    """Runs on the Ray that is initialised here, on the cluster at RAY_ADDRESS, or on a local one for this job.
+def ray_engine() -> Engine:
+    """The engine that runs on the Ray that is initialised here, on the cluster at RAY_ADDRESS, or on a local one.
 
-    All machines must reach files, model and output under the names given. The device is auto, cpu or cuda; `models` is
-    one per GPU, or one per CORES cores. What a killed worker held is done again by another one.
-    Raises ValueError without Ray, and OSError if no cluster answers, a worker cannot write, or Ray gives up.
+    All machines must reach files, model and output under the names given. The device is auto, cpu or cuda; there is a
+    model per GPU, or per CORES cores. What a killed worker held is done again by another one.
+    Raises ValueError without Ray; the engine OSError if no cluster answers, a worker cannot write, or Ray gives up.
     """
-
-    models: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot run."""
-        if not has_ray():
-            raise ValueError("a job on a cluster needs Ray: pip install 'patchout[ray]'")
-        if self.models is not None and self.models < 1:
-            raise ValueError(f"a job needs at least 1 model, got {self.models}")
-
-    def __call__(self, todo: Todo) -> Steps:
-        """Run the shards; items and seconds of sound of each, once it is written."""
-        rate = load_embedder(todo.job, "cpu").model.config.mel.sample_rate  # refuses a job before Ray starts
-        with _connected():
-            for shard, seconds in _results(todo, rate, _actors_here(todo.device, self.models)):
-                yield len(todo.items_of(shard)), seconds
-        folder = Folder(todo.out)
-        if missing := sorted({shard_name(shard) for shard in todo.shards} - folder.names()):
-            raise InputError(
-                f"{todo.out}: {len(missing)} shards were written, but not here ({missing[0]} is one): "
-                "give a folder that all machines share, or a URL"
-            )
-        for aside in folder.path.glob(".part-*.parquet") if folder.path else ():  # of killed workers
-            aside.unlink()
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("a job on a cluster needs Ray: pip install 'patchout[ray]'")
+    return _run
 
 
-def has_ray() -> bool:
-    """Whether the extra `ray` is installed."""
-    return importlib.util.find_spec("ray") is not None
+def _run(todo: Todo) -> Steps:
+    rate = load_embedder(todo.job, "cpu").model.config.mel.sample_rate  # refuses a job before Ray starts
+    with _connected():
+        for shard, seconds in _results(todo, rate, _actors_here(todo.device)):
+            yield len(todo.items_of(shard)), seconds
+    folder = Folder(todo.out)
+    if missing := sorted({shard_name(shard) for shard in todo.shards} - folder.names()):
+        raise InputError(
+            f"{todo.out}: {len(missing)} shards were written, but not here ({missing[0]} is one): "
+            "give a folder that all machines share, or a URL"
+        )
+    for aside in folder.path.glob(".part-*.parquet") if folder.path else ():  # of killed workers
+        aside.unlink()
 
 
 # -- on the machine that asks -----------------------------------------------------------------------------------------
@@ -116,26 +103,26 @@ def check_address(address: str) -> None:
             ) from None
 
 
-def _actors_here(device: str, models: int | None) -> Actors:
+def _actors_here(device: str) -> Actors:
     """`plan_actors` for the machines of this cluster."""
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cores = [int(machine.get("CPU", 0)) for machine in machines]
-    return plan_actors(cores, int(sum(machine.get("GPU", 0) for machine in machines)), device=device, models=models)
+    return plan_actors(cores, int(sum(machine.get("GPU", 0) for machine in machines)), device=device)
 
 
-def plan_actors(cores: Sequence[int], gpus: int, *, device: str = "auto", models: int | None = None) -> Actors:
-    """One model per GPU, or per CORES cores of each machine (of the largest, if all are smaller), or as many as asked.
+def plan_actors(cores: Sequence[int], gpus: int, *, device: str = "auto") -> Actors:
+    """One model per GPU, or per CORES cores of each machine (of the largest, if all are smaller).
 
     At least one core of the cluster decodes; a cluster of one core is shared.
     """
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not gpus):
         raise ValueError(f"no device {device!r} on this cluster: here are auto, {'cuda, ' if gpus else ''}cpu")
     if gpus and device != "cpu":
-        return Actors(models or gpus, cores=0, gpus=1)
+        return Actors(gpus, cores=0, gpus=1)
     places = max(1, min(CORES, max(cores)))
-    models = models or max(1, sum(number // places for number in cores))
+    models = max(1, sum(number // places for number in cores))
     return Actors(models, cores=min(max(1, places - 1), max(0, sum(cores) - 1) // models), gpus=0)
 
 

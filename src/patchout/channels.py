@@ -1,6 +1,5 @@
 """A model for each channel of stereo sounds, and their ensemble (MaskSpec, section 3.2)."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,7 +7,7 @@ from accelerate import PartialState
 
 from patchout import evaluate, zoo
 from patchout.audio import Channel
-from patchout.files import write_aside
+from patchout.files import write_json
 from patchout.repeat import Scores
 from patchout.split import choose
 from patchout.train_config import TrainConfig
@@ -39,6 +38,5 @@ def each_channel(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> S
     for one, own in zip(single, alone, strict=True):
         scores |= {f"{name}/{one.channel}": score for name, score in own.items()}
     if PartialState().is_main_process:
-        with write_aside(config.out / "scores.json") as aside:
-            aside.write_text(json.dumps(scores, indent=1), encoding="utf-8")
+        write_json(config.out / "scores.json", scores)
     return scores

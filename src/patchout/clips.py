@@ -173,8 +173,8 @@ class ClipSet:
         return np.bincount(self.positives()[1], minlength=len(self.classes))
 
     def column(self, name: str) -> np.ndarray:
-        """A column as text, one entry a clip, "" where there is none."""
-        if name not in self.table.column_names:
+        """A column as text, one entry a clip, "" where there is none; one of lists has none."""
+        if name not in self.table.column_names or pa.types.is_nested(self.table.schema.field(name).type):
             return np.full(len(self), "")
         return np.array(pc.fill_null(self.table[name].cast(pa.string()), "").to_pylist(), dtype=str)
 

@@ -12,9 +12,9 @@ MEL = MelConfig(win_length=1024, n_mels=64, f_min=50.0, f_max=14_000.0)
 class Cnn14(nn.Module):
     """Six blocks of two 3 x 3 convolutions, five halving both axes; mean over frequency, mean + max over time."""
 
-    def __init__(self, num_classes: int, *, n_mels: int = MEL.n_mels, channels: tuple[int, ...] = CHANNELS) -> None:
+    def __init__(self, num_classes: int, *, channels: tuple[int, ...] = CHANNELS) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(n_mels)
+        self.norm = nn.BatchNorm1d(MEL.n_mels)
         pools = [2] * (len(channels) - 1) + [1]
         steps = zip((1, *channels), channels, pools, strict=False)
         self.blocks = nn.Sequential(*(_block(into, out, pool) for into, out, pool in steps))

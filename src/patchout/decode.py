@@ -8,7 +8,7 @@ stops there, it stops at the first damage in one that has a count, and at the en
 import contextlib
 import io
 import os
-import stat
+import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
@@ -25,6 +25,8 @@ MAX_ARRAY_CHANNELS = 64  # a file may have more
 OGG_PAGE_BYTES = 65307  # at most
 READ_FRAMES = 8192  # small, because libsndfile drops the whole read in which an error lies
 JOINED_SAMPLES = 65536  # libav gives pieces of about 1000, and numpy costs nearly as much for one as for sixty
+SHORTENED = re.compile(r"^ ?(?:data|SSND) : (\d+) \(should be ([1-9]\d*)\)", re.MULTILINE)
+STREAMED_BYTES = 2**31 - 2**16  # or more: in a header that was written to a pipe, before the length was known
 UNKNOWN_FRAMES = 2**62  # libsndfile says about 2**63 where the header does not, and then fails at the end
 LENGTH_TOLERANCE_S = 0.2  # encoder delay and padding make headers this inexact
 STATES_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "asf", "flac")  # libav estimates it for the others
@@ -143,10 +145,9 @@ def _opened(source: str | os.PathLike[str] | bytes | BinaryFile) -> Iterator[_Re
         try:
             reader = _Reader(file, name)
         except (AttributeError, TypeError, ValueError, OSError) as error:
+            what = f"a {type(source).__name__} that cannot be read ({error})"
             allowed = 'a path, bytes, a seekable file opened with "rb", or (array, rate)'
-            raise AudioError(
-                f"{name}: a {type(source).__name__} that cannot be read ({error}); give {allowed}"
-            ) from error
+            raise AudioError(f"{name}: {what}; give {allowed}") from error
         if reader.size == 0:
             raise AudioError(f"{name}: is an empty file; check how it was made or copied")
         yield reader
@@ -154,10 +155,9 @@ def _opened(source: str | os.PathLike[str] | bytes | BinaryFile) -> Iterator[_Re
 
 def _open_path(path: Path, name: str) -> BinaryIO:
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):  # Windows would call it a lack of permission
+        if path.is_dir():  # Windows would call it a lack of permission
             raise IsADirectoryError
-        if not stat.S_ISREG(mode):
+        if path.exists() and not path.is_file():
             raise AudioError(f"{name}: is not a regular file; copy what it gives into one")
         return path.open("rb")
     except OSError as error:
@@ -215,9 +215,16 @@ def _sndfile_blocks(reader: _Reader, start_s: float, channel: Channel) -> Genera
             if position == first:
                 return False
             raise CutError(f"is damaged at {position / rate:.2f} s ({error})") from error
-        if first < position < sound.frames:
-            raise CutError(f"is cut short, its header promises {sound.frames / rate:.2f} s")
+        if first < position < (promised := _promised_frames(sound)):
+            raise CutError(f"is cut short, its header promises {promised / rate:.2f} s")
         return position > 0
+
+
+def _promised_frames(sound: soundfile.SoundFile) -> int:
+    """Return how many frames the header promises: of a WAV or AIFF cut short libsndfile says so in its log alone."""
+    cut = SHORTENED.search(sound.extra_info)
+    promised, there = map(int, cut.groups()) if cut else (1, 1)
+    return sound.frames * promised // there if promised < STREAMED_BYTES else sound.frames
 
 
 def _libav_blocks(reader: _Reader, promised_samples: int, channel: Channel) -> Iterator[Block]:

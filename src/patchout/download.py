@@ -58,9 +58,8 @@ def unreachable(url: str) -> str:
         error.close()
     except NETWORK_ERRORS as error:
         reason = getattr(error, "reason", error)
-        return (
-            "" if isinstance(reason, ssl.SSLError) else f"{url} does not answer ({reason})"
-        )  # other tools trust others
+        if not isinstance(reason, ssl.SSLError):  # other tools trust others
+            return f"{url} does not answer ({reason})"
     return ""
 
 
@@ -143,11 +142,8 @@ def _transfer(url: str, part: Path, progress: Progress | None) -> None:
     try:
         response = urlopen(request, timeout=TIMEOUT_S)
     except HTTPError as error:
-        if error.code == 416:  # nothing is left to send: the part is whole, or too long
-            if error.headers.get("Content-Range") == f"bytes */{done_bytes}":
-                error.close()
-                return
-            validator.unlink(missing_ok=True)  # so that the next attempt starts anew
+        if error.code == 416:  # nothing is left to send after this part: the next attempt starts anew
+            validator.unlink(missing_ok=True)
         raise
     with response:
         if response.headers.get_content_type() == "text/html":

@@ -1,14 +1,16 @@
-"""What a job works through: files, folders, patterns and lists -> segments of sound files, compactly held."""
+"""What a job works through: files, folders, patterns and lists -> segments of sound files."""
 
 import csv
 import glob
 import hashlib
 import math
 import os
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from patchout.data import FILE_COLUMNS, is_sound
 from patchout.errors import InputError
@@ -22,28 +24,6 @@ class Item(NamedTuple):
     file: str
     start_s: float = 0.0
     end_s: float | None = None
-
-
-class Items(Sequence[Item]):
-    """Items in some 30 bytes more than their names: a million files fit into 150 MB. A slice is a list."""
-
-    def __init__(self, items: Iterable[Item]) -> None:
-        self._names, self._name_ends, self._spans = bytearray(), array("q", [0]), array("d")
-        for item in items:
-            self._names += os.fsencode(item.file)
-            self._name_ends.append(len(self._names))
-            self._spans.extend((item.start_s, math.inf if item.end_s is None else item.end_s))
-
-    def __len__(self) -> int:
-        return len(self._name_ends) - 1
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
-        place = range(len(self))[index]
-        start_s, end_s = self._spans[2 * place : 2 * place + 2]
-        name = bytes(self._names[self._name_ends[place] : self._name_ends[place + 1]])
-        return Item(os.fsdecode(name), start_s, None if end_s == math.inf else end_s)
 
 
 def items_hash(items: Iterable[Item]) -> str:
@@ -77,24 +57,23 @@ def _walk(folder: Path) -> Iterator[str]:
         yield from (os.path.join(root, name) for name in sorted(files) if is_sound(Path(name)))  # noqa: PTH118
 
 
-def read_items(sources: Sequence[str]) -> Items:
+def read_items(sources: Sequence[str]) -> list[Item]:
     """Sound files, folders (searched through), patterns, and lists (.csv, .parquet), in this order.
 
     A list has a column file, filename or path (relative to the list or to `audio/` beside it), and may have start and
     end in seconds. Rows are kept as they stand, twice if they stand twice; one that makes no sense fails later, with
     its reason. A source that leads to nothing is an InputError.
     """
-    return Items(item for source in sources for file in find_files(source) for item in _of_file(Path(file)))
+    return [item for source in sources for file in find_files(source) for item in _of_file(Path(file))]
 
 
 def _of_file(path: Path) -> Iterator[Item]:
     """A sound, or the rows of a list, at least one."""
-    rows_of = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix.lower())
-    if rows_of is None:
+    if path.suffix.lower() not in (".csv", ".parquet"):
         yield Item(str(path))
         return
     folder: Path | None = None
-    for file, start, end in rows_of(path):
+    for file, start, end in _rows(path):
         name = str(file or "").strip()
         if folder is None:  # the first row says where the files are, so that one missing file moves none
             beside = path.parent / "audio" / name
@@ -113,36 +92,26 @@ def _number(value: object) -> float:
         return math.nan
 
 
-def _csv_rows(path: Path) -> Iterator[Sequence[Any]]:
-    """File, start and end of every row of a CSV."""
+def _rows(path: Path) -> Iterator[list[Any]]:
+    """File, start and end of every row of a list; None where it has no such column."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = _columns(path, reader.fieldnames or ())
-            for row in reader:
-                yield [row.get(column) for column in columns]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a table ({error}): save it as CSV in UTF-8") from None
+        if path.suffix.lower() == ".csv":
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file)
+                columns = _columns(path, reader.fieldnames or ())
+                yield from ([row.get(column) for column in columns] for row in reader)
+        else:
+            with pq.ParquetFile(path) as table:
+                columns = _columns(path, table.schema_arrow.names)
+                for batch in table.iter_batches(columns=[column for column in columns if column]):
+                    yield from ([row.get(column) for column in columns] for row in batch.to_pylist())
+    except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise InputError(f"{path}: cannot be read as a table ({error}): save it as CSV in UTF-8, or Parquet") from None
 
 
-def _parquet_rows(path: Path) -> Iterator[Sequence[Any]]:
-    """File, start and end of every row of a Parquet file, read in pieces."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            columns = _columns(path, file.schema_arrow.names)
-            for batch in file.iter_batches(columns=[column for column in columns if column]):
-                cells = [batch[column].to_pylist() if column else [None] * len(batch) for column in columns]
-                yield from zip(*cells, strict=True)
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{path}: cannot be read as Parquet ({error})") from None
-
-
-def _columns(path: Path, header: Sequence[str]) -> list[str]:
-    """Names of the columns with file, start and end; "" where there is none."""
-    columns = [next((name for name in names if name in header), "") for names in COLUMNS]
+def _columns(path: Path, header: Sequence[str]) -> list[str | None]:
+    """Names of the columns with file, start and end."""
+    columns = [next((name for name in names if name in header), None) for names in COLUMNS]
     if not columns[0]:
         have = ", ".join(header) or "empty"
         raise InputError(f"{path}: a list needs a column {', '.join(FILE_COLUMNS)}; its header is {have}")

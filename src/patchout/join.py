@@ -1,6 +1,5 @@
 """Finished shards -> one Parquet file, a .npy with a table beside it, or an HDF5 file, in bounded memory."""
 
-import csv
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.csv import CSVWriter, WriteOptions
 
 from patchout.errors import InputError
 from patchout.files import write_aside
@@ -84,19 +84,17 @@ def _write_parquet(files: list[Path], out: Path, about: str) -> None:
 
 def _write_npy(files: list[Path], out: Path, about: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    others = pa.schema([field for field in pq.read_schema(files[0]) if field.name != "embedding"])
     with (
         write_aside(out / ARRAY) as array_path,
         write_aside(out / TABLE) as table_path,
-        table_path.open("w", newline="", encoding="utf-8") as table_file,
+        CSVWriter(str(table_path), others, write_options=WriteOptions(quoting_style="needed")) as rows,
     ):
         array = np.lib.format.open_memmap(array_path, mode="w+", dtype=np.float32, shape=_shape(files))
-        rows, place = csv.writer(table_file), 0
+        place = 0
         for table in _groups(files):
             array[place : place + len(table)] = embeddings(table)
-            others = table.drop_columns(["embedding"])
-            if place == 0:
-                rows.writerow(others.column_names)
-            rows.writerows(zip(*(column.to_pylist() for column in others.columns), strict=True))
+            rows.write_table(table.select(others.names).replace_schema_metadata())
             place += len(table)
         array.flush()
         del array  # some systems rename no mapped file

@@ -1,6 +1,5 @@
 """THE training loop: accelerate, log, evaluate, save, resume, average."""
 
-import copy
 import math
 import shutil
 import time
@@ -17,7 +16,6 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from patchout import optim
 from patchout.batches import Batch
@@ -62,11 +60,7 @@ class Job(Work):
     swa: AbstractSet[int] = frozenset()  # steps before which the weights enter an equal average
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
-        if self.batch % self.parts:
-            raise ValueError(f"a batch of {self.batch} cannot be cut into {self.parts} equal parts")
-        if self.ema and self.swa:
-            raise ValueError("ema and swa are two ways to average: choose one")
+        """Refuse what shows only once clips and steps are counted."""
         averaged = self.result == "average" or self.metric.startswith(AVERAGE)
         if averaged and not self.ema and min(self.swa, default=self.steps) >= self.steps:
             raise ValueError(f"no weights are averaged within {self.steps} steps to choose or report: set ema or swa")
@@ -77,14 +71,11 @@ class Job(Work):
 def engine(device: torch.device, out: Path, *, trackers: Sequence[str] = ()) -> Accelerator:
     """Accelerate for one process on `device`, or for those that torchrun started; metrics.jsonl goes to `trackers` too.
 
-    TensorBoard is one of them wherever it is installed; a tracker that is unknown or not installed is a ValueError.
+    TensorBoard is one of them wherever it is installed; one that is not installed is a ValueError.
     """
     installed = {tracker.value for tracker in get_available_trackers()}
-    for name in trackers:
-        if name not in TRACKERS:
-            raise ValueError(f"no tracker {name!r}: there are {', '.join(TRACKERS)}")
-        if name not in installed:
-            raise ValueError(f"tracker {name} is not installed: pip install {name}, or leave it out")
+    if missing := [name for name in trackers if name not in installed]:
+        raise ValueError(f"no tracker {missing[0]} here: pip install one of {', '.join(TRACKERS)}, or leave it out")
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no",  # the loss casts: log-mels stay float32
@@ -128,35 +119,12 @@ def run(
                 tracker.finish()
 
 
-class _Average:
-    """A copy of the model whose weights are an average: equal, or exponential with decay `ema` once enough are in.
-
-    Until then it is equal too: else a short run would report mostly the weights that it began with.
-    """
-
-    def __init__(self, model: nn.Module, ema: float) -> None:
-        self.model = copy.deepcopy(model)
-        self.count = 0
-        self._ema = ema
-
-    def update(self, model: nn.Module) -> None:
-        """Take in the weights; unlike AveragedModel without waiting for the device."""
-        if self.count:
-            equal = self.count / (self.count + 1)
-            decay = min(self._ema, equal) if self._ema else equal
-            fold = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-            fold(list(self.model.parameters()), list(model.parameters()), self.count)
-        else:
-            self.model.load_state_dict(model.state_dict())
-        self.count += 1
-
-
 class _Run:
     """A run and where it stands: model, optimizer, average, scores."""
 
     def __init__(self, job: Job, accelerator: Accelerator, signals: Signals, on_problem: Callable[[str], None]) -> None:
         self.job, self.accelerator, self.signals = job, accelerator, signals
-        self.average = _Average(job.model, job.ema) if job.ema or job.swa else None
+        self.average = optim.Average(job.model, job.ema) if job.ema or job.swa else None
         self.stepper = Stepper(job, accelerator, on_problem)
         self.logged = 0  # step of the last line of the log
         self.scores: dict[str, float] = {}  # of the last validation

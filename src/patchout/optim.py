@@ -1,5 +1,6 @@
-"""Parameter groups, AdamW, learning-rate schedules; a schedule is a function of the step alone."""
+"""Parameter groups, AdamW, learning-rate schedules, averages; a schedule is a function of the step alone."""
 
+import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class StateBytes(NamedTuple):
@@ -89,3 +91,26 @@ def exp_ramp(
 def swa_steps(steps_per_epoch: int | Fraction, epochs: int, *, start: int, every: int) -> frozenset[int]:
     """Steps before which SWA takes the weights: the start of epoch number `start` (from 1), then of every so many."""
     return frozenset(math.ceil(epoch * steps_per_epoch) for epoch in range(start - 1, epochs, every))
+
+
+class Average:
+    """A copy of the model whose weights are an average: equal, or exponential with decay `ema` once enough are in.
+
+    Until then it is equal too: else a short run would report mostly the weights that it began with.
+    """
+
+    def __init__(self, model: nn.Module, ema: float) -> None:
+        self.model = copy.deepcopy(model)
+        self.count = 0
+        self._ema = ema
+
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights; unlike AveragedModel without waiting for the device."""
+        if self.count:
+            equal = self.count / (self.count + 1)
+            decay = min(self._ema, equal) if self._ema else equal
+            fold = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            fold(list(self.model.parameters()), list(model.parameters()), self.count)
+        else:
+            self.model.load_state_dict(model.state_dict())
+        self.count += 1

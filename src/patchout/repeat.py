@@ -1,13 +1,12 @@
 """One recipe, several runs: a fold held out in turn, other seeds; mean and spread of their scores."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from accelerate import PartialState
 
-from patchout.files import write_aside
+from patchout.files import write_json
 from patchout.train_config import TrainConfig
 
 Scores = dict[str, float]
@@ -44,8 +43,7 @@ def repeat(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> Scores:
     if len(seeds) > 1:
         result |= {f"{name}_std": float(np.std([seed[name] for seed in seeds], ddof=1)) for name in result}
     if PartialState().is_main_process:
-        with write_aside(config.out / "scores.json") as aside:
-            aside.write_text(json.dumps({"mean": result, "runs": by_run}, indent=1), encoding="utf-8")
+        write_json(config.out / "scores.json", {"mean": result, "runs": by_run})
     return result
 
 

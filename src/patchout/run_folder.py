@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 import patchout
 from patchout.errors import InputError
-from patchout.files import write_aside
+from patchout.files import write_aside, write_json
 from patchout.weights import UNREADABLE
 
 MODELS = ("model.safetensors", "best.safetensors", "last.safetensors", "average.safetensors")
@@ -29,8 +29,7 @@ class RunFolder:
     """The files of one run; of several processes only the main one writes."""
 
     path: Path
-    is_main: bool
-    replaced: str  # what a restart moved away, in words; "": nothing
+    replaced: str = ""  # what a restart moved away, in words; "": nothing
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
@@ -80,7 +79,7 @@ def open_run(
     other `data` (its `root` may move), and a folder that another run is using. `restart` moves an old run aside first.
     """
     if not is_main:
-        yield RunFolder(out, is_main=False, replaced="")
+        yield RunFolder(out)
         return
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / ".lock")
@@ -93,18 +92,24 @@ def open_run(
             stale.unlink()  # half a file of a killed process; nobody else writes here
         replaced = _move_aside(out) if restart else ""
         _bind(out, {"config": config, "data": data}, accept_changes=accept_changes)
-        yield RunFolder(out, is_main=True, replaced=replaced)
+        yield RunFolder(out, replaced)
     finally:
         lock.release()
 
 
 def stored_config(out: Path) -> dict[str, Any]:
     """The config of the run in a folder, empty where there is none; a damaged config.json is an InputError."""
+    return _stored(out).get("config", {})
+
+
+def _stored(out: Path) -> dict[str, Any]:
+    """What config.json holds, empty where it is not there."""
     path = out / "config.json"
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["config"]
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return {name: held[name] for name in ("config", "data", "versions", "changes")}
     except (ValueError, LookupError, TypeError):
         raise InputError(f"{path}: damaged: bring it back, or begin anew with --restart") from None
 
@@ -114,7 +119,7 @@ def _move_aside(out: Path) -> str:
     held = [out / name for name in HELD if (out / name).exists()]
     if not held:
         return ""
-    steps = max((line["step"] for line in _lines(out / "metrics.jsonl")), default=0)
+    steps = _steps(out)
     place = next(path for path in (out / f"replaced-{number}" for number in range(1, 10_000)) if not path.exists())
     place.mkdir()
     for path in held:
@@ -124,33 +129,27 @@ def _move_aside(out: Path) -> str:
 
 def _bind(out: Path, run: Mapping[str, Any], *, accept_changes: bool) -> None:
     """Store config and data, or compare them with the stored ones."""
-    path = out / "config.json"
+    path, stored = out / "config.json", _stored(out)
     now = json.loads(json.dumps(run))  # as it will be read: tuples become lists
-    if not path.exists():
+    if not stored:
         if (out / "state.pt").exists():
-            raise InputError(
-                f"{out}: a state.pt without its config.json: bring that back, or begin anew with --restart"
-            )
+            todo = "bring that back, or begin anew with --restart"
+            raise InputError(f"{out}: a state.pt without its config.json: {todo}")
         versions = {module.__name__: module.__version__ for module in (patchout, torch, accelerate)}
-        versions["python"] = platform.python_version()
-        _write(path, {**now, "seed": now["config"].get("seed"), "versions": versions, "changes": []})
+        with _explained(path):
+            write_json(path, {**now, "versions": versions | {"python": platform.python_version()}, "changes": []})
         return
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        before, history = (stored["config"], stored["data"]), stored["changes"]
-    except (ValueError, LookupError, TypeError):
-        raise InputError(f"{path}: damaged: bring it back, or begin anew with --restart") from None
-    if other := _changes(before[1] | {"root": ""}, now["data"] | {"root": ""}):
+    if other := _changes(stored["data"] | {"root": ""}, now["data"] | {"root": ""}):
         raise ValueError(f"{out} holds a run on other data ({_told(other)}): choose another --out, or --restart")
-    changed = _changes(before[0], now["config"])
+    changed = _changes(stored["config"], now["config"])
     if changed and not accept_changes:
         todo = "undo that, choose another --out, go on with --accept-changes, or begin anew with --restart"
         raise ValueError(f"{out} holds a run with another config ({_told(changed)}): {todo}")
     if changed:
-        steps = max((line["step"] for line in _lines(out / "metrics.jsonl")), default=0)
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        history = [*history, {"time": when, "after_step": steps, "changed": changed}]
-        _write(path, {**stored, **now, "seed": now["config"].get("seed"), "changes": history})
+        history = [*stored["changes"], {"time": when, "after_step": _steps(out), "changed": changed}]
+        with _explained(path):
+            write_json(path, {**stored, **now, "changes": history})
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -172,9 +171,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with _explained(path), write_aside(path) as aside:
-        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+def _steps(out: Path) -> int:
+    """Of the run in a folder, as far as its log says."""
+    return max((line["step"] for line in _lines(out / "metrics.jsonl")), default=0)
 
 
 @contextmanager

@@ -133,12 +133,18 @@ def embeddings(table: pa.Table) -> Float[np.ndarray, "row value"]:
 
 
 def open_job(out: str, job: EmbedJob, items: Sequence[Item]) -> set[int]:
-    """Make the folder of a job, or make sure that it is this job's, and return its finished shards.
+    """Make the folder of a job, or make sure that it is this job's, and return its finished shards."""
+    names = bind(out, job.about(items))
+    return {int(number[1]) for name in names if (number := re.fullmatch(r"part-(\d{6,})\.parquet", name))}
+
+
+def bind(out: str, about: dict[str, Any]) -> set[str]:
+    """Make the folder of a job that all this is true of, or make sure that it is that job's, and return its files.
 
     An InputError names what differs, or the folder that is no job's.
     """
     folder = Folder(out)
-    about, names = job.about(items), folder.names()
+    names = folder.names()
     if JOB in names:
         with folder.reading(JOB) as file:
             check_same(out, file.read(), about)
@@ -147,7 +153,7 @@ def open_job(out: str, job: EmbedJob, items: Sequence[Item]) -> set[int]:
     else:
         with folder.writing(JOB) as file:
             file.write(json.dumps(about, indent=1).encode())
-    return {int(number[1]) for name in names if (number := re.fullmatch(r"part-(\d{6,})\.parquet", name))}
+    return names
 
 
 def check_same(out: str, written: bytes | str, about: dict[str, Any]) -> None:

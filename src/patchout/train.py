@@ -1,6 +1,5 @@
 """Supervised training, from random weights or a model's: the model, the plan, the run (PaSST, section 3)."""
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from patchout.batches import Batch, StepSampler, Waves, balance_weights, batches
 from patchout.channels import EVALUATION_BATCH, each_channel
 from patchout.clips import ClipSet
 from patchout.device import pick_device
-from patchout.files import write_aside
+from patchout.files import write_json
 from patchout.plan import Plan, fitting_batch, measure
 from patchout.repeat import Scores, repeat
 from patchout.report import write_report
@@ -270,8 +269,5 @@ def _conclude(task: _Task, folder: RunFolder, scores: Scores) -> Scores:
     final = _judge(task, found, clips)
     if which == "test":
         _save(task, model, path, final)
-    with write_aside(folder.path / "scores.json") as aside:
-        aside.write_text(
-            json.dumps({"clips": which, "scores": final, "validation": scores}, indent=1), encoding="utf-8"
-        )
+    write_json(folder.path / "scores.json", {"clips": which, "scores": final, "validation": scores})
     return final

@@ -10,16 +10,14 @@ import tyro
 from patchout.device import Precision
 from patchout.patches import Patchout
 
-LIMITS = {  # lowest value, and what it stays below
-    **dict.fromkeys(("depth", "hop_length", "epochs", "parts", "seeds", "ramp_epochs", "swa_every"), (1, math.inf)),
-    **dict.fromkeys(("clip_s", "table_s", "roll_s", "wave_mix_alpha", "mixup", "lr", "weight_decay"), (0, math.inf)),
-    **dict.fromkeys(("warm_up_epochs", "plateau_epochs", "clip_norm", "batch", "draws"), (0, math.inf)),
-    **dict.fromkeys(("mask_freq", "mask_time", "evaluate_every", "swa_start"), (0, math.inf)),
-    **dict.fromkeys(("seed", "workers"), (0, math.inf)),
-    **dict.fromkeys(("speed", "label_smoothing", "ema", "hold_out", "floor", "drop_path"), (0, 1)),
-    **dict.fromkeys(("wave_mix",), (0, 1 + 1e-9)),
-    **dict.fromkeys(("layer_decay",), (1e-3, 1 + 1e-9)),
-}
+LIMITS = (  # fields, the lowest value, and what they stay below
+    ("depth hop_length epochs parts seeds ramp_epochs swa_every", 1, math.inf),
+    ("clip_s table_s roll_s wave_mix_alpha mixup lr weight_decay seed workers", 0, math.inf),
+    ("warm_up_epochs plateau_epochs clip_norm batch draws evaluate_every swa_start mask_freq mask_time", 0, math.inf),
+    ("speed label_smoothing ema hold_out floor drop_path", 0, 1),
+    ("wave_mix", 0, 1 + 1e-9),
+    ("layer_decay", 1e-3, 1 + 1e-9),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,35 +168,28 @@ class TrainConfig:
     """also log to tensorboard, wandb or trackio"""
 
     def __post_init__(self) -> None:
-        """Refuse values that train nothing."""
-        for name, (low, high) in LIMITS.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value < high:
-                raise ValueError(f"{name} must be at least {low} and below {high:g}, got {value}")
-        if self.stride is not None and min(self.stride) < 1:
-            raise ValueError(f"stride counts pixels and must be at least 1, got {self.stride}")
-        if self.gain_db[0] > self.gain_db[1]:
-            raise ValueError(f"gain_db goes from the lower to the higher end, got {self.gain_db}")
-        if self.batch % self.parts:
-            raise ValueError(f"a batch of {self.batch} cannot be cut into {self.parts} equal parts")
-        if self.result == "average" and not (self.ema or self.swa_start):
-            raise ValueError("result average needs an average: set ema or swa_start")
-        if self.ema and self.swa_start:
-            raise ValueError("ema and swa_start are two averages: set one of them to 0")
-        self._check_clips()
-
-    def _check_clips(self) -> None:
-        """Refuse splits that contradict each other."""
-        if self.folds and self.result == "best":
-            raise ValueError("result best would choose by the fold that is scored: set result to last or average")
-        if self.folds and self.split:
-            raise ValueError(
-                f"split {self.split} and folds {', '.join(self.folds)} both hold clips out: give one of them"
-            )
-        if self.result == "best" and not (self.evaluate_every and (self.split or self.hold_out)):
-            raise ValueError("result best needs clips to choose by: set split or hold_out, and evaluate_every")
-        if self.freeze and not self.init:
-            raise ValueError(f"freeze {self.freeze} needs start weights worth keeping: set init")
+        """Refuse values that train nothing, or contradict each other."""
+        for names, low, high in LIMITS:
+            for name in names.split():
+                value = getattr(self, name)
+                if value is not None and not low <= value < high:
+                    raise ValueError(f"{name} must be at least {low} and below {high:g}, got {value}")
+        best, averaging = self.result == "best", self.ema or self.swa_start
+        watched = self.evaluate_every and (self.split or self.hold_out)
+        folds = ", ".join(self.folds)
+        refusals = {
+            f"stride counts pixels and must be at least 1, got {self.stride}": self.stride and min(self.stride) < 1,
+            f"gain_db goes from the lower to the higher end, got {self.gain_db}": self.gain_db[0] > self.gain_db[1],
+            f"a batch of {self.batch} cannot be cut into {self.parts} equal parts": self.batch % self.parts,
+            "ema and swa_start are two averages: set one of them to 0": self.ema and self.swa_start,
+            "result average needs an average: set ema or swa_start": self.result == "average" and not averaging,
+            "result best would choose by the fold that is scored: set result to last or average": best and folds,
+            "result best needs clips to choose by: set split or hold_out, and evaluate_every": best and not watched,
+            f"split {self.split} and folds {folds} both hold clips out: give one of them": folds and self.split,
+            f"freeze {self.freeze} needs start weights worth keeping: set init": self.freeze and not self.init,
+        }
+        if reasons := [reason for reason, is_so in refusals.items() if is_so]:
+            raise ValueError(reasons[0])
 
     @property
     def patchout(self) -> Patchout:

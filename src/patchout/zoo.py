@@ -9,26 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from patchout.labels import label_names
-from patchout.zoo_list import ALIASES, BUILT_IN, MODELS, Entry
+from patchout.zoo_list import ALIASES, Entry
+from patchout.zoo_list import MODELS as MODELS
 
 if TYPE_CHECKING:
     from patchout.checkpoint import Model
     from patchout.maskspec import MaskSpec
     from patchout.tagger import Tagger
-
-__all__ = [
-    "ALIASES",
-    "BUILT_IN",
-    "MODELS",
-    "Entry",
-    "UnknownModelError",
-    "cache_folder",
-    "fetch",
-    "load",
-    "load_pretrained",
-    "locate",
-    "rows",
-]
 
 Progress = Callable[[int, int | None], None]  # bytes done, and bytes in all where the server says so
 

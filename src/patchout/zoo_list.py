@@ -1,5 +1,6 @@
 """The published models: name, address, licence, score, and what a file does not say about itself."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -28,39 +29,32 @@ class Entry:
 _GONE = "reported missing at its address (HTTP 404)"
 
 _AUDIOSET = (  # name, release file, mAP, note
-    ("passt-s-ap476", "v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa.pt", ".476", "the usual start of fine-tuning"),
-    ("passt-s-ap4761", "v0.0.2-audioset/passt-s-f128-p16-s10-ap.4761-swa.pt", ".4761", "stride 10, averaged"),
-    ("passt-s-ap472", "v0.0.2-audioset/passt-s-f128-p16-s10-ap.472.pt", ".472", "stride 10, not averaged"),
-    ("passt-s-s12-ap470", "v0.0.2-audioset/passt-s-f128-p16-s12-ap.470.pt", ".470", "stride 12, not averaged"),
-    ("passt-s-s12-ap473", "v0.0.2-audioset/passt-s-f128-p16-s12-ap.473-swa.pt", ".473", "stride 12, averaged"),
-    ("passt-s-s14-ap469", "v0.0.2-audioset/passt-s-f128-p16-s14-ap.469.pt", ".469", "stride 14, not averaged"),
-    ("passt-s-s14-ap471", "v0.0.2-audioset/passt-s-f128-p16-s14-ap.471-swa.pt", ".471", "stride 14, averaged"),
-    ("passt-s-s16-ap468", "v0.0.2-audioset/passt-s-f128-p16-s16-ap.468.pt", ".468", "stride 16, not averaged"),
-    ("passt-s-s16-ap473", "v0.0.2-audioset/passt-s-f128-p16-s16-ap.473-swa.pt", ".473", "stride 16, averaged"),
-    ("passt-s-kd-ap486", "v.0.0.9/passt-s-kd-ap.486.pt", ".486", "distilled from an ensemble"),
-    ("passt-l-kd-ap47", "v.0.0.10/passt-l-kd-ap.47.pt", ".4708", "distilled; 7 blocks instead of 12"),
-    ("passt-s-20sec-ap474", "v0.0.5/passt-s-f128-20sec-p16-s10-ap.474-swa.pt", ".474", "20 s in one pass"),
-    ("passt-s-30sec-ap473", "v0.0.5/passt-s-f128-30sec-p16-s10-ap.473-swa.pt", ".473", "30 s in one pass"),
-    ("passt-b-ap459", "v.0.0.7-audioset/passt-b-f128-p16-s16-ap.459.pt", ".459", "trained without Patchout"),
-    (
-        "passt-u600-ap460",
-        "v.0.0.7-audioset/passt-u600-f128-p16-s16-ap.460.pt",
-        ".460",
-        "600 single patches dropped",
-    ),
-)
-_FINER = (  # name, release file, mAP, hop in samples
-    ("passt-s-hop160-ap473", "v0.0.3-audioset/passt-s-f128-stfthop160-p16-s10-ap.473-swa.pt", ".473", 160),
-    ("passt-s-hop100-ap473", "v0.0.3-audioset/passt-s-f128-stfthop100-p16-s10-ap.473-swa.pt", ".473", 100),
+    ("passt-s-ap476", "v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa", ".476", "the usual start of fine-tuning"),
+    ("passt-s-ap4761", "v0.0.2-audioset/passt-s-f128-p16-s10-ap.4761-swa", ".4761", "stride 10, averaged"),
+    ("passt-s-ap472", "v0.0.2-audioset/passt-s-f128-p16-s10-ap.472", ".472", "stride 10, not averaged"),
+    ("passt-s-s12-ap470", "v0.0.2-audioset/passt-s-f128-p16-s12-ap.470", ".470", "stride 12, not averaged"),
+    ("passt-s-s12-ap473", "v0.0.2-audioset/passt-s-f128-p16-s12-ap.473-swa", ".473", "stride 12, averaged"),
+    ("passt-s-s14-ap469", "v0.0.2-audioset/passt-s-f128-p16-s14-ap.469", ".469", "stride 14, not averaged"),
+    ("passt-s-s14-ap471", "v0.0.2-audioset/passt-s-f128-p16-s14-ap.471-swa", ".471", "stride 14, averaged"),
+    ("passt-s-s16-ap468", "v0.0.2-audioset/passt-s-f128-p16-s16-ap.468", ".468", "stride 16, not averaged"),
+    ("passt-s-s16-ap473", "v0.0.2-audioset/passt-s-f128-p16-s16-ap.473-swa", ".473", "stride 16, averaged"),
+    ("passt-s-kd-ap486", "v.0.0.9/passt-s-kd-ap.486", ".486", "distilled from an ensemble"),
+    ("passt-l-kd-ap47", "v.0.0.10/passt-l-kd-ap.47", ".4708", "distilled; 7 blocks instead of 12"),
+    ("passt-s-20sec-ap474", "v0.0.5/passt-s-f128-20sec-p16-s10-ap.474-swa", ".474", "20 s in one pass"),
+    ("passt-s-30sec-ap473", "v0.0.5/passt-s-f128-30sec-p16-s10-ap.473-swa", ".473", "30 s in one pass"),
+    ("passt-b-ap459", "v.0.0.7-audioset/passt-b-f128-p16-s16-ap.459", ".459", "trained without Patchout"),
+    ("passt-u600-ap460", "v.0.0.7-audioset/passt-u600-f128-p16-s16-ap.460", ".460", "600 single patches dropped"),
+    ("passt-s-hop160-ap473", "v0.0.3-audioset/passt-s-f128-stfthop160-p16-s10-ap.473-swa", ".473", "5 ms frames"),
+    ("passt-s-hop100-ap473", "v0.0.3-audioset/passt-s-f128-stfthop100-p16-s10-ap.473-swa", ".473", "3.125 ms frames"),
 )
 _OPENMIC = (  # name, release file, note
-    ("openmic-passt-s-ap85", "v0.0.5/openmic-passt-s-f128-10sec-p16-s10-ap.85.pt", "20 instruments"),
-    ("openmic-passt-u-ap85", "v0.0.4-openmic/openmic2008.passt-u-f128-p16-s10-ap.85.pt", _GONE),
-    ("openmic-passt-u-swa-ap85", "v0.0.4-openmic/openmic2008.passt-u-f128-p16-s10-ap.85-swa.pt", _GONE),
+    ("openmic-passt-s-ap85", "v0.0.5/openmic-passt-s-f128-10sec-p16-s10-ap.85", "20 instruments"),
+    ("openmic-passt-u-ap85", "v0.0.4-openmic/openmic2008.passt-u-f128-p16-s10-ap.85", _GONE),
+    ("openmic-passt-u-swa-ap85", "v0.0.4-openmic/openmic2008.passt-u-f128-p16-s10-ap.85-swa", _GONE),
 )
 _FSD50K = (  # name, release file, mAP
-    ("fsd50k-passt-s-ap655", "v0.0.5/fsd50k-passt-s-f128-p16-s10-ap.655.pt", ".655"),
-    ("fsd50k-passt-s-n-ap642", "v0.0.5/fsd50k-passt-s-n-f128-p16-s16-ap.642.pt", ".642"),
+    ("fsd50k-passt-s-ap655", "v0.0.5/fsd50k-passt-s-f128-p16-s10-ap.655", ".655"),
+    ("fsd50k-passt-s-n-ap642", "v0.0.5/fsd50k-passt-s-n-f128-p16-s16-ap.642", ".642"),
 )
 _MASKSPEC = (  # name, place on the authors' drive, file name, score, note
     (
@@ -75,15 +69,16 @@ _MASKSPEC = (  # name, place on the authors' drive, file name, score, note
 _ESC50 = ("967", "977", "959", "987", "962")  # accuracy on folds 1 to 5, each with the model that was not trained on it
 
 
-def _passt(name: str, path: str, score: str, *, labels: str = "audioset", hop: int = 320, note: str) -> Entry:
-    """A release file of PaSST's authors; strides, depth and position tables are read from its shapes at loading."""
+def _passt(name: str, path: str, score: str, *, labels: str = "audioset", note: str) -> Entry:
+    """A release file of PaSST's authors: its name says the hop; stride, depth, positions are read from its shapes."""
+    hop = re.search(r"stfthop(\d+)", path)
     return Entry(
         name=name,
-        url=f"https://github.com/kkoutini/PaSST/releases/download/{path}",
+        url=f"https://github.com/kkoutini/PaSST/releases/download/{path}.pt",
         licence="Apache-2.0",
         score=score,
         labels=labels,
-        hop_length=hop,
+        hop_length=int(hop[1]) if hop else 320,
         task="multi_class" if labels == "esc50" else "multi_label",
         note=note,
     )
@@ -102,14 +97,12 @@ def _entries() -> Iterator[Entry]:
     )
     for name, path, score, note in _AUDIOSET:
         yield _passt(name, path, f"AudioSet mAP {score}", note=note)
-    for name, path, score, hop in _FINER:
-        yield _passt(name, path, f"AudioSet mAP {score}", hop=hop, note=f"{hop / 32:g} ms frames")
     for name, path, note in _OPENMIC:
         yield _passt(name, path, "OpenMIC mAP .85", labels="openmic2018", note=note)
     for name, path, score in _FSD50K:
         yield _passt(name, path, f"FSD50K mAP {score}", labels="", note="class names: vocabulary.csv of the data set")
     for fold, accuracy in enumerate(_ESC50, start=1):
-        path = f"v.0.0.6/esc50-passt-s-n-f128-p16-s10-fold{fold}-acc.{accuracy}.pt"
+        path = f"v.0.0.6/esc50-passt-s-n-f128-p16-s10-fold{fold}-acc.{accuracy}"
         score = f"ESC-50 fold {fold} accuracy .{accuracy}"
         yield _passt(f"esc50-passt-s-n-fold{fold}", path, score, labels="esc50", note=f"all folds but {fold}")
     for name, place, file, score, note in _MASKSPEC:

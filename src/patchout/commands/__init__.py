@@ -35,6 +35,12 @@ def check_batch_size(batch_size: int) -> None:
         raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
 
 
+def check_parent(path: Path) -> None:
+    """Refuse a file in a folder that is not there, before anything is loaded."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder to write into: make it first")
+
+
 def near(word: str, known: Sequence[str]) -> str:
     """A hint at the name that was probably meant."""
     found = difflib.get_close_matches(word, known, n=1)

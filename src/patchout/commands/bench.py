@@ -11,7 +11,7 @@ import tyro
 
 from patchout import output
 from patchout.commands import DONE, FAILED
-from patchout.files import write_aside
+from patchout.files import write_json
 
 if TYPE_CHECKING:
     from patchout.bench import Row
@@ -73,8 +73,7 @@ def _write(folder: Path, record: dict[str, Any], rows: "Sequence[Row]") -> None:
     from patchout.plots_bench import Circle, speed_and_score
 
     folder.mkdir(parents=True, exist_ok=True)
-    with write_aside(folder / "bench.json") as aside:
-        aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "bench.json", record)
     first = {row.measured: row for row in reversed(rows)}  # one circle for rows that share a measurement
     scored = [(row.name, got, row.cited.mAP) for got, row in first.items() if got and row.cited.mAP]
     circles = [Circle(name, got.training_clips_per_s, score, got.activation_gb) for name, got, score in scored]

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from patchout import output
-from patchout.commands import DONE, FAILED, near, say
-from patchout.zoo import BUILT_IN
+from patchout.commands import DONE, FAILED, check_parent, near, say
+from patchout.zoo_list import BUILT_IN
 
 if TYPE_CHECKING:
     from pyarrow import Table
 
     from patchout.bulk import Engine
-    from patchout.items import Items
+    from patchout.items import Item
     from patchout.shards import EmbedJob
 
 SUFFIXES = {"parquet": ("", ".parquet"), "npy": ("",), "hdf5": (".h5", ".hdf5")}  # of --out; "" is a folder
@@ -99,12 +99,7 @@ def _check(options: Options) -> None:
         from patchout.plots import picture_format
 
         picture_format(picture)
-        _check_parent(picture)
-
-
-def _check_parent(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder to write into: make it first")
+        check_parent(picture)
 
 
 def _is_folder(options: Options) -> bool:
@@ -142,15 +137,15 @@ def _job(options: Options) -> "EmbedJob":
 # -- doing it ---------------------------------------------------------------------------------------------------------
 
 
-def _run(items: "Items", job: "EmbedJob", out: str, options: Options) -> int:
+def _run(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> int:
     """Fill the folder `out` with shards; how many items failed."""
     from patchout.bulk import run, run_here
 
     engine: Engine = run_here
     if options.engine == "ray":
-        from patchout.bulk_ray import RayEngine
+        from patchout.bulk_ray import ray_engine
 
-        engine = RayEngine()
+        engine = ray_engine()
     started = time.monotonic()
     with output.Bar("files", len(items), sys.stderr) as bar:
         summary = run(items, job, out, device=options.device, on_progress=bar.sounds, engine=engine)
@@ -165,13 +160,13 @@ def _run(items: "Items", job: "EmbedJob", out: str, options: Options) -> int:
     return summary.num_failed
 
 
-def _run_and_join(items: "Items", job: "EmbedJob", out: str, options: Options) -> int:
+def _run_and_join(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> int:
     """Fill a folder beside `out`, and make one result of it; nothing is done if that is there already."""
     from patchout.join import job_of, join
     from patchout.shards import check_same
 
     target = Path(out)
-    _check_parent(target)
+    check_parent(target)
     there = job_of(target, options.format)
     if there is not None:
         check_same(out, there, job.about(items))

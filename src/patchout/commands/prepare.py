@@ -64,15 +64,13 @@ def _encoding(options: Options) -> "Encoding":
     """What was asked for, if it can be stored and heard."""
     from patchout.prepare.check import KBPS, Encoding
 
-    if options.encoding != "mp3":
-        if options.mp3_kbps is not None:
-            raise ValueError(f"--mp3-kbps is for --encoding mp3, not for {options.encoding}")
-        return Encoding(options.encoding)
-    if options.mp3_kbps not in KBPS:
+    if options.encoding != "mp3" and options.mp3_kbps is not None:
+        raise ValueError(f"--mp3-kbps is for --encoding mp3, not for {options.encoding}")
+    if options.encoding == "mp3" and options.mp3_kbps not in KBPS:
         given = "none was given" if options.mp3_kbps is None else f"got {options.mp3_kbps}"
         why = "below 128 the top of the spectrum is cut off (48 leaves nothing above 11 kHz)"
         raise ValueError(f"--encoding mp3 needs --mp3-kbps {', '.join(map(str, KBPS))}; {given}: {why}")
-    return Encoding("mp3", options.mp3_kbps)
+    return Encoding(options.encoding, options.mp3_kbps or 0)
 
 
 def _tell(out: Path, info: dict[str, Any], report: str) -> None:

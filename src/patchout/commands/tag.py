@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from patchout import output
-from patchout.commands import DONE, FAILED, check_batch_size, load_model, say
+from patchout.commands import DONE, FAILED, check_batch_size, check_parent, load_model, say
 from patchout.errors import InputError
-from patchout.zoo import BUILT_IN
+from patchout.zoo_list import BUILT_IN
 
 if TYPE_CHECKING:
     from patchout.inference import Scored
@@ -117,8 +117,7 @@ def _picture_paths(plot: Path | None, sounds: list[str]) -> dict[str, Path]:
         picture_format(plot)
         if len(sounds) > 1:
             raise ValueError(f"one picture for {len(sounds)} files: give --plot a folder")
-        if not plot.parent.is_dir():
-            raise FileNotFoundError(f"{plot.parent}: no such folder to write into: make it first")
+        check_parent(plot)
         return dict.fromkeys(sounds, plot)
     plot.mkdir(parents=True, exist_ok=True)
     names = _distinct([Path(sound).stem for sound in sounds])

@@ -106,11 +106,12 @@ def _parquet(path: Path, split: str) -> Iterator[Clip]:
         if not column:
             raise LayoutError(f"{path}: has no column labels or human_labels")
         wanted = ["video_id" if "video_id" in columns else "audio.path", column]
-        batches = file.iter_batches(ROWS, columns=wanted, use_threads=False)
-        for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
-            labels = {label if isinstance(label, int) else place[label] for label in row[column]}
-            id = row["video_id"] if "video_id" in row else _id(Path(row["audio"]["path"]).stem)
-            yield Clip(id, str(path), tuple(sorted(labels)), split, row=number)
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, columns=wanted, use_threads=False).to_pylist()
+            for number, row in enumerate(rows):
+                labels = {label if isinstance(label, int) else place[label] for label in row[column]}
+                id = row["video_id"] if "video_id" in row else _id(Path(row["audio"]["path"]).stem)
+                yield Clip(id, str(path), tuple(sorted(labels)), split, row=number, group=group)
 
 
 def _id(stem: str) -> str:

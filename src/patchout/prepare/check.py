@@ -2,8 +2,7 @@
 
 import hashlib
 import io
-from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import soundfile
@@ -69,7 +68,7 @@ def check(data: bytes, encoding: Encoding, *, start_s: float = 0.0, end_s: float
     sides: tuple[Channel, ...] = ("left", "right") if channels == 2 else ("mean",)
     streams = [Stream(data, RATE, start_s=start_s, end_s=end_s, channel=side) for side in sides]
     waves = np.stack([np.concatenate(list(stream)) for stream in streams], axis=1)
-    return found._replace(audio=_flac(waves) if encoding.name == "flac" else _mp3(waves, encoding.kbps))
+    return found._replace(audio=_encoded(waves, encoding))
 
 
 def _note(text: object) -> str:
@@ -95,23 +94,11 @@ def _num_channels(data: bytes) -> int:
             return container.streams.audio[0].layout.nb_channels
 
 
-def _flac(waves: Float[np.ndarray, "sample channel"]) -> bytes:
-    """16 bits; what is louder than full scale is clipped."""
+def _encoded(waves: Float[np.ndarray, "sample channel"], encoding: Encoding) -> bytes:
+    """FLAC of 16 bits, where what is louder than full scale is clipped, or MP3 at a constant rate."""
+    how: dict[str, Any] = {"format": "FLAC", "subtype": "PCM_16"}
+    if encoding.name == "mp3":  # libsndfile's levels go from 320 (0) to 32 kbit/s (1)
+        how = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": (320 - encoding.kbps) / 288}
     file = io.BytesIO()
-    soundfile.write(file, waves, RATE, format="FLAC", subtype="PCM_16")
-    return file.getvalue()
-
-
-def _mp3(waves: Float[np.ndarray, "sample channel"], kbps: int) -> bytes:
-    """A constant rate; the header says how many samples the encoder put around the sound."""
-    import av
-
-    file, layout = io.BytesIO(), "mono" if waves.shape[1] == 1 else "stereo"
-    with av.open(file, "w", format="mp3") as container:
-        stream = container.add_stream("libmp3lame", rate=RATE, layout=layout, format="fltp")
-        stream.bit_rate = kbps * 1000
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waves.T), format="fltp", layout=layout)
-        frame.sample_rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), 0
-        for part in (frame, None):
-            container.mux(stream.encode(part))
+    soundfile.write(file, waves, RATE, **how)
     return file.getvalue()

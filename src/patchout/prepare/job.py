@@ -25,14 +25,14 @@ from pyarrow.csv import WriteOptions, write_csv
 from patchout.bulk import only_writer
 from patchout.clips import rows_of
 from patchout.errors import InputError
-from patchout.files import write_aside
+from patchout.files import write_aside, write_json
 from patchout.prepare.check import ORIGINAL, Encoding
 from patchout.prepare.layouts import read_layout
 from patchout.prepare.listing import Clip, Listing
 from patchout.prepare.shard import CHECKED, FOUND, Shards, write_shard
-from patchout.shards import check_same
+from patchout.shards import bind
 
-INFO, JOB, REPORT = "dataset.json", "job.json", "report.csv"
+INFO, REPORT = "dataset.json", "report.csv"
 SHARD_CLIPS, MAX_SHARDS = 64, 512  # a shard is what a killed job does again; each one is a memory map
 USUAL_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 176400, 192000)
 
@@ -76,7 +76,7 @@ def prepare(plan: Plan, *, workers: int = 1, on_progress: Progress = lambda *_: 
     another job and for a set without a usable clip.
     """
     shards, size = plan.shards, plan.shard_clips
-    _open(shards.out, plan.about)
+    bind(str(shards.out), plan.about)
     with only_writer(str(shards.out)):
         if (shards.out / INFO).exists():
             return json.loads((shards.out / INFO).read_text())
@@ -102,22 +102,6 @@ def _schema(listing: Listing) -> pa.Schema:
     columns |= {listing.fold: pa.string()} if listing.fold else {}
     numbers = dict.fromkeys(("probabilities", "known"), pa.list_(pa.float32()))
     return pa.schema(columns | {name: numbers.get(name, pa.string()) for name in listing.more})
-
-
-def _open(out: Path, about: dict[str, Any]) -> None:
-    """Make the folder of this job, or make sure that it is one."""
-    if (out / JOB).exists():
-        check_same(str(out), (out / JOB).read_text(), about)
-        return
-    if out.is_file() or any(out.glob("[!.]*")):
-        raise InputError(f"{out}: is there, but has no {JOB}, so it is no prepared set: give a new or empty folder")
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / JOB, about)
-
-
-def _write(path: Path, content: Any) -> None:
-    with write_aside(path) as aside:
-        aside.write_text(json.dumps(content, indent=1))
 
 
 # -- workers -----------------------------------------------------------------------------------------------------------
@@ -181,9 +165,7 @@ def _finish(plan: Plan) -> dict[str, Any]:
         write_csv(report, aside, WriteOptions(quoting_style="needed"))
     counts = Counter({row["values"]: row["counts"] for row in kept["fold"].value_counts().to_pylist()})
     official = plan.listed if listing.official is None else listing.official
-    ids = hashlib.sha256()
-    for batch in kept.select(["id"]).to_batches():
-        ids.update("".join(f"{id}\n" for id in batch["id"].to_pylist()).encode())
+    ids = "".join(f"{id}\n" for id in kept["id"].to_pylist())
     info = {
         "format": 1,
         "name": plan.about["name"],
@@ -191,14 +173,14 @@ def _finish(plan: Plan) -> dict[str, Any]:
         "task": listing.task,
         "classes": list(listing.classes),
         "counts": counts,
-        "ids_sha256": ids.hexdigest(),
+        "ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
         "official": {fold: {"listed": number, "present": counts[fold]} for fold, number in official.items()},
         "audio_s": pc.sum(kept["audio_s"]).as_py(),
         "left_out": len(found) - len(kept) + len(listing.problems),
         "problems": Counter(report["problem"].to_pylist()),
     }
     _lay_out(shards)
-    _write(shards.out / INFO, info)
+    write_json(shards.out / INFO, info)
     shutil.rmtree(shards.out / CHECKED)
     return info
 
@@ -211,10 +193,13 @@ def _lay_out(shards: Shards) -> None:
     state: dict[str, Any] = {
         "_data_files": files,
         "_fingerprint": hashlib.sha256(shards.schema.serialize()).hexdigest()[:16],
+        "_format_kwargs": {},
+        "_output_all_columns": False,
+        **dict.fromkeys(("_format_columns", "_format_type", "_split")),
     }
-    state |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False}
-    _write(shards.out / "dataset_info.json", asdict(DatasetInfo(features=Features.from_arrow_schema(shards.schema))))
-    _write(shards.out / "state.json", state | {"_split": None})
+    info = DatasetInfo(features=Features.from_arrow_schema(shards.schema))
+    write_json(shards.out / "dataset_info.json", asdict(info))
+    write_json(shards.out / "state.json", state)
 
 
 def _duplicates(kept: pa.Table) -> pa.Table:

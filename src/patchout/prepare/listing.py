@@ -14,7 +14,10 @@ class LayoutError(InputError):
 
 
 class Clip(NamedTuple):
-    """One listed sound, or its segment; `row` is its place in a container, `file` is empty if none was found."""
+    """One listed sound, or its segment; `file` is empty if none was found.
+
+    `row` is its place in an HDF5 file, or in row group `group` of a Parquet file.
+    """
 
     id: str
     file: str
@@ -22,6 +25,7 @@ class Clip(NamedTuple):
     fold: str = ""
     more: dict[str, Any] = {}  # noqa: RUF012 (never changed) the columns that not every data set has
     row: int = -1
+    group: int = 0
     start_s: float = 0.0
     end_s: float | None = None
 

@@ -1,7 +1,8 @@
 """One shard, made by a worker process: its clips are read, checked, encoded and written; nothing heavy is imported."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,10 +65,10 @@ def write_shard(shards: Shards, number: int, clips: Sequence[Clip]) -> tuple[int
 
 def _checked(clips: Sequence[Clip], encoding: Encoding) -> Iterator[tuple[Clip, Checked]]:
     """The clips in their order with what was found; one that cannot be read is no reason to stop."""
-    sounds = _Sounds()
+    groups = lru_cache(maxsize=1)(_row_group)  # clips come in the order of their containers
     for clip in clips:
         try:
-            data = sounds.read(clip)
+            data = _bytes(clip, groups)
         except FileNotFoundError:
             yield clip, Checked(problem="missing", note="no such file" if clip.file else "no file has its name")
         except OSError as error:
@@ -76,35 +77,23 @@ def _checked(clips: Sequence[Clip], encoding: Encoding) -> Iterator[tuple[Clip, 
             yield clip, check(data, encoding, start_s=clip.start_s, end_s=clip.end_s)
 
 
-class _Sounds:
-    """The bytes of clips, whose containers are read in order: the last row group of a Parquet file is kept."""
+def _bytes(clip: Clip, groups: Callable[[str, int], pa.ChunkedArray]) -> bytes:
+    """The bytes of a clip's file, or those in its row of a container."""
+    if not clip.file:
+        raise FileNotFoundError
+    if clip.row < 0:
+        return Path(clip.file).read_bytes()
+    if clip.file.endswith(".parquet"):
+        return groups(clip.file, clip.group)[clip.row]["bytes"].as_py()
+    import h5py
 
-    def __init__(self) -> None:
-        self._at: tuple[str, int] = ("", 0)  # file, first row of the group
-        self._group: list[Any] = []
+    with h5py.File(clip.file) as file:
+        return file["mp3"][clip.row].tobytes()
 
-    def read(self, clip: Clip) -> bytes:
-        """The bytes of one clip's file."""
-        if clip.row < 0:
-            if not clip.file:
-                raise FileNotFoundError
-            return Path(clip.file).read_bytes()
-        if not clip.file.endswith(".parquet"):
-            import h5py
 
-            with h5py.File(clip.file) as file:
-                return file["mp3"][clip.row].tobytes()
-        if self._at[0] != clip.file or not 0 <= clip.row - self._at[1] < len(self._group):
-            self._load(clip)
-        return self._group[clip.row - self._at[1]]["bytes"].as_py()
-
-    def _load(self, clip: Clip) -> None:
-        with pq.ParquetFile(clip.file, pre_buffer=False) as file:
-            first, group = 0, 0
-            while clip.row >= first + (rows := file.metadata.row_group(group).num_rows):
-                first, group = first + rows, group + 1
-            self._at = (clip.file, first)
-            self._group = list(file.read_row_group(group, columns=["audio"], use_threads=False)["audio"])
+def _row_group(file: str, group: int) -> pa.ChunkedArray:
+    with pq.ParquetFile(file, pre_buffer=False) as opened:
+        return opened.read_row_group(group, columns=["audio"], use_threads=False)["audio"]
 
 
 def _text(name: str) -> str:
