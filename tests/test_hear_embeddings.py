@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from patchout.checkpoint import save
 from patchout.embedding import EmbedConfig
-from patchout.hear.embeddings import EmbeddingError, Rows, embed_task, read_embeddings
+from patchout.hear.embeddings import EmbeddingError, Rows, embed_task, embedding_s, read_embeddings, read_rows
 from patchout.hear.subject import ModuleError, Subject, batch_size, open_module, open_subject, timestamps
 from patchout.hear.tasks import Task, TaskError, read_task
 from patchout.passt import Passt
@@ -86,7 +86,7 @@ def test_scenes_lie_in_the_order_of_training(tmp_path: Path, mode: str) -> None:
     task = read_task(make_task(tmp_path / "tasks", mode=mode))
     embedded = embed_task(loudness(), task, tmp_path / "out")
     for split, files in task.shuffled().items():
-        rows = embedded.rows(split)
+        rows = read_rows(embedded, split)
         assert rows.files == tuple(files)
         assert isinstance(rows.values, np.memmap)
         expected = [task.labels.index(task.annotations[split][file][0]) for file in files]
@@ -97,14 +97,14 @@ def test_scenes_lie_in_the_order_of_training(tmp_path: Path, mode: str) -> None:
 def test_an_embedding_is_that_of_its_own_clip(tmp_path: Path, scene_task: Task) -> None:
     (scene_task.folder / "32000" / "train" / "train1.wav").unlink()
     silence(scene_task.folder / "32000" / "train" / "train1.wav", SECONDS)
-    rows = embed_task(loudness(), scene_task, tmp_path / "out").rows("train")
+    rows = read_rows(embed_task(loudness(), scene_task, tmp_path / "out"), "train")
     assert [file for file, value in zip(rows.files, rows.values, strict=True) if value[0] == 0] == ["train1.wav"]
 
 
 def test_frames_of_clips_of_any_length_are_kept_one_after_another(tmp_path: Path) -> None:
     task = read_task(make_task(tmp_path / "tasks", kind="event", sample_duration=None))
     silence(task.folder / "32000" / "test" / "test1.wav", 0.2)
-    rows = embed_task(loudness(), task, tmp_path / "out").rows("test")
+    rows = read_rows(embed_task(loudness(), task, tmp_path / "out"), "test")
     lengths = dict(zip(rows.files, np.diff(rows.offsets).tolist(), strict=True))
     assert lengths == {"test0.wav": 5, "test1.wav": 2, "test2.wav": 5}
     first = rows.offsets[rows.files.index("test0.wav")]
@@ -113,16 +113,16 @@ def test_frames_of_clips_of_any_length_are_kept_one_after_another(tmp_path: Path
 
 
 def test_several_devices_and_workers_write_the_same(tmp_path: Path, event_task: Task) -> None:
-    one = embed_task(loudness(), event_task, tmp_path / "one", workers=1)
-    two = embed_task(loudness(), event_task, tmp_path / "two", devices=("cpu", "cpu"), workers=3)
-    assert same(one.rows("train"), two.rows("train"))
+    one = embed_task(loudness(), event_task, tmp_path / "one")
+    two = embed_task(loudness(), event_task, tmp_path / "two", devices=("cpu", "cpu"))
+    assert same(read_rows(one, "train"), read_rows(two, "train"))
 
 
 def test_our_models_are_judged_with_their_settings(tmp_path: Path, event_task: Task) -> None:
     save(Passt(tiny_config(), rng=torch.Generator().manual_seed(0)), tmp_path / "tiny.safetensors")
     config = EmbedConfig(levels=("low", "mid"))
     subject = open_subject(str(tmp_path / "tiny.safetensors"), config=config)
-    rows = embed_task(subject, event_task, tmp_path / "out").rows("train")
+    rows = read_rows(embed_task(subject, event_task, tmp_path / "out"), "train")
     assert rows.values.shape == (3 * 11, 6 * 128 + 32)
     assert rows.times_ms[:3].tolist() == [0, 50, 100]
 
@@ -143,7 +143,7 @@ def test_a_task_that_is_done_is_not_embedded_again(tmp_path: Path, scene_task: T
     subject = loudness()
     again = embed_task(subject, scene_task, tmp_path / "out")
     assert seen(subject) == 0
-    assert same(first.rows("test"), again.rows("test"))
+    assert same(read_rows(first, "test"), read_rows(again, "test"))
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(
@@ -151,32 +151,55 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 ) -> None:
     monkeypatch.setattr("patchout.hear.embeddings.PART_S", SECONDS)  # one clip a part
     whole = embed_task(loudness(), event_task, tmp_path / "whole")
-    done = []
+    done: list[int] = []
 
     def stop(clips: int) -> None:
         done.append(clips)
-        if len(done) == 5:
+        if sum(done) == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embed_task(loudness(), event_task, tmp_path / "out", workers=0, on_clips=stop)
+        embed_task(loudness(), event_task, tmp_path / "out", on_clips=stop)
     with pytest.raises(EmbeddingError, match="not all embeddings are there"):
         read_embeddings(tmp_path / "out" / event_task.folder.name)
     subject = loudness()
     embedded = embed_task(subject, event_task, tmp_path / "out")
-    assert 0 < seen(subject) <= 4
-    assert all(same(embedded.rows(split), whole.rows(split)) for split in event_task.splits)
-    assert list((tmp_path / "out").rglob("*part*")) == []
+    assert seen(subject) == 4
+    assert all(same(read_rows(embedded, split), read_rows(whole, split)) for split in event_task.splits)
+
+
+def test_rows_of_a_run_that_was_killed_while_writing_are_written_again(tmp_path: Path, event_task: Task) -> None:
+    """The sizes come last, and say how many of the values and the times count."""
+    whole = embed_task(loudness(), event_task, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    folder = tmp_path / "out" / event_task.folder.name
+    (folder / ".done.embeddings").unlink()
+    (folder / "test.embedding-dimensions.json").write_text("[5, 2]")  # of three clips with five rows each
+    with (folder / "test.embeddings.npy").open("ab") as file:
+        file.write(b"half")
+    subject = loudness()
+    again = embed_task(subject, event_task, tmp_path / "out")
+    assert seen(subject) == 2
+    assert same(read_rows(again, "test"), read_rows(whole, "test"))
+
+
+def test_the_seconds_of_the_model_add_up(tmp_path: Path, scene_task: Task) -> None:
+    folder = embed_task(loudness(), scene_task, tmp_path / "out").folder
+    seconds = json.loads((folder / "profile.embeddings.json").read_text())
+    assert set(seconds) == {"train", "valid", "test"}
+    assert embedding_s(folder) == {"embedding": sum(seconds.values())}
+    assert min(seconds.values()) > 0
+    assert embedding_s(scene_task.folder) == {}
 
 
 def test_models_are_not_mixed_in_one_folder(tmp_path: Path, scene_task: Task) -> None:
     embed_task(loudness(), scene_task, tmp_path / "out")
     other = make_task(tmp_path / "tasks", task_name="other")
-    with pytest.raises(EmbeddingError, match=r"holds model 'loudness', this is model 'louder'; give another folder"):
+    with pytest.raises(EmbeddingError, match=r"made with model 'loudness', this is 'louder'; give another --out"):
         embed_task(open_module("louder", module()), read_task(other), tmp_path / "out")
     trained = loudness()
     trained.model.load_state_dict({"scale": torch.tensor([2.0])})
-    with pytest.raises(EmbeddingError, match="holds weights_sha256"):
+    with pytest.raises(EmbeddingError, match="made with weights_sha256"):
         embed_task(trained, read_task(other), tmp_path / "out")
 
 
@@ -185,7 +208,7 @@ def test_a_task_of_another_model_copied_into_the_folder_is_refused(tmp_path: Pat
     louder = open_module("louder", module())
     embed_task(louder, read_task(make_task(tmp_path / "tasks", task_name="other")), tmp_path / "other")
     shutil.copytree(tmp_path / "out" / scene_task.folder.name, tmp_path / "other" / scene_task.folder.name)
-    with pytest.raises(EmbeddingError, match="holds model 'loudness', this is model 'louder'"):
+    with pytest.raises(EmbeddingError, match="made with model 'loudness', this is 'louder'"):
         embed_task(louder, scene_task, tmp_path / "other")
 
 
@@ -223,6 +246,7 @@ def moved(change_times: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Loudnes
         (moved(lambda times: times.flip(1)), "timestamps to increase within a clip"),
         (moved(lambda times: times + torch.tensor([0, 0, 5.0, 0, 0])), "timestamps to be evenly spaced within 1 ms"),
         (moved(lambda times: times + 60), "timestamps to lie within the sound, 0 to 500 ms"),
+        (moved(lambda times: times / 1000), "timestamps to be milliseconds that reach its end at 500 ms"),
         (moved(lambda times: times * torch.nan), "timestamps to be finite"),
         (moved(lambda times: times[0]), "timestamps to have the shape"),
         (lambda wave, model: timestamp(wave, model)[0], "must return two tensors"),
@@ -253,7 +277,7 @@ def test_scenes_that_break_a_rule_leave_no_embeddings(
 
     with pytest.raises(ModuleError, match=rule):
         embed_task(open_module("bad", module(get_scene_embeddings=without_gradient)), scene_task, tmp_path / "out")
-    assert list((tmp_path / "out").rglob("*.np*")) == []
+    assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.np*")) == 0
 
 
 @pytest.mark.parametrize(
@@ -275,15 +299,39 @@ def test_what_is_no_module_is_refused() -> None:
         open_module("bad", module(get_scene_embeddings=None))
     with pytest.raises(ModuleError, match=r"must give a torch.nn.Module, got dict"):
         open_module("bad", module(load_model=dict))
-    with pytest.raises(ValueError, match=r"no\.such\.module is no file, no model"):
-        open_subject("no.such.module")
+    for name in ("no.such.module", "./nowhere", "no_such+module"):
+        with pytest.raises((ValueError, FileNotFoundError), match=r"unknown model|no such file|cannot be imported"):
+            open_subject(name)
 
 
 def test_any_importable_module_is_opened_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "someones.model", module())
     assert open_subject("someones.model").rate == RATE
+    assert open_subject("someones.model+someones.model").model.scene_embedding_size == 4
     with pytest.raises(ValueError, match="settings are for our models"):
         open_subject("someones.model", config=EmbedConfig())
+
+
+def test_a_module_that_lacks_something_says_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "needs_more.py").write_text("import not_installed")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleError, match=r"needs_more: cannot be imported \(No module named 'not_installed'\)"):
+        open_subject("needs_more")
+
+
+@pytest.mark.parametrize("name", ["passt-s", "passt-s-ap476", "owner/model", "runs/one"])
+def test_whatever_the_zoo_knows_is_one_of_ours(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def load(name: str, *, progress: object) -> Passt:
+        asked.append(name)
+        return Passt(tiny_config())
+
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("patchout.zoo.load", load)
+    assert open_subject(name).detail == repr(EmbedConfig())
+    assert asked == [name]
 
 
 # -- the kit's folders ------------------------------------------------------------------------------------------------
@@ -303,7 +351,7 @@ def kit_folder(task: Task, labels: object, stamps: list[tuple[str, float]] | Non
 
 def test_the_kits_scenes_are_read(scene_task: Task) -> None:
     folder = kit_folder(scene_task, [["low"], ["high"]] * 3, None)
-    rows = read_embeddings(folder).rows("valid")
+    rows = read_rows(read_embeddings(folder), "valid")
     assert rows.values.tolist() == np.arange(12).reshape(6, 2).tolist()
     assert rows.target.tolist() == [[0, 1], [1, 0]] * 3
     assert rows.offsets.tolist() == list(range(7))
@@ -311,7 +359,9 @@ def test_the_kits_scenes_are_read(scene_task: Task) -> None:
 
 def test_the_kits_events_are_read_clip_by_clip(event_task: Task) -> None:
     stamps = [(f"emb/toy/train/{name}.wav", 50.0 * time) for name in "ab" for time in range(3)]
-    rows = read_embeddings(kit_folder(event_task, [[], ["high"], ["high", "low", "low"]] * 2, stamps)).rows("train")
+    rows = read_rows(
+        read_embeddings(kit_folder(event_task, [[], ["high"], ["high", "low", "low"]] * 2, stamps)), "train"
+    )
     assert (rows.files, rows.offsets.tolist()) == (("a.wav", "b.wav"), [0, 3, 6])
     assert rows.times_ms.tolist() == [0, 50, 100] * 2
     assert rows.target[:3].tolist() == [[0, 0], [1, 0], [1, 1]]
@@ -320,18 +370,18 @@ def test_the_kits_events_are_read_clip_by_clip(event_task: Task) -> None:
 def test_a_pickle_that_could_run_code_is_refused(scene_task: Task) -> None:
     folder = kit_folder(scene_task, [Path("x")] * 6, None)
     with pytest.raises(EmbeddingError, match="not one of the kit's"):
-        read_embeddings(folder).rows("train")
+        read_rows(read_embeddings(folder), "train")
 
 
 def test_a_cut_file_of_the_kit_is_refused(scene_task: Task) -> None:
     folder = kit_folder(scene_task, [["low"]] * 6, None)
     (folder / "train.embeddings.npy").write_bytes(b"1234")
     with pytest.raises(EmbeddingError, match=r"train.embeddings.npy: has 4 bytes, 6 x 2 floats"):
-        read_embeddings(folder).rows("train")
+        read_rows(read_embeddings(folder), "train")
 
 
 def test_embeddings_that_are_not_finite_are_refused(scene_task: Task) -> None:
     folder = kit_folder(scene_task, [["low"]] * 6, None)
     np.full(12, np.inf, np.float32).tofile(folder / "test.embeddings.npy")
     with pytest.raises(EmbeddingError, match="test has NaN or infinite"):
-        read_embeddings(folder).rows("test")
+        read_rows(read_embeddings(folder), "test")

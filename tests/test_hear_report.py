@@ -15,7 +15,7 @@ from patchout import plots_hear
 from patchout.commands.hear import main
 from patchout.embedding import EmbedConfig
 from patchout.hear import report
-from patchout.hear.results import Model, ReportError, read_results
+from patchout.hear.results import ReportError, read_results
 from patchout.hear.tasks import BOARDS
 from patchout.plots_hear import Line
 
@@ -30,7 +30,7 @@ def put(root: Path, model: str, task: str, *scores: float, config: EmbedConfig |
         split: {"test_loss": 0.1, "test_score": score, **more.get("scores", {})}
         for split, score in zip(splits, scores, strict=True)
     }
-    record |= {"aggregated_scores": {"test_score_mean": 0.5}, "hparams": {}, "score_mode": more.get("mode", "max")}
+    record |= {"aggregated_scores": {"test_score_mean": 0.5}, "hparams": {}, "score_mode": "max"}
     if config or "weights" in more:
         whose = {"model": model, "detail": repr(config), "weights_sha256": more.get("weights", "0")}
         record["patchout"] = whose | {"grid": "two"}
@@ -48,10 +48,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Sequence[Line]]:
     """The lines of every picture by its name, instead of the picture."""
     lines: dict[str, Sequence[Line]] = {}
-    for name in ("boxes", "bars"):
-        monkeypatch.setattr(plots_hear, name, lambda path, given, panels, words: lines.update({path.name: given}))
-    pair = "pair"
-    monkeypatch.setattr(plots_hear, pair, lambda path, two, cited, tasks, words: lines.update({path.name: two}))
+    for name in ("rows", "pair"):
+        monkeypatch.setattr(plots_hear, name, lambda path, given, *more, title, score: lines.update({path.name: given}))
     return lines
 
 
@@ -59,16 +57,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Sequence[Line]]:
 
 
 def official(fsd50k: str = "fsd50k") -> report.Board:
-    return report.Board("", "", {"all": list(BOARDS)}, best_of(report.leaderboard(fsd50k)), report.leaderboard(fsd50k))
-
-
-def best_of(models: Sequence[Model]) -> dict[str, float]:
-    return {task: max(model.primary().get(task, 0.0) for model in models) for task in BOARDS}
+    return report._board("", "", BOARDS, report.leaderboard(fsd50k))
 
 
 def test_the_best_submissions_are_those_of_the_challenge_alone() -> None:
-    best = best_of(report.leaderboard())
-    assert len(report.leaderboard()) == 29
+    best = official().best
+    assert len(official().models) == 29
     assert best["esc50"] == 0.947499991  # PaSST; a model of 2023 has 0.9615
     assert best["maestro_5h"] == 0.469076937  # GURA Cat H+w+C
     assert best["fsd50k"] == 0.640896618
@@ -80,7 +74,7 @@ def test_the_two_snapshots_differ_in_five_cells_of_fsd50k() -> None:
     assert {task for _, task in changed} == {"fsd50k"}
     assert len(changed) == 5
     assert (old["wav2vec2"]["fsd50k"]["score"], new["wav2vec2"]["fsd50k"]["score"]) == (0.1163954884, 0.341744781)
-    assert best_of(report.leaderboard("fsd50k_before_2022_07"))["fsd50k"] == 0.6400519013
+    assert official("fsd50k_before_2022_07").best["fsd50k"] == 0.6400519013
 
 
 @pytest.mark.parametrize(
@@ -187,12 +181,27 @@ def test_no_event_found_is_a_score_of_zero(tmp_path: Path) -> None:
     assert read_results([tmp_path])[0][0].primary() == {"dcase2016_task2": 0.0}
 
 
+def test_a_task_whose_loss_chooses_keeps_its_score(tmp_path: Path) -> None:
+    """MAESTRO: the mode of the kit's file is that of the loss."""
+    folder = tmp_path / "somebody.module" / "toy_maestro-v1-full"
+    folder.mkdir(parents=True)
+    shutil.copyfile(GOLDEN / "toy_maestro.json", folder / FILE)
+    assert read_results([tmp_path])[0][0].primary() == {"toy_maestro": pytest.approx(0.4028776884)}
+
+
+def test_an_infinite_d_prime_stays_infinite(tmp_path: Path) -> None:
+    path = put(tmp_path, "ours", "own-v1-full", 0.5, 0.5, 0.5, scores={"test_d_prime": float("inf")})
+    assert read_results([tmp_path])[0][0].scores["own"]["d_prime"] == float("inf")
+    path.write_text(path.read_text().replace("Infinity", "-Infinity", 1))
+    assert np.isnan(read_results([tmp_path])[0][0].scores["own"]["d_prime"])
+
+
 def test_an_error_rate_does_not_stand_among_scores(tmp_path: Path) -> None:
-    put(tmp_path, "ours", "own_events-v1-full", 0.9, mode="min", scores={"test_segment_1s_er": 0.9})
+    put(tmp_path, "ours", "own_events-v1-full", 0.9, scores={"test_segment_1s_er": 0.9, "test_top1_acc": 0.1})
     put(tmp_path, "ours", "own_clips-v1-full", 0.8)
     (model,), _, _ = read_results([tmp_path])
     assert model.primary() == {"own_clips": 0.8}
-    assert model.scores["own_events"] == {"segment_1s_er": 0.9}
+    assert model.scores["own_events"] == {"segment_1s_er": 0.9, "top1_acc": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -202,6 +211,7 @@ def test_an_error_rate_does_not_stand_among_scores(tmp_path: Path) -> None:
         ("[]", "is no file of scores"),
         ('{"hparams": {}}', "is no file of scores"),
         ('{"test": {"test_score": "high"}}', "is no file of scores"),
+        ('{"test": {"test_score": 0.5}, "patchout": [1]}', "is no file of scores"),
         ('{"test": {"test_score": NaN}}', "no number from 0 to 1"),
         ('{"test": {"test_score": 47.0}}', "no number from 0 to 1"),
         ('{"fold00": {"test_score": 0.5}, "fold01": {"test_score": 0.5}}', "2 test splits, not of 1"),
@@ -285,7 +295,8 @@ def test_tasks_without_official_scores_are_not_normalised(tmp_path: Path, drawn:
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "| model | source | speech | other | all tasks |" in text
     assert "| **ours** | **measured** | 0.500 | 0.250 | 0.375 |" in text
-    assert "| model | source | mini_digits: mAP |" in text
+    rows = rows_of(tmp_path / "out" / "open-scores.csv")
+    assert [(row["task"], row["value"]) for row in rows if row["score"] == "mAP"] == [("mini_digits", "0.25")]
     assert "Tasks of HEAR" not in text
     assert not (tmp_path / "out" / "hear-scores.csv").exists()
 

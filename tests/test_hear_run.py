@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from conftest import RATE, tiny_config
@@ -109,7 +108,8 @@ def test_every_kind_of_task_is_judged(tmp_path: Path, run: Run, kind: str, mode:
     assert list(record)[: len(splits)] == splits
     assert ("aggregated_scores" in record) == (len(splits) > 1)
     assert list(record["patchout"]["seconds"]) == ["embedding", *splits]
-    assert {path.name for path in (tmp_path / "out").rglob("*.pkl")} == {f"{split}.predictions.pkl" for split in splits}
+    found = {path.name for path in (tmp_path / "out").rglob("*.predictions.pkl")}
+    assert found == {f"{split}.predictions.pkl" for split in splits}
 
 
 def test_the_summary_is_one_line_a_task(tmp_path: Path, run: Run) -> None:
@@ -148,9 +148,8 @@ def test_our_models_are_judged_with_their_settings(tmp_path: Path, run: Run, mon
     monkeypatch.chdir(tmp_path)
     assert run("--levels", "low", "mid", "--fields-ms", "160", "640", model="tiny.safetensors").code == 0
     assert run("--preset", "base2level", model="tiny.safetensors").code == 0
-    sizes = {
-        path.parent.parent.name: np.load(path, mmap_mode="r").shape[1] for path in (tmp_path / "out").rglob("test.npy")
-    }
+    found = (tmp_path / "out").rglob("test.embedding-dimensions.json")
+    sizes = {path.parent.parent.name: json.loads(path.read_text())[1] for path in found}
     assert sizes == {"tiny-low+mid-160ms+640ms": 6 * 128 + 2 * 32, "tiny-base2level": 2 * (3 + 32)}
 
 
@@ -160,6 +159,34 @@ def test_a_module_gets_its_weights(tmp_path: Path, run: Run, models: list[Loudne
     run("--weights", tmp_path / "loud.pt")
     assert models[0].scale.item() == 2.5
     assert set(results(tmp_path, "loudness-loud")) == {"toy-v1-full"}
+
+
+def test_embeddings_that_are_there_are_judged_without_their_model(
+    tmp_path: Path, run: Run, models: list[Loudness], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ours with another seed, and the kit's, which do not say whose they are."""
+    folder = add_task(tmp_path)
+    run()
+    embeddings = tmp_path / "out" / "loudness"
+    args = ["--out", str(tmp_path / "again"), "--grid", "two", "--device", "cpu"]
+    assert main(["run", str(embeddings), "--seed", "1", *args]) == 0
+    record = json.loads((tmp_path / "again" / "loudness" / folder.name / SCORES).read_text())
+    assert (record["patchout"]["seed"], record["patchout"]["model"]) == (1, "loudness")
+    assert len(models) == 1
+    for name in ("task.json", ".done.embeddings", SCORES):
+        (embeddings / folder.name / name).unlink()
+    embeddings.rename(tmp_path / "their.module")
+    assert main(["run", str(tmp_path / "their.module"), *args]) == 0
+    record = json.loads((tmp_path / "again" / "their.module" / folder.name / SCORES).read_text())
+    assert record["patchout"]["model"] == "their.module"
+
+
+def test_a_module_in_this_folder_is_found(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_task(tmp_path)
+    (tmp_path / "lying_here.py").write_text("from loudness import *\n")
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.chdir(tmp_path)
+    assert run(model="lying_here").code == 0
 
 
 # -- going on ---------------------------------------------------------------------------------------------------------
@@ -193,7 +220,7 @@ def test_embeddings_with_nan_name_the_task(tmp_path: Path, run: Run, monkeypatch
     add_task(tmp_path)
     add_task(tmp_path, "frames", kind="event")
     monkeypatch.setattr(
-        sys.modules["loudness"], "get_scene_embeddings", lambda wave, model: scene(wave, model) * np.nan
+        sys.modules["loudness"], "get_scene_embeddings", lambda wave, model: scene(wave, model) * torch.nan
     )
     ran = run()
     assert ran.code == 1
@@ -211,8 +238,15 @@ def test_results_of_two_models_are_not_mixed(tmp_path: Path, run: Run, monkeypat
     monkeypatch.setattr(sys.modules["loudness"], "load_model", lambda: nn.Module.double(Loudness()))
     ran = run()
     assert ran.code == 1
-    assert "holds weights_sha256" in ran.err
+    assert "made with weights_sha256" in ran.err
     assert results(tmp_path) == record
+
+
+def test_a_cut_wav_is_refused_by_name(tmp_path: Path, run: Run) -> None:
+    silence(add_task(tmp_path) / str(RATE) / "test" / "test0.wav", 0.4)
+    ran = run()
+    assert ran.code == 1
+    assert re.search(r"test0.wav: has 32000 Hz, 1 channels and 12800 samples, not 32000 Hz, 1 and 16000; rem", ran.err)
 
 
 def test_another_seed_wants_another_folder(tmp_path: Path, run: Run) -> None:
@@ -220,7 +254,7 @@ def test_another_seed_wants_another_folder(tmp_path: Path, run: Run) -> None:
     run()
     ran = run("--seed", "1")
     assert ran.code == 1
-    assert re.search(r"was made with seed 0, this is 1; give another folder or remove it", ran.err)
+    assert re.search(r"was made with seed 0, this is 1; give another --out", ran.err)
 
 
 # -- wrong requests ---------------------------------------------------------------------------------------------------
@@ -240,6 +274,12 @@ def test_a_wrong_request_is_refused(tmp_path: Path, run: Run, args: list[str], r
     with pytest.raises(ValueError, match=reason) as error:
         run(*args)
     assert not isinstance(error.value, TaskError | ModuleError | EmbeddingError)
+
+
+def test_without_tasks_there_must_be_embeddings(tmp_path: Path, run: Run) -> None:
+    for model, *args in (["loudness"], [str(tmp_path), "--preset", "base"]):
+        with pytest.raises(ValueError, match=r"--tasks is missing: only a folder of embeddings"):
+            main(["run", model, "--out", str(tmp_path / "out"), *args])
 
 
 def test_the_options_are_at_most_twelve(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

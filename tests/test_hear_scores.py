@@ -83,6 +83,8 @@ def test_chroma_forgives_octaves() -> None:
 
 def test_a_perfect_class_has_an_infinite_d_prime() -> None:
     assert scene_scores(np.eye(2), np.eye(2), ["d_prime"]) == {"d_prime": math.inf}
+    half_wrong = scene_scores(np.eye(2), np.array([[1, 1], [0, 0]]), ["d_prime"])  # infinite in both directions
+    assert math.isnan(half_wrong["d_prime"])
 
 
 def test_a_class_without_a_positive_clip_counts_as_in_the_kit() -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from conftest import RATE, tone
 from hear_folders import change, make_task, silence
 
 from patchout.commands.hear import main
-from patchout.hear.tasks import BOARDS, TABLE, TaskError, find_tasks, read_task
+from patchout.hear.tasks import BOARD_OF, BOARDS, TABLE, TaskError, find_tasks, read_task
 from patchout.hear.wavs import inspect, read_wav, resample, write_wav
 
 # -- the table --------------------------------------------------------------------------------------------------------
@@ -36,11 +35,11 @@ def test_the_paper_has_5_speech_7_music_and_7_general_tasks() -> None:
 
 
 def test_only_the_official_mode_stands_on_the_leaderboard(tmp_path: Path) -> None:
-    task = read_task(make_task(tmp_path, task_name="nsynth_pitch", evaluation=["pitch_acc"]))
-    boards = [replace(task, mode=mode).board for mode in ("5h", "50h", "small")]
-    assert boards == ["nsynth_pitch_5h", "nsynth_pitch_50h", ""]
-    boards = [replace(task, name=name).board for name in ("esc50", "beehive_states_fold1", "toy")]
-    assert boards == ["esc50", "beehive_states", ""]
+    boards = {mode: BOARD_OF.get(("nsynth_pitch", mode)) for mode in ("5h", "50h", "small")}
+    assert boards == {"5h": "nsynth_pitch_5h", "50h": "nsynth_pitch_50h", "small": None}
+    assert BOARD_OF["esc50", "full"] == "esc50"
+    assert BOARD_OF["beehive_states_fold1", "full"] == "beehive_states"
+    assert inspect(make_task(tmp_path))["board"] == ""
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -52,7 +51,7 @@ def test_every_kind_and_split_mode_is_read(tmp_path: Path, kind: str, mode: str)
     task = read_task(make_task(tmp_path, kind=kind, mode=mode))
     assert (task.embedding_type, task.split_mode, task.labels) == (kind, mode, ("high", "low"))
     assert [len(clips) for clips in task.annotations.values()] == [3, 3, 3]
-    assert inspect(task.folder).rates == (RATE,)
+    assert inspect(task.folder)["rates"] == [RATE]
 
 
 def test_every_fold_tests_once_and_the_next_one_chooses(tmp_path: Path) -> None:
@@ -101,6 +100,7 @@ def two_labels(folder: Path) -> None:
         (lambda folder: (folder / "test.json").write_text("{}"), "test.json has no clips"),
         (lambda folder: (folder / "test.json").write_text("[]"), "no HEAR task as distributed"),
         (lambda folder: (folder / "labelvocabulary.csv").write_text("idx,label\n1,high\n"), "count from 0"),
+        (lambda folder: (folder / "labelvocabulary.csv").write_bytes(b"idx,label\n0,\xff\n"), "no HEAR task as"),
         (lambda folder: change(folder / "task_metadata.json", splits=["train", "test"]), "needs test, train, valid"),
         (lambda folder: change(folder / "task_metadata.json", split_mode="random"), "split_mode is 'random'"),
         (lambda folder: change(folder / "task_metadata.json", evaluation=["f1"]), r"evaluation is \['f1'\]"),
@@ -141,13 +141,16 @@ def test_a_missing_rate_is_refused_with_the_command(tmp_path: Path) -> None:
     command = f"patchout hear resample --tasks {tmp_path} --rate 16000"
     with pytest.raises(TaskError, match=rf"9 wavs are missing at 16000 Hz.*there is 32000 Hz.*{command}$"):
         task.require(16_000)
+    (task.folder / str(RATE) / "train" / "train0.wav").unlink()
+    with pytest.raises(TaskError, match=r"1 wavs are missing at 32000 Hz.*no other rate; unpack the archive again$"):
+        task.require(RATE)
 
 
 def test_a_wav_at_another_rate_is_named(tmp_path: Path) -> None:
     path = make_task(tmp_path) / str(RATE) / "train" / "train0.wav"
     silence(path, 0.5, 16_000)
     with pytest.raises(TaskError, match=r"train0.wav: has 16000 Hz, 1 channels"):
-        read_wav(path, RATE)
+        read_wav(path, RATE, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +160,8 @@ def test_a_broken_wav_makes_its_rate_damaged(tmp_path: Path, spoil: Callable[[Pa
     folder = make_task(tmp_path)
     spoil(folder / str(RATE) / "test" / "test2.wav")
     found = inspect(folder)
-    assert found.rates == ()
-    assert [("1 wavs at 32000 Hz" in text, "test/test2.wav" in text) for text in found.problems] == [(True, True)]
+    assert found["rates"] == []
+    assert [("1 wavs at 32000 Hz" in text, "test/test2.wav" in text) for text in found["problems"]] == [(True, True)]
 
 
 def test_written_wavs_are_cut_filled_and_clipped(tmp_path: Path) -> None:
@@ -175,7 +178,7 @@ def test_written_wavs_are_cut_filled_and_clipped(tmp_path: Path) -> None:
 def test_a_resampled_tone_is_the_same_tone(tmp_path: Path) -> None:
     task = read_task(make_task(tmp_path))
     assert list(resample(task, 16_000)) == [""] * 9
-    wave = read_wav(task.folder / "16000" / "valid" / "valid1.wav", 16_000)
+    wave = read_wav(task.folder / "16000" / "valid" / "valid1.wav", 16_000, 0.5)
     expected = tone(0.5, 410.0, rate=16_000)
     assert len(wave) == len(expected)
     assert np.abs(wave - expected)[500:-500].max() < 1e-3

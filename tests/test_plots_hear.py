@@ -12,9 +12,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from patchout import plots_hear
-from patchout.plots_hear import Line, Words
+from patchout.plots_hear import Line
 
-WORDS = Words("made up", "score")
+WORDS = {"title": "made up", "score": "score"}
 FOUR = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.8}
 LINES = [Line("OpenL3", FOUR, is_cited=True), Line("ours", FOUR | {"e": 0.5}), Line("half", {"a": 0.4})]
 
@@ -36,7 +36,7 @@ def bars_of(figure: Figure, panel: int = 0) -> list[Rectangle]:
 
 
 def test_a_box_runs_from_the_first_quartile_to_the_third(tmp_path: Path, drawn: list[Figure]) -> None:
-    plots_hear.boxes(tmp_path / "x.png", LINES[:1], {"music": list(FOUR)}, WORDS)
+    plots_hear.rows(tmp_path / "x.png", LINES[:1], {"music": list(FOUR)}, **WORDS)
     (box,) = bars_of(drawn[0])
     assert box.get_x() == pytest.approx(0.175)  # of 0.1, 0.2, 0.3, 0.8: 0.1 + 0.75 * 0.1
     assert box.get_x() + box.get_width() == pytest.approx(0.425)  # 0.3 + 0.25 * 0.5
@@ -44,14 +44,14 @@ def test_a_box_runs_from_the_first_quartile_to_the_third(tmp_path: Path, drawn: 
 
 def test_a_dot_beyond_the_whiskers_is_drawn_all_the_same(tmp_path: Path, drawn: list[Figure]) -> None:
     far = {str(number): 0.5 + number / 100 for number in range(8)} | {"far": 0.01}
-    plots_hear.boxes(tmp_path / "x.png", [Line("ours", far)], {"music": list(far)}, WORDS)
+    plots_hear.rows(tmp_path / "x.png", [Line("ours", far)], {"music": list(far)}, **WORDS)
     assert np.sort(drawn[0].axes[0].lines[0].get_xdata()).tolist() == sorted(far.values())
     whisker = drawn[0].axes[0].collections[0].get_paths()[0].vertices
     assert whisker[0, 0] == pytest.approx(0.5)  # type: ignore[index]
 
 
 def test_a_missing_task_is_not_counted_as_zero(tmp_path: Path, drawn: list[Figure]) -> None:
-    plots_hear.boxes(tmp_path / "x.png", LINES, {"music": ["a", "b"], "speech": ["e"]}, WORDS)
+    plots_hear.rows(tmp_path / "x.png", LINES, {"music": ["a", "b"], "speech": ["e", "f"]}, **WORDS)
     music, speech = drawn[0].axes
     assert [text.get_text() for text in music.texts] == ["2", "2", "1", "tasks"]
     assert [text.get_text() for text in speech.texts] == ["0", "1", "0", "tasks"]
@@ -61,9 +61,9 @@ def test_a_missing_task_is_not_counted_as_zero(tmp_path: Path, drawn: list[Figur
 @pytest.mark.parametrize("draw", ["boxes", "bars"])
 def test_cited_rows_have_hatch_colour_and_word(draw: str, tmp_path: Path, drawn: list[Figure]) -> None:
     if draw == "boxes":
-        plots_hear.boxes(tmp_path / "x.png", LINES[:2], {"music": list(FOUR)}, WORDS)
+        plots_hear.rows(tmp_path / "x.png", LINES[:2], {"music": list(FOUR)}, **WORDS)
     else:
-        plots_hear.bars(tmp_path / "x.png", LINES[:2], ["a"], WORDS)
+        plots_hear.rows(tmp_path / "x.png", LINES[:2], {"a": ["a"]}, **WORDS)
     cited, ours = bars_of(drawn[0])
     assert [bool(bar.get_hatch()) for bar in (cited, ours)] == [True, False]
     assert cited.get_facecolor() != ours.get_facecolor()
@@ -73,18 +73,18 @@ def test_cited_rows_have_hatch_colour_and_word(draw: str, tmp_path: Path, drawn:
 def test_bars_have_the_length_of_their_score_and_a_dash_where_there_is_none(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:
-    plots_hear.bars(tmp_path / "x.png", LINES, ["a", "e"], WORDS)
+    plots_hear.rows(tmp_path / "x.png", LINES, {"a": ["a"], "e": ["e"]}, **WORDS)
     assert [bar.get_width() for bar in bars_of(drawn[0])] == [0.1, 0.1, 0.4]
     assert [text.get_text() for text in drawn[0].axes[1].texts] == ["-", "0.500", "-"]
 
 
 def test_scores_above_the_best_one_are_inside(tmp_path: Path, drawn: list[Figure]) -> None:
-    plots_hear.bars(tmp_path / "x.png", [Line("ours", {"a": 1.3})], ["a"], WORDS)
+    plots_hear.rows(tmp_path / "x.png", [Line("ours", {"a": 1.3})], {"a": ["a"]}, **WORDS)
     assert drawn[0].axes[0].get_xlim()[1] > 1.3
 
 
 def test_a_pair_is_two_bars_a_task_with_the_cited_ones_as_marks(tmp_path: Path, drawn: list[Figure]) -> None:
-    plots_hear.pair(tmp_path / "x.png", (LINES[1], LINES[2]), LINES[:1], ["a", "d"], WORDS)
+    plots_hear.pair(tmp_path / "x.png", (LINES[1], LINES[2]), LINES[:1], ["a", "d"], **WORDS)
     assert [bar.get_width() for bar in bars_of(drawn[0])] == [0.1, 0.8, 0.4]  # ours at a and d, half at a
     (marks,) = drawn[0].axes[0].lines
     assert np.asarray(marks.get_xdata()).tolist() == [0.1, 0.8]
@@ -95,11 +95,13 @@ def test_a_pair_is_two_bars_a_task_with_the_cited_ones_as_marks(tmp_path: Path, 
 def test_no_word_is_cut_and_the_legend_is_off_the_data(draw: str, tmp_path: Path, drawn: list[Figure]) -> None:
     long = [Line(f"a model with quite a long name, number $_{number}^", FOUR, number < 3) for number in range(8)]
     if draw == "boxes":
-        plots_hear.boxes(tmp_path / "x.png", long, {"music": ["a"], "speech": ["b"], "general": ["c"]}, WORDS)
+        plots_hear.rows(
+            tmp_path / "x.png", long, {"music": ["a", "b"], "speech": ["b"], "general": ["c", "d"]}, **WORDS
+        )
     elif draw == "bars":
-        plots_hear.bars(tmp_path / "x.png", long, ["a", "b"], WORDS)
+        plots_hear.rows(tmp_path / "x.png", long, {"a": ["a"], "b": ["b"]}, **WORDS)
     else:
-        plots_hear.pair(tmp_path / "x.png", (long[3], long[4]), long[:3], list(FOUR), WORDS)
+        plots_hear.pair(tmp_path / "x.png", (long[3], long[4]), long[:3], list(FOUR), **WORDS)
     figure = drawn[0]
     FigureCanvasAgg(figure).print_figure(io.BytesIO())
     ticks = [text for axes in figure.axes for text in axes.get_xticklabels()]  # also those beyond the axis, not drawn
@@ -112,7 +114,7 @@ def test_no_word_is_cut_and_the_legend_is_off_the_data(draw: str, tmp_path: Path
 
 def test_the_suffix_is_checked_and_the_picture_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no picture format"):
-        plots_hear.bars(tmp_path / "x.jpg", LINES, ["a"], WORDS)
-    plots_hear.bars(tmp_path / "x.png", LINES, ["a"], WORDS)
+        plots_hear.rows(tmp_path / "x.jpg", LINES, {"a": ["a"]}, **WORDS)
+    plots_hear.rows(tmp_path / "x.png", LINES, {"a": ["a"]}, **WORDS)
     assert imread(tmp_path / "x.png").shape[1] == 1500
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]

@@ -41,50 +41,36 @@ class Line(NamedTuple):
     is_cited: bool = False
 
 
-class Words(NamedTuple):
-    """What stands around a picture."""
-
-    title: str
-    score: str  # of the axis
-
-
-def boxes(path: Path_, lines: Sequence[Line], panels: Mapping[str, Sequence[str]], words: Words) -> None:
+def rows(path: Path_, lines: Sequence[Line], panels: Mapping[str, Sequence[str]], *, title: str, score: str) -> None:
     """Draw a box a model (row) over its tasks in every panel, each task as a dot, and how many tasks there are.
 
     Quartiles by linear interpolation, whiskers to the last dot within 1.5 of their distance; a task that a model lacks
-    is left out. `panels` is name -> tasks. `path` is treated as by `plots.tags_over_time`.
+    is left out. A panel of one task has bars and their numbers. `panels` is name -> tasks. `path` is treated as by
+    `plots.tags_over_time`.
     """
     kind = picture_format(path)
-    figure, grid = _grid(lines, len(panels))
-    for axes, (panel, tasks) in zip(grid, panels.items(), strict=True):
+    figure, grid = _grid(lines, list(panels))
+    kinds = sorted({line.is_cited for line in lines}, reverse=True)
+    handles: list[Any] = [Patch(label=_WORD[is_cited], **_STYLE[is_cited]) for is_cited in kinds]
+    for axes, tasks in zip(grid, panels.values(), strict=True):
         for row, line in enumerate(lines):
             values = [line.values[task] for task in tasks if task in line.values]
-            _box(axes, row, values, _STYLE[line.is_cited])
-            _beside(axes, row, f"{len(values)}", line)
-        _head(axes, panel, words.score)
-        _beside(axes, -0.95, "tasks", None)
-    _legend(figure, lines, [Line2D([], [], color=_MEDIAN, linewidth=2, label="median")])
-    _finish(figure, path, kind, words.title)
+            if len(tasks) == 1:
+                axes.barh(row, values[0] if values else 0.0, height=0.66, **_STYLE[line.is_cited])
+                text = f"{values[0]:.3f}" if values else "-"
+            else:
+                _box(axes, row, values, _STYLE[line.is_cited])
+                text = f"{len(values)}"
+            _beside(axes, row, text, _INK[line.is_cited])
+        if len(tasks) > 1:
+            _beside(axes, -0.95, "tasks")
+            handles[len(kinds) :] = [Line2D([], [], color=_MEDIAN, linewidth=2, label="median")]
+    _finish(figure, path, kind, (title, score), handles)
 
 
-def bars(path: Path_, lines: Sequence[Line], tasks: Sequence[str], words: Words) -> None:
-    """Draw a bar a model (row) for every task (panel), with its number; a task that a model lacks has a dash.
-
-    `path` is treated as by `plots.tags_over_time`.
-    """
-    kind = picture_format(path)
-    figure, grid = _grid(lines, len(tasks))
-    for axes, task in zip(grid, tasks, strict=True):
-        for row, line in enumerate(lines):
-            value = line.values.get(task)
-            axes.barh(row, value or 0.0, height=0.66, **_STYLE[line.is_cited])
-            _beside(axes, row, "-" if value is None else f"{value:.3f}", line)
-        _head(axes, task, words.score)
-    _legend(figure, lines, [])
-    _finish(figure, path, kind, words.title)
-
-
-def pair(path: Path_, two: tuple[Line, Line], cited: Sequence[Line], tasks: Sequence[str], words: Words) -> None:
+def pair(
+    path: Path_, two: Sequence[Line], cited: Sequence[Line], tasks: Sequence[str], *, title: str, score: str
+) -> None:
     """Draw two measured models as bars for every task (row), and cited ones as marks on them.
 
     `path` is treated as by `plots.tags_over_time`.
@@ -92,45 +78,33 @@ def pair(path: Path_, two: tuple[Line, Line], cited: Sequence[Line], tasks: Sequ
     kind = picture_format(path)
     figure = Figure(figsize=(9.5, HEAD + 0.9 + 2 * ROW * max(len(tasks), 2)), dpi=150, layout="constrained")
     axes = figure.subplots()
-    handles: list[Any] = []
     for offset, colour, line in zip((-0.19, 0.19), (_FIRST, _MEASURED["facecolor"]), two, strict=True):
-        rows = [row for row, task in enumerate(tasks) if task in line.values]
-        values = [line.values[tasks[row]] for row in rows]
-        places = [row + offset for row in rows]
-        axes.barh(places, values, height=0.36, facecolor=colour, edgecolor=_MEASURED["edgecolor"])
-        for place, value in zip(places, values, strict=True):
-            _beside(axes, place, f"{value:.2f}", None)
-        handles.append(Patch(facecolor=colour, edgecolor=_MEASURED["edgecolor"], label=_label(line)))
+        values = {row + offset: line.values[task] for row, task in enumerate(tasks) if task in line.values}
+        style = _MEASURED | {"facecolor": colour, "label": _label(line)}
+        axes.barh(list(values), list(values.values()), height=0.36, **style)
+        for place, value in values.items():
+            _beside(axes, place, f"{value:.2f}")
     for marker, line in zip(_MARKERS, cited, strict=False):
-        points = [(line.values[task], row) for row, task in enumerate(tasks) if task in line.values]
-        style: dict[str, Any] = {
-            "marker": marker,
-            "linestyle": "none",
-            "color": "none",
-            "markeredgecolor": "#404040",
-            "clip_on": False,
-        }
-        axes.plot([x for x, _ in points], [y for _, y in points], markersize=6, **style)
-        handles.append(Line2D([], [], markersize=6, label=_label(line), **style))
+        values = {row: line.values[task] for row, task in enumerate(tasks) if task in line.values}
+        style = {"markerfacecolor": "none", "markeredgecolor": "#404040", "clip_on": False, "label": _label(line)}
+        axes.plot(list(values.values()), list(values), marker, markersize=6, **style)
     _rows(axes, tasks)
-    _head(axes, "", words.score)
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=2, frameon=False, prop={"family": fonts(), "size": "small"}
-    )
-    _finish(figure, path, kind, words.title)
+    _finish(figure, path, kind, (title, score), axes.get_legend_handles_labels()[0])
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _grid(lines: Sequence[Line], num_panels: int) -> tuple[Figure, Sequence[Axes]]:
+def _grid(lines: Sequence[Line], panels: Sequence[str]) -> tuple[Figure, Sequence[Axes]]:
     """Panels side by side whose rows are models; the names stand left of the first."""
     height = HEAD + ROW * max(len(lines), 2)
-    figure = Figure(figsize=(4.6 + 2.7 * max(num_panels, 2), height), dpi=150, layout="constrained")
-    grid = figure.subplots(1, num_panels, sharey=True, sharex=True, squeeze=False)[0]
+    figure = Figure(figsize=(4.6 + 2.7 * max(len(panels), 2), height), dpi=150, layout="constrained")
+    grid = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
     _rows(grid[0], [plain(line.name, NAME) for line in lines])
     for tick, line in zip(grid[0].get_yticklabels(), lines, strict=True):
         tick.set_color(_INK[line.is_cited])
+    for axes, panel in zip(grid, panels, strict=True):
+        axes.set_title(panel, loc="left", fontsize=10, parse_math=False)
     return figure, list(grid)
 
 
@@ -138,16 +112,6 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
     """The first on top."""
     axes.set_yticks(range(len(names)), names, fontfamily=fonts(), parse_math=False, fontsize=9)
     axes.set_ylim(max(len(names), 2) - 0.5, -0.5)
-
-
-def _head(axes: Axes, title: str, score: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10, parse_math=False)
-    axes.set_xlabel(score, fontsize=9)
-    axes.set_xlim(left=0.0, right=max(1.0, axes.dataLim.x1) * 1.02)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#e4e4e4")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _box(axes: Axes, row: int, values: Sequence[float], style: dict[str, Any]) -> None:
@@ -161,24 +125,30 @@ def _box(axes: Axes, row: int, values: Sequence[float], style: dict[str, Any]) -
     axes.plot(values, [row] * len(values), ".", color="#303030", markersize=3)
 
 
-def _beside(axes: Axes, row: float | int, text: str, line: Line | None) -> None:
+def _beside(axes: Axes, row: float | int, text: str, colour: str = "black") -> None:
     """A word right of the data."""
-    colour = _INK[line is not None and line.is_cited]
     place = axes.get_yaxis_transform()
     axes.text(1.01, row, text, transform=place, va="center", ha="left", fontsize=7.5, color=colour)
-
-
-def _legend(figure: Figure, lines: Sequence[Line], more: list[Any]) -> None:
-    kinds = sorted({line.is_cited for line in lines}, reverse=True)
-    handles = [*(Patch(label=_WORD[is_cited], **_STYLE[is_cited]) for is_cited in kinds), *more]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
 
 
 def _label(line: Line) -> str:
     return f"{plain(line.name, NAME)} ({'cited' if line.is_cited else 'measured'})".replace("$", r"\$")
 
 
-def _finish(figure: Figure, path: Path_, kind: str, title: str) -> None:
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)
+def _finish(figure: Figure, path: Path_, kind: str, words: tuple[str, str], handles: Sequence[Any]) -> None:
+    """Title, axes with the name of the score, legend; then save."""
+    figure.suptitle(words[0], x=0.01, ha="left", fontsize=11, parse_math=False)
+    right = 1.02 * max(1.0, *(axes.dataLim.x1 for axes in figure.axes))
+    for axes in figure.axes:
+        axes.set_xlabel(words[1], fontsize=9)
+        axes.set_xlim(left=0.0, right=right)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color="#e4e4e4")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    font = {"family": fonts(), "size": "small"}
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3 if len(handles) < 4 else 2, frameon=False, prop=font
+    )
     with write_aside(path) as aside:
         save(figure, aside, kind)

@@ -3,20 +3,19 @@
 import json
 import re
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from patchout import output
-from patchout.commands import DONE, FAILED, near, say
+from patchout.commands import DONE, FAILED, say
 
 if TYPE_CHECKING:
-    from patchout.embedding import EmbedConfig
     from patchout.hear.subject import Subject
+    from patchout.hear.tasks import Task
 
 
 @dataclass(kw_only=True)
@@ -32,7 +31,7 @@ class List:
         from patchout.hear.tasks import BOARDS, find_tasks
         from patchout.hear.wavs import inspect
 
-        records = [inspect(folder).record() for folder in find_tasks(self.tasks)]
+        records = [inspect(folder) for folder in find_tasks(self.tasks)]
         if self.format == "json":
             output.line(json.dumps(records, indent=1), sys.stdout)
         else:
@@ -77,8 +76,9 @@ class Run:
     """Judge an embedding: embed the tasks, train the kit's probes, write its scores. The same command goes on."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """a name from `patchout models`, a .safetensors file, or any importable HEAR module, e.g. hear21passt.base"""
-    tasks: Path
+    """one of ours (a name from `patchout models`, a file, a run folder), or any importable HEAR module, e.g.
+    hear21passt.base; a+b are modules side by side. Without --tasks: a folder of embeddings, from `run` or the kit"""
+    tasks: Path | None = None
     """folder of task folders"""
     out: Path
     """folder for OUT/<model and settings>/<task>: embeddings, predictions, test.predicted-scores.json"""
@@ -92,8 +92,8 @@ class Run:
     """log-mel, tokens, class scores of one of our models; high and mid if none is named"""
     fields_ms: tuple[float, ...] = ()
     """receptive fields of a timestamp; 160 if none is given"""
-    grid: Literal["full", "fast", "two"] = "full"
-    """of the probe: eight points of the kit's, eight of its fast one, or two for a look"""
+    grid: Literal["full", "two"] = "full"
+    """of the probe: eight points of the kit's, or two for a look"""
     seed: int = 0
     """of the probe"""
     device: tuple[str, ...] = ("auto",)
@@ -104,75 +104,67 @@ class Run:
         if self.seed < 0:
             raise ValueError(f"--seed must be 0 or more, got {self.seed}")
         from patchout.device import pick_device
+        from patchout.embedding import EmbedConfig
         from patchout.errors import InputError
+        from patchout.hear.api import asked
         from patchout.hear.subject import open_subject
         from patchout.hear.tasks import find_tasks
 
         devices = [str(pick_device(name)) for name in self.device]
-        folders = find_tasks(self.tasks, self.task)
-        subject = open_subject(self.model, config=self._config(), weights=self.weights)
+        settings = self.preset or self.levels or self.fields_ms
+        config = asked(self.preset, self.levels, self.fields_ms, plain=EmbedConfig()) if settings else None
+        if self.tasks is None and (config or self.weights or not Path(self.model).is_dir()):
+            raise ValueError("--tasks is missing: only a folder of embeddings, without settings, is judged without it")
+        folders = find_tasks(self.tasks or Path(self.model), self.task)
+        subject = None
+        if self.tasks:
+            sys.path.append(str(Path.cwd()))  # a HEAR module may lie here
+            with output.download_bar(sys.stderr) as progress:
+                subject = open_subject(self.model, config=config, weights=self.weights, progress=progress)
         for folder in folders:
             try:
                 self._judge(subject, folder, devices)
             except InputError as error:
                 yield str(error) if folder.name in str(error) else f"{folder.name}: {error}"
 
-    def _judge(self, subject: "Subject", folder: Path, devices: list[str]) -> None:
+    def _judge(self, subject: "Subject | None", folder: Path, devices: list[str]) -> None:
         """One task."""
-        from patchout.hear.embeddings import embed_task
-        from patchout.hear.probe import ProbeConfig, grid_points, probe_task
+        from patchout.hear.embeddings import embed_task, read_embeddings
+        from patchout.hear.probe import grid_points, probe_task
         from patchout.hear.tasks import read_task
 
-        task, start = read_task(folder), time.perf_counter()
-        num_clips = sum(map(len, task.annotations.values()))
         out = self.out / self._name()
-        with output.Bar(f"{folder.name}: embedding", num_clips, sys.stderr) as advance:
-            embedded = embed_task(subject, task, out, devices=devices, on_clips=advance)
-        embedding_s = time.perf_counter() - start
-        config = ProbeConfig(self.grid, self.seed)
+        if subject is None:
+            task = read_embeddings(folder)
+        else:
+            task = read_task(folder)
+            with output.Bar(f"{folder.name}: embedding", task.num_clips, sys.stderr) as advance:
+                task = embed_task(subject, task, out, devices=devices, on_clips=advance)
         num_fits = len(grid_points(task, self.grid)) + len(task.partitions()) - 1
         with output.Bar(f"{folder.name}: probes", num_fits, sys.stderr) as advance:
             record = probe_task(
-                embedded, out / folder.name, config=config, device=devices[0], embedding_s=embedding_s, on_fit=advance
+                task, out / folder.name, grid=self.grid, seed=self.seed, device=devices[0], on_fit=advance
             )
-        output.line(_summary(folder.name, task.evaluation[0], record), sys.stdout)
+        output.line(_summary(task, record), sys.stdout)
 
     def _name(self) -> str:
         """Of the folder: the model and what was asked of it."""
-        asked = [
-            Path(self.weights).stem,
-            self.preset,
-            "+".join(self.levels),
-            "+".join(f"{ms:g}ms" for ms in self.fields_ms),
-        ]
-        name = "-".join([self.model.removesuffix(".safetensors"), *filter(None, asked)])
-        return re.sub(r"[^\w.+-]+", "-", name).strip("-.")
-
-    def _config(self) -> "EmbedConfig | None":
-        """The embedding that was asked for; None if nothing was."""
-        from patchout.embedding import EmbedConfig
-        from patchout.hear import PRESETS
-
-        if self.preset and self.preset not in PRESETS:
-            hint = near(self.preset, list(PRESETS))
-            raise ValueError(f"no preset {self.preset!r}{hint}: presets are {', '.join(PRESETS)}")
-        if not (self.preset or self.levels or self.fields_ms):
-            return None
-        config = PRESETS[self.preset].config if self.preset else EmbedConfig()
-        if self.levels:
-            config = replace(config, levels=self.levels, scene_levels=self.levels)
-        return replace(config, fields_ms=self.fields_ms) if self.fields_ms else config
+        if self.tasks is None:
+            return Path(self.model).resolve().name
+        levels, fields = "+".join(self.levels), "+".join(f"{ms:g}ms" for ms in self.fields_ms)
+        parts = [self.model.removesuffix(".safetensors"), Path(self.weights).stem, self.preset, levels, fields]
+        return re.sub(r"[^\w.+-]+", "-", "-".join(filter(None, parts))).strip("-.")
 
 
-def _summary(task: str, score: str, record: dict[str, Any]) -> str:
+def _summary(task: "Task", record: dict[str, Any]) -> str:
     """A line: the score, over how many folds, and the seconds of each stage."""
-    tests, means = len(record["patchout"]["seconds"]) - 1, record.get("aggregated_scores", {})
-    if means:
-        text = f"{means['test_score_mean']:.4f} (mean of {tests} folds, sd {means['test_score_std']:.4f})"
+    seconds = dict(record["patchout"]["seconds"])
+    embedding = f"  embedding {seconds.pop('embedding'):.1f} s" if "embedding" in seconds else ""
+    if means := record.get("aggregated_scores"):
+        score = f"{means['test_score_mean']:.4f} (mean of {len(seconds)} folds, sd {means['test_score_std']:.4f})"
     else:
-        text = f"{record['test']['test_score']:.4f}"
-    embedding_s, *probe_s = record["patchout"]["seconds"].values()
-    return f"{task}  {score} {text}  embedding {embedding_s:.1f} s  probes {sum(probe_s):.1f} s"
+        score = f"{record['test']['test_score']:.4f}"
+    return f"{task.folder.name}  {task.evaluation[0]} {score}{embedding}  probes {sum(seconds.values()):.1f} s"
 
 
 @dataclass(kw_only=True)

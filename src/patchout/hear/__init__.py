@@ -15,7 +15,7 @@ load_model = make_loader(PRESETS["base"])
 
 
 def _module(name: str, preset: Preset) -> ModuleType:
-    module = ModuleType(f"{__name__}.{name}", f"HEAR module {name}: {preset.about}.")
+    module = ModuleType(f"{__name__}.{name}", f"HEAR module {name}: {preset.zoo_name}, {preset.config}.")
     module.__dict__.update(
         load_model=make_loader(preset),
         get_scene_embeddings=get_scene_embeddings,

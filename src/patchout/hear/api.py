@@ -2,16 +2,18 @@
 Training of Patchout Audio Transformers", sections 3 and 4).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from patchout.embedding import EmbedConfig, Embedder, Mode
+from patchout.embedding import EmbedConfig, Embedder, Level, Mode
 from patchout.tagger import Tagger
 from patchout.zoo import load
 
@@ -20,43 +22,40 @@ from patchout.zoo import load
 class Preset:
     """A published HEAR module: the model of the zoo that it means, and what it embeds."""
 
-    about: str
     zoo_name: str
     config: EmbedConfig
 
 
 _BASE = EmbedConfig()
 _TWO = EmbedConfig(fields_ms=(160.0, 800.0))
-_TWO_MEL = EmbedConfig(levels=("high", "mid", "low"), fields_ms=(160.0, 800.0))
-_SIZES = {"160": "passt-s-hop160-ap473", "100": "passt-s-hop100-ap473"}
+_TWO_MEL = replace(_TWO, levels=("high", "mid", "low"))
+_HOPS = {"160": "passt-s-hop160-ap473", "100": "passt-s-hop100-ap473"}
 
 PRESETS: dict[str, Preset] = {
-    "base": Preset("160 ms", "passt-s-ap476", _BASE),
-    "base2level": Preset("160 and 800 ms", "passt-s-ap476", _TWO),
-    "base2levelmel": Preset(  # the one whose second field is 640 ms
-        "160 and 640 ms and the log-mel",
-        "passt-s-ap476",
-        EmbedConfig(levels=("high", "mid", "low"), fields_ms=(160.0, 640.0)),
-    ),
-    **{f"hop{hop}base": Preset(f"160 ms, STFT hop {hop}", name, _BASE) for hop, name in _SIZES.items()},
-    **{f"hop{hop}base2lvl": Preset(f"160 and 800 ms, STFT hop {hop}", name, _TWO) for hop, name in _SIZES.items()},
-    **{
-        f"hop{hop}base2lvlmel": Preset(f"160 and 800 ms and the log-mel, STFT hop {hop}", name, _TWO_MEL)
-        for hop, name in _SIZES.items()
-    },
-    "base20sec": Preset(
-        "160 ms; scenes of 20 s", "passt-s-20sec-ap474", EmbedConfig(scene_window_ms=20_000.0, scene_hop_ms=5_000.0)
-    ),
-    "base30sec": Preset(
-        "160 ms; scenes of 30 s", "passt-s-30sec-ap473", EmbedConfig(scene_window_ms=30_000.0, scene_hop_ms=10_000.0)
-    ),
-    "openmic2008": Preset("160 ms, trained on OpenMIC", "openmic-passt-s-ap85", _BASE),
+    "base": Preset("passt-s-ap476", _BASE),
+    "base2level": Preset("passt-s-ap476", _TWO),
+    "base2levelmel": Preset("passt-s-ap476", replace(_TWO_MEL, fields_ms=(160.0, 640.0))),  # 640 here alone
+    **{f"hop{hop}base": Preset(name, _BASE) for hop, name in _HOPS.items()},
+    **{f"hop{hop}base2lvl": Preset(name, _TWO) for hop, name in _HOPS.items()},
+    **{f"hop{hop}base2lvlmel": Preset(name, _TWO_MEL) for hop, name in _HOPS.items()},
+    "base20sec": Preset("passt-s-20sec-ap474", EmbedConfig(scene_window_ms=20_000.0, scene_hop_ms=5_000.0)),
+    "base30sec": Preset("passt-s-30sec-ap473", EmbedConfig(scene_window_ms=30_000.0, scene_hop_ms=10_000.0)),
+    "openmic2008": Preset("openmic-passt-s-ap85", _BASE),
     "best": Preset(  # the paper's best setting, "L+M 2RF hop=5ms"
-        "log-mel, then the tokens at 160 and 640 ms, STFT hop 160",
-        _SIZES["160"],
-        EmbedConfig(levels=("low", "mid"), scene_levels=("low", "mid"), fields_ms=(160.0, 640.0)),
+        _HOPS["160"], EmbedConfig(levels=("low", "mid"), scene_levels=("low", "mid"), fields_ms=(160.0, 640.0))
     ),
 }
+
+
+def asked(preset: str, levels: tuple[Level, ...], fields_ms: tuple[float, ...], *, plain: EmbedConfig) -> EmbedConfig:
+    """The config of a preset, or `plain`, with other levels and receptive fields where some are named."""
+    if preset and preset not in PRESETS:
+        hint = "".join(f" (did you mean {name}?)" for name in get_close_matches(preset, PRESETS, n=1))
+        raise ValueError(f"no preset {preset!r}{hint}: presets are {', '.join(PRESETS)}")
+    config = PRESETS[preset].config if preset else plain
+    if levels:
+        config = replace(config, levels=levels, scene_levels=levels)
+    return replace(config, fields_ms=fields_ms) if fields_ms else config
 
 
 class HearModel(nn.Module):
@@ -115,25 +114,25 @@ def check_audio(audio: Tensor) -> None:
         raise ValueError("HEAR audio has NaN or infinite samples: look at the clips")
 
 
-class FusedModel(nn.Module):
-    """Several HEAR models side by side."""
+class Fusion(nn.Module):
+    """Several HEAR models side by side, each with the module that embeds with it."""
 
-    def __init__(self, modules: list[ModuleType], models: list[nn.Module]) -> None:
+    def __init__(self, modules: Sequence[ModuleType]) -> None:
         super().__init__()
-        rates = {_number(model, "sample_rate") for model in models}
+        models = [module.load_model() for module in modules]
+        rates = {model.sample_rate for model in models}
         if len(rates) > 1:
             raise ValueError(f"models at different sample rates cannot be fused: {sorted(rates)} Hz")
-        self.modules_ = modules
+        self.members = modules
         self.models = nn.ModuleList(models)
         self.sample_rate = rates.pop()
-        self.scene_embedding_size = sum(_number(model, "scene_embedding_size") for model in models)
-        self.timestamp_embedding_size = sum(_number(model, "timestamp_embedding_size") for model in models)
+        self.scene_embedding_size = sum(model.scene_embedding_size for model in models)
+        self.timestamp_embedding_size = sum(model.timestamp_embedding_size for model in models)
 
-
-def _number(model: nn.Module, name: str) -> int:
-    number = getattr(model, name)
-    assert isinstance(number, int)  # a HEAR rule
-    return number
+    def each(self, function: str, audio: Tensor) -> list[Any]:
+        """What a function of the HEAR API gives of every member."""
+        pairs = zip(self.members, self.models, strict=True)
+        return [getattr(module, function)(audio, model) for module, model in pairs]
 
 
 def fuse(*names: str) -> ModuleType:
@@ -146,18 +145,16 @@ def fuse(*names: str) -> ModuleType:
     modules = [import_module(name) for name in names]
     fused = ModuleType("+".join(names), f"HEAR modules {', '.join(names)}, concatenated.")
 
-    def load_model(model_file_path: str = "") -> FusedModel:
+    def load_model(model_file_path: str = "") -> Fusion:
         if model_file_path:
             raise ValueError("a fusion loads its members' own models: leave model_file_path empty")
-        return FusedModel(modules, [module.load_model() for module in modules])
+        return Fusion(modules)
 
-    def scene(audio: Tensor, model: FusedModel) -> Tensor:
-        pairs = zip(model.modules_, model.models, strict=True)
-        return torch.cat([module.get_scene_embeddings(audio, member) for module, member in pairs], dim=-1)
+    def scene(audio: Tensor, model: Fusion) -> Tensor:
+        return torch.cat(model.each("get_scene_embeddings", audio), dim=-1)
 
-    def timestamp(audio: Tensor, model: FusedModel) -> tuple[Tensor, Tensor]:
-        pairs = zip(model.modules_, model.models, strict=True)
-        values, times = zip(*(module.get_timestamp_embeddings(audio, member) for module, member in pairs), strict=True)
+    def timestamp(audio: Tensor, model: Fusion) -> tuple[Tensor, Tensor]:
+        values, times = zip(*model.each("get_timestamp_embeddings", audio), strict=True)
         if any(other.shape != times[0].shape or bool((other - times[0]).abs().max() > 1) for other in times):
             raise ValueError(f"{fused.__name__}: the timestamps of its members differ and cannot be concatenated")
         return torch.cat(values, dim=-1), times[0]

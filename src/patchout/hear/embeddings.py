@@ -1,18 +1,21 @@
-"""Embeddings of whole tasks by any HEAR model, kept on disk as memory-mapped arrays.
+"""Embeddings of whole tasks by any HEAR model, in the files in which the HEAR kit keeps them.
 
 `<out>/model.json` says whose they are. `<out>/<task folder>/` holds copies of the task's own files, and for each split
-`<split>.npy`, float32 (row, value), and `<split>.index.npz`: files in the kit's order of training, offsets of their
-rows, and the rows' times in ms. `done.json` comes last. Folders of embeddings that the kit wrote are read too.
+`<split>.embeddings.npy` (raw float32, mapped when it is read), `.embedding-dimensions.json` (rows and values),
+`.filename-timestamps.json` (file and time in ms of each row) and `.target-labels.pkl` (labels of each row).
 """
 
 import copy
 import json
+import os
 import pickle
 import queue
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -24,18 +27,22 @@ from filelock import FileLock
 from jaxtyping import Float, Int
 
 from patchout.errors import InputError
-from patchout.files import write_aside
+from patchout.files import write_aside, write_json
 from patchout.hear.scores import frames_from_events
 from patchout.hear.subject import Subject, batch_size, scenes, timestamps
 from patchout.hear.tasks import Task, read_task
 from patchout.hear.wavs import read_wav
 
+READERS = 2  # threads that read sounds while others embed
 PART_S = 600.0  # of sound between two points from which an interrupted run goes on
 UNKNOWN_S = 10.0  # a clip of a task whose clips differ
+VALUES, SIZES = "embeddings.npy", "embedding-dimensions.json"
+STAMPS, LABELS = "filename-timestamps.json", "target-labels.pkl"
+DONE, PROFILE = ".done.embeddings", "profile.embeddings.json"  # the second one: seconds of the model, by split
 
 
 class EmbeddingError(InputError):
-    """A folder of embeddings that cannot be used: `<folder>: <what is wrong>; <what to do>`."""
+    """A folder of embeddings or results that cannot be used: `<path>: <what is wrong>; <what to do>`."""
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -47,141 +54,127 @@ def embed_task(
     out: Path,
     *,
     devices: Sequence[str] = ("cpu",),
-    workers: int = 2,
     on_clips: Callable[[int], object] = lambda clips: None,
-) -> "Embedded":
+) -> Task:
     """Embed a task into `<out>/<task folder>`, or go on where an earlier run stopped; done already, it is only read.
 
-    One copy of the model runs on each of `devices`, and `workers` more threads read sounds. Refuses an `out` that holds
-    embeddings of another model or of another state of the task.
+    One copy of the model runs on each of `devices`. Refuses an `out` that holds embeddings of another model or of
+    another state of the task.
     """
     folder = out / task.folder.name
-    if not (folder / "done.json").exists():
+    if not (folder / DONE).exists():
         task.require(subject.rate)
     folder.mkdir(parents=True, exist_ok=True)
     identity = subject.identity()
     _claim(out / "model.json", identity)
     with FileLock(folder / ".lock"):
         _claim(folder / "task.json", identity | {"task": task.name, "task_sha256": task.sha256(), "rate": subject.rate})
-        if not (folder / "done.json").exists():
+        if not (folder / DONE).exists():
             for name in ("task_metadata.json", "labelvocabulary.csv", *(f"{split}.json" for split in task.splits)):
                 shutil.copyfile(task.folder / name, folder / name)
-            _embed_splits(subject, task, folder, devices, workers, on_clips)
-            _claim(folder / "done.json", {"model": subject.name})
+            _Work(subject, task, folder, devices).run(on_clips)
+            (folder / DONE).touch()
     return read_embeddings(folder)
-
-
-def _embed_splits(
-    subject: Subject,
-    task: Task,
-    folder: Path,
-    devices: Sequence[str],
-    workers: int,
-    on_clips: Callable[[int], object],
-) -> None:
-    """Embed the splits that are not there."""
-    replicas: queue.Queue[tuple[Subject, str]] = queue.Queue()
-    for index, device in enumerate(devices):
-        model = copy.deepcopy(subject.model) if index else subject.model
-        replicas.put((replace(subject, model=model.to(device).eval()), device))
-    with ThreadPoolExecutor(len(devices) + workers) as pool:
-        for split, files in task.shuffled().items():
-            if (folder / f"{split}.npy").exists():
-                continue
-            parts = list(
-                _parts(folder, task, split, [task.folder / str(subject.rate) / split / file for file in files])
-            )
-            for clips in pool.map(partial(_embed_part, task, replicas, subject.rate), parts):
-                on_clips(clips)
-            _join(folder, split, files, [part.path for part in parts])
 
 
 def _claim(path: Path, record: dict[str, Any]) -> None:
     """Say whose a folder is, or refuse it if it is someone else's."""
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if odd := [name for name, value in record.items() if found.get(name) != value]:
-            found_text, text = (f"{odd[0]} {one.get(odd[0])!r}" for one in (found, record))
-            raise EmbeddingError(f"{path.parent}: holds {found_text}, this is {text}; give another folder or remove it")
-        return
-    with write_aside(path) as aside:
-        aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    if not path.exists():
+        write_json(path, record)
+    check_same(path, read_json(path, {}), record)
 
 
-class _Part(NamedTuple):
-    """Some clips of a split, and where their embeddings wait for the rest."""
-
-    path: Path
-    wavs: list[Path]
-
-
-def _parts(folder: Path, task: Task, split: str, wavs: list[Path]) -> Iterator[_Part]:
-    """About `PART_S` seconds of sound each."""
-    size = max(1, int(PART_S / (task.duration_s or UNKNOWN_S)))
-    for number, start in enumerate(range(0, len(wavs), size)):
-        yield _Part(folder / f"{split}.part-{number:05d}.npz", wavs[start : start + size])
+def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse a file that something else has made."""
+    if odd := [name for name, value in wanted.items() if found.get(name) != value]:
+        made, this = found.get(odd[0]), wanted[odd[0]]
+        raise EmbeddingError(
+            f"{path}: was made with {odd[0]} {made!r}, this is {this!r}; give another --out, or move {path.parent} away"
+        )
 
 
-def _embed_part(task: Task, replicas: "queue.Queue[tuple[Subject, str]]", rate: int, part: _Part) -> int:
-    """Write the embeddings of a part unless they are there; the number of its clips."""
-    if part.path.exists():
-        return len(part.wavs)
-    waves = [read_wav(path, rate) for path in part.wavs]
-    replica = replicas.get()
-    try:
-        pairs = _embed_waves(task, *replica, waves)
-    finally:
-        replicas.put(replica)
-    values, times_ms = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-    with write_aside(part.path) as aside:
-        np.savez(aside, values=values, times_ms=times_ms, counts=[len(times) for _, times in pairs])
-    return len(part.wavs)
+class _Work:
+    """A task, where its embeddings go, and a copy of the model for each device."""
+
+    def __init__(self, subject: Subject, task: Task, folder: Path, devices: Sequence[str]) -> None:
+        self.task, self.folder, self.rate, self.num_devices = task, folder, subject.rate, len(devices)
+        self.batch_size = batch_size(task.duration_s, subject.rate)
+        self.is_over = threading.Event()  # nothing more is wanted
+        self.replicas: queue.Queue[tuple[Subject, str]] = queue.Queue()
+        for index, device in enumerate(devices):
+            model = copy.deepcopy(subject.model) if index else subject.model
+            self.replicas.put((replace(subject, model=model.to(device).eval()), device))
+
+    def run(self, on_clips: Callable[[int], object]) -> None:
+        """Embed what is not there; whatever ends this ends every thread after its batch."""
+        with ThreadPoolExecutor(self.num_devices + READERS) as pool:
+            try:
+                for split, files in self.task.shuffled().items():
+                    self._split(split, files, pool, on_clips)
+            finally:
+                self.is_over.set()
+                pool.shutdown(cancel_futures=True)
+
+    def _split(self, split: str, files: list[str], pool: Executor, on_clips: Callable[[int], object]) -> None:
+        """Append part by part; a row counts when the file of sizes says that it is there."""
+        names = {name: self.folder / f"{split}.{name}" for name in (VALUES, SIZES, STAMPS, LABELS)}
+        num_rows, size = read_json(names[SIZES], [0, 0])
+        stamps = [(file, ms) for file, ms in read_json(names[STAMPS], [])[:num_rows]]
+        seconds = read_json(self.folder / PROFILE, {})
+        there = len({file for file, _ in stamps})
+        on_clips(there)
+        length = max(1, int(PART_S / (self.task.duration_s or UNKNOWN_S)))
+        parts = [files[first : first + length] for first in range(there, len(files), length)]
+        with names[VALUES].open("ab") as file:
+            file.truncate(4 * num_rows * size)
+            for values, more_stamps, more_s in pool.map(partial(self._part, split), parts):
+                values.tofile(file)
+                file.flush()
+                os.fsync(file.fileno())
+                stamps += more_stamps
+                seconds[split] = seconds.get(split, 0.0) + more_s
+                write_json(self.folder / PROFILE, seconds)
+                write_json(names[STAMPS], stamps)
+                write_json(names[SIZES], [len(stamps), values.shape[1]])
+                on_clips(len({file for file, _ in more_stamps}))
+        with write_aside(names[LABELS]) as aside:
+            aside.write_bytes(pickle.dumps(_labels(self.task, split, stamps)))
+
+    def _part(self, split: str, files: list[str]) -> tuple[np.ndarray, list[tuple[str, float]], float]:
+        """Embeddings (row, value) of some clips, file and time in ms of each row (0 of a scene), and the seconds."""
+        folder = self.task.folder / str(self.rate) / split
+        waves = [read_wav(folder / file, self.rate, self.task.duration_s) for file in files]
+        values, stamps = [], list[tuple[str, float]]()
+        subject, device = self.replicas.get()
+        start = time.perf_counter()
+        try:
+            for first in range(0, len(files), self.batch_size):
+                if self.is_over.is_set():
+                    raise CancelledError
+                batch = slice(first, first + self.batch_size)
+                wave = torch.from_numpy(np.stack(waves[batch])).to(device)
+                with torch.no_grad():
+                    if self.task.embedding_type == "event":
+                        found, times_ms = timestamps(subject, wave)
+                    else:
+                        found, times_ms = scenes(subject, wave)[:, None], torch.zeros(len(wave), 1)
+                values.append(found.flatten(0, 1))
+                stamps += [(file, ms) for file, row in zip(files[batch], times_ms.tolist(), strict=True) for ms in row]
+        finally:
+            self.replicas.put((subject, device))
+        return torch.cat(values).numpy(), stamps, time.perf_counter() - start
 
 
-def _embed_waves(
-    task: Task, subject: Subject, device: str, waves: list[np.ndarray]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Values (time, value) and times in ms (time,) of each sound; a scene is one time, 0. Equal lengths share calls."""
-    pairs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    size = batch_size(task.duration_s, subject.rate)
-    by_length = sorted(range(len(waves)), key=lambda index: len(waves[index]))
-    with torch.no_grad():
-        for _, group in groupby(by_length, key=lambda index: len(waves[index])):
-            same = list(group)
-            for start in range(0, len(same), size):
-                batch = same[start : start + size]
-                wave = torch.from_numpy(np.stack([waves[index] for index in batch])).to(device)
-                if task.embedding_type == "event":
-                    values, times_ms = timestamps(subject, wave)
-                else:
-                    values = scenes(subject, wave)[:, None]
-                    times_ms = torch.zeros(len(batch), 1, dtype=torch.float64)
-                pairs |= zip(batch, zip(values.numpy(), times_ms.numpy(), strict=True), strict=True)
-    return [pairs[index] for index in range(len(waves))]
-
-
-def _join(folder: Path, split: str, files: list[str], parts: list[Path]) -> None:
-    """Parts -> the two files of a split."""
-    shapes, counts, times_ms = [], [], []
-    for path in parts:
-        with np.load(path) as part:
-            shapes.append(part["values"].shape)
-            counts.append(part["counts"])
-            times_ms.append(part["times_ms"])
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-    with write_aside(folder / f"{split}.index.npz") as aside:
-        np.savez(aside, files=np.array(files), offsets=offsets, times_ms=np.concatenate(times_ms))
-    with write_aside(folder / f"{split}.npy") as aside:
-        shape = (int(offsets[-1]), shapes[0][1])
-        memory = np.lib.format.open_memmap(str(aside), mode="w+", dtype=np.float32, shape=shape)
-        first = 0
-        for path, (rows, _) in zip(parts, shapes, strict=True):
-            with np.load(path) as part:
-                memory[first : first + rows] = part["values"]
-            first += rows
-        memory.flush()
-    for path in parts:
-        path.unlink()
+def _labels(task: Task, split: str, stamps: Sequence[tuple[str, float]]) -> list[list[str]]:
+    """Of each row."""
+    annotations = task.annotations[split]
+    if task.embedding_type == "scene":
+        return [annotations[file] for file, _ in stamps]
+    rows: list[list[str]] = []
+    for file, of_file in groupby(stamps, key=lambda stamp: stamp[0]):
+        target = frames_from_events(annotations[file], np.array([ms for _, ms in of_file]), task.labels)
+        rows += [[task.labels[column] for column in np.flatnonzero(row)] for row in target]
+    return rows
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -197,46 +190,49 @@ class Rows(NamedTuple):
     times_ms: Float[np.ndarray, "row"]  # 0 for scenes
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """The embeddings of one task."""
-
-    task: Task
-    model: str
-    by_kit: bool
-
-    def rows(self, split: str) -> Rows:
-        """Read one split; values that are not finite or do not fit their index are an EmbeddingError."""
-        rows = _kit_rows(self.task, split) if self.by_kit else _own_rows(self.task, split)
-        if not len(rows.values) == len(rows.target) == len(rows.times_ms) == rows.offsets[-1]:
-            raise EmbeddingError(f"{self.task.folder}: the files of {split} do not belong together; embed it again")
-        if not np.isfinite(rows.values).all():
-            raise EmbeddingError(f"{self.task.folder}: {split} has NaN or infinite embeddings; look at the model")
-        return rows
-
-
-def read_embeddings(folder: Path) -> Embedded:
-    """A task's folder that `embed_task` or the kit has written."""
+def read_embeddings(folder: Path) -> Task:
+    """The task of a folder that `embed_task` or the kit has written; one that is not finished is an EmbeddingError."""
     task = read_task(folder)
-    if (folder / "done.json").exists():
-        done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-        return Embedded(task, done["model"], by_kit=False)
-    if all((folder / f"{split}.embedding-dimensions.json").exists() for split in task.splits):
-        return Embedded(task, folder.resolve().parent.name, by_kit=True)
-    raise EmbeddingError(f"{folder}: not all embeddings are there; run the command that makes them again")
+    is_ours, is_done = (folder / "task.json").exists(), (folder / DONE).exists()
+    if (is_ours and not is_done) or not all((folder / f"{split}.{SIZES}").exists() for split in task.splits):
+        raise EmbeddingError(f"{folder}: not all embeddings are there; run the command that makes them again")
+    return task
 
 
-def _own_rows(task: Task, split: str) -> Rows:
-    with np.load(task.folder / f"{split}.index.npz") as index:
-        files, offsets, times_ms = tuple(index["files"].tolist()), index["offsets"], index["times_ms"]
-    annotations = task.annotations[split]
-    if task.embedding_type == "event":
-        spans = zip(files, offsets, offsets[1:], strict=False)
-        targets = [frames_from_events(annotations[file], times_ms[a:b], task.labels) for file, a, b in spans]
-        target = np.concatenate(targets)
-    else:
-        target = _multi_hot(task, [annotations[file] for file in files])
-    return Rows(np.load(task.folder / f"{split}.npy", mmap_mode="r"), target, files, offsets, times_ms)
+def embedding_s(folder: Path) -> dict[str, float]:
+    """Seconds that the model took as `embedding`; empty where nobody knows (the kit's file is another one)."""
+    return {"embedding": sum(read_json(folder / PROFILE, {}).values())} if (folder / "task.json").exists() else {}
+
+
+def read_rows(task: Task, split: str) -> Rows:
+    """Read one split of a task with embeddings; what does not fit or is not finite is an EmbeddingError."""
+    values_path, sizes, stamps_path, labels_path = (
+        task.folder / f"{split}.{x}" for x in (VALUES, SIZES, STAMPS, LABELS)
+    )
+    num_rows, size = read_json(sizes, [0, 0])
+    stamps = read_json(stamps_path, [[str(row), 0.0] for row in range(num_rows)])  # the kit names no clips of scenes
+    if values_path.stat().st_size != 4 * num_rows * size:
+        num_bytes = values_path.stat().st_size
+        raise EmbeddingError(f"{values_path}: has {num_bytes} bytes, {num_rows} x {size} floats need another number")
+    try:
+        with labels_path.open("rb") as file:
+            target = _multi_hot(task, _PlainUnpickler(file).load())
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+        raise EmbeddingError(f"{labels_path}: is not one of the kit's ({error})") from None
+    if not num_rows == len(target) == len(stamps):
+        raise EmbeddingError(f"{task.folder}: the files of {split} do not belong together; embed it again")
+    values = np.memmap(values_path, np.float32, mode="r", shape=(num_rows, size))
+    if not np.isfinite(values).all():
+        raise EmbeddingError(f"{task.folder}: {split} has NaN or infinite embeddings; look at the model")
+    names = [Path(name).name for name, _ in stamps]
+    edges = [row for row in range(num_rows) if row == 0 or names[row] != names[row - 1]]
+    times_ms = np.array([ms for _, ms in stamps], np.float64)
+    return Rows(values, target, tuple(names[row] for row in edges), np.array([*edges, num_rows]), times_ms)
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """What a JSON file holds, or `default` if it is not there."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -244,30 +240,6 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it holds a {module}.{name}")
-
-
-def _kit_rows(task: Task, split: str) -> Rows:
-    """The kit maps raw floats, and keeps a pickle with the labels of each row."""
-    folder = task.folder
-    num_rows, size = json.loads((folder / f"{split}.embedding-dimensions.json").read_text(encoding="utf-8"))
-    path = folder / f"{split}.embeddings.npy"
-    if path.stat().st_size != 4 * num_rows * size:
-        raise EmbeddingError(f"{path}: has {path.stat().st_size} bytes, {num_rows} x {size} floats need another number")
-    try:
-        with (folder / f"{split}.target-labels.pkl").open("rb") as file:
-            target = _multi_hot(task, _PlainUnpickler(file).load())
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise EmbeddingError(f"{folder}: {split}.target-labels.pkl is not one of the kit's ({error})") from None
-    names, times_ms = (
-        [str(row) for row in range(num_rows)],
-        np.zeros(num_rows),
-    )  # the kit names no clips of a scene task
-    if task.embedding_type == "event":
-        stamps = json.loads((folder / f"{split}.filename-timestamps.json").read_text(encoding="utf-8"))
-        names, times_ms = [Path(name).name for name, _ in stamps], np.array([ms for _, ms in stamps], np.float64)
-    edges = [row for row in range(num_rows) if row == 0 or names[row] != names[row - 1]]
-    values = np.memmap(path, np.float32, mode="r", shape=(num_rows, size))
-    return Rows(values, target, tuple(names[row] for row in edges), np.array([*edges, num_rows]), times_ms)
 
 
 def _multi_hot(task: Task, labels: Sequence[Sequence[str]]) -> Float[np.ndarray, "row class"]:

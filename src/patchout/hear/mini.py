@@ -5,6 +5,7 @@ They ask what HEAR asks (sound events, speech, pitch; scenes and timestamps) of 
 
 import csv
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from patchout import audio
 from patchout.errors import InputError
 from patchout.files import write_aside
 from patchout.hear.scores import EventRow
-from patchout.hear.tasks import TABLE, read_task
+from patchout.hear.tasks import KINDS, TABLE, read_task
 from patchout.hear.wavs import write_wav
 
 RATE = 32_000
@@ -55,17 +56,13 @@ class Mini(NamedTuple):
     rules: Mapping[str, Any] = MappingProxyType({})
 
 
-def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
+def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        rows = list(table)
-    if missing := [name for name in columns if name not in (table.fieldnames or ())]:
-        raise InputError(f"{path}: has no column {missing[0]!r}; it needs {', '.join(columns)}")
-    return rows
+        return list(csv.DictReader(file))
 
 
 def _esc10(data: Path) -> Iterator[Clip]:
-    for row in _rows(data / "esc10" / "esc10.csv", "filename", "fold", "category"):
+    for row in _rows(data / "esc10" / "esc10.csv"):
         path = data / "esc10" / "audio" / row["filename"]
         yield Clip(f"fold{int(row['fold']) - 1:02d}", f"{path.stem}.wav", [row["category"]], path)
 
@@ -79,7 +76,7 @@ def _digits(data: Path) -> Iterator[Clip]:
 
 
 def _pitch(data: Path) -> Iterator[Clip]:
-    for row in _rows(data / "gm" / "pitch.csv", "file", "midi_pitch", "split"):
+    for row in _rows(data / "gm" / "pitch.csv"):
         path = data / "gm" / "pitch" / row["file"]
         yield Clip(row["split"], f"{path.stem}.wav", [row["midi_pitch"]], path)
 
@@ -92,7 +89,7 @@ def _piano(data: Path) -> Iterator[Clip]:
 
 def _office(data: Path) -> Iterator[Clip]:
     """Events cut from ESC-10 over quiet noise: the last fold tests, the one before chooses, the others train."""
-    rows = _rows(data / "esc10" / "esc10.csv", "filename", "fold", "category")
+    rows = _rows(data / "esc10" / "esc10.csv")
     folds = sorted({row["fold"] for row in rows}, key=int)
     if len(folds) < 3:
         raise InputError(f"{data / 'esc10'}: has {len(folds)} folds; train, valid and test need one each")
@@ -179,7 +176,7 @@ def make_mini(data: Path, out: Path, *, on_clip: Callable[[], object] = lambda: 
 def _build(name: str, data: Path, folder: Path, on_clip: Callable[[], object]) -> Iterator[str]:
     """The metadata come last, so that a folder without them is not finished."""
     mini, row = MINIS[name], TABLE[name]
-    clips: dict[str, dict[str, list[Any]]] = {}
+    clips: dict[str, dict[str, list[Any]]] = defaultdict(dict)
     for clip in mini.clips(data):
         try:
             wave = clip.sound if isinstance(clip.sound, np.ndarray) else audio.load(clip.sound, RATE)
@@ -187,26 +184,16 @@ def _build(name: str, data: Path, folder: Path, on_clip: Callable[[], object]) -
             yield f"{name}: left out {error}"
             continue
         write_wav(folder / str(RATE) / clip.split / clip.file, wave, RATE, duration_s=mini.duration_s)
-        clips.setdefault(clip.split, {})[clip.file] = clip.annotation
+        clips[clip.split][clip.file] = clip.annotation
         on_clip()
     splits = sorted(clips, key=lambda split: (SPLIT_ORDER.get(split, 0), split))
     annotations = [one for split in splits for rows in clips[split].values() for one in rows]
     found = {one["label"] if isinstance(one, dict) else one for one in annotations}
     labels = sorted(found, key=lambda label: label.zfill(4) if label.isdigit() else label)
     table = "".join(f"{index},{label}\n" for index, label in enumerate(labels))
-    metadata = {
-        "task_name": name,
-        "version": "v1",
-        "mode": "mini",
-        "default_mode": "mini",
-        "embedding_type": row.embedding_type,
-        "prediction_type": row.prediction_type,
-        "split_mode": row.split_mode,
-        "sample_duration": mini.duration_s,
-        "evaluation": mini.evaluation,
-        "splits": splits,
-        **mini.rules,
-    }
+    metadata: dict[str, Any] = {"task_name": name, "version": "v1", "mode": "mini", "default_mode": "mini"}
+    metadata |= {key: getattr(row, key) for key in KINDS}
+    metadata |= {"sample_duration": mini.duration_s, "evaluation": mini.evaluation, "splits": splits, **mini.rules}
     texts = {f"{split}.json": json.dumps(clips[split], indent=1) for split in splits}
     texts |= {"labelvocabulary.csv": f"idx,label\n{table}", "task_metadata.json": json.dumps(metadata, indent=1)}
     for file, text in texts.items():

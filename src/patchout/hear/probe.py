@@ -21,13 +21,13 @@ from filelock import FileLock
 from torch import Generator, nn
 
 from patchout.augment import keyed
-from patchout.files import write_aside
-from patchout.hear.embeddings import Embedded
+from patchout.files import write_aside, write_json
+from patchout.hear.embeddings import check_same, embedding_s, read_json, read_rows
 from patchout.hear.probe_exam import Exam, ProbeError, score_mode
 from patchout.hear.probe_group import Data, Point, Probe, predict, train_group
 from patchout.hear.tasks import Partition, Task
 
-Grid = Literal["full", "fast", "two"]
+Grid = Literal["full", "two"]
 SCORES = "test.predicted-scores.json"  # the kit's name, whatever the splits are called
 STAGES = "probe-stages.json"  # partitions that are done while others are not
 NUM_POINTS = 8  # of a grid: those that the kit draws
@@ -44,7 +44,6 @@ _FULL: dict[str, Sequence[Any]] = {  # in the order of Point, on which that of t
 }
 GRIDS: dict[Grid, dict[str, Sequence[Any]]] = {
     "full": _FULL,
-    "fast": _FULL | {"max_epochs": (10, 50), "check_val_every_n_epoch": (3, 10)},
     "two": _FULL | {"initialization": ("xavier_normal_",), "lr": (1e-3,)},  # ours: one hidden layer, or two
 }
 _SAME = {  # of every point, as the kit writes it
@@ -53,14 +52,6 @@ _SAME = {  # of every point, as the kit writes it
     "norm_after_activation": False,
     "optim": str(torch.optim.Adam),
 }
-
-
-@dataclass(frozen=True)
-class ProbeConfig:
-    """What is asked of a probe."""
-
-    grid: Grid = "full"  # the kit's, its fast one, or two points for a look
-    seed: int = 0
 
 
 # -- the grid ---------------------------------------------------------------------------------------------------------
@@ -87,30 +78,29 @@ def _hparams(point: Point) -> dict[str, Any]:
 
 
 def probe_task(
-    embedded: Embedded,
+    task: Task,
     out: Path,
     *,
-    config: ProbeConfig,
-    device: str | torch.device = "cpu",
-    embedding_s: float = 0.0,
+    grid: Grid = "full",
+    seed: int = 0,
+    device: str = "cpu",
     on_fit: Callable[[int], object] = lambda fits: None,
 ) -> dict[str, Any]:
     """The kit's record of scores, also written to `out` beside the predictions; done already, it is only read.
 
-    An interrupted run goes on after the last partition that it has finished; `embedding_s` is kept beside the seconds
-    of each. `on_fit` is told how many more networks are ready. Refuses an `out` that holds results of another model,
-    task, grid or seed.
+    `task` is a folder of embeddings. An interrupted run goes on after the last partition that it has finished. `on_fit`
+    is told how many more networks are ready. Refuses an `out` that holds results of another model, task, grid or seed.
     """
-    fit = _Fit(embedded, config.seed, torch.device(device), on_fit)
-    points = grid_points(embedded.task, config.grid)
-    about = _about(embedded, config, points)
+    fit = _Fit(task, seed, torch.device(device), on_fit)
+    points = grid_points(task, grid)
+    about = _about(task, grid, seed, points)
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
         if record := _read(out / SCORES, about):
             return record
         stages = _read(out / STAGES, about)
-        stages = stages or {"tests": {}, "patchout": about | {"seconds": {"embedding": embedding_s}}}
-        for number, partition in enumerate(embedded.task.partitions()):
+        stages = stages or {"tests": {}, "patchout": about | {"seconds": embedding_s(task.folder)}}
+        for number, partition in enumerate(task.partitions()):
             if partition.test in stages["tests"]:
                 continue
             start = time.perf_counter()
@@ -122,9 +112,9 @@ def probe_task(
             stages["patchout"]["seconds"][partition.test] = seconds
             with write_aside(out / f"{partition.test}.predictions.pkl") as aside, aside.open("wb") as file:
                 pickle.dump(predictions, file)
-            _write(out / STAGES, stages)
-        record = _record(embedded, points[stages["point"]], stages)
-        _write(out / SCORES, record)
+            write_json(out / STAGES, stages)
+        record = _record(task, points[stages["point"]], stages)
+        write_json(out / SCORES, record)
         (out / STAGES).unlink()
     return record
 
@@ -133,19 +123,19 @@ def probe_task(
 class _Fit:
     """Networks of one task."""
 
-    embedded: Embedded
+    task: Task
     seed: int
     device: torch.device
     on_fit: Callable[[int], object]
 
     def best(self, number: int, partition: Partition, points: Sequence[Point]) -> tuple[int, Probe]:
         """Train all points on a partition; which of them is best (of equal ones the first)."""
-        exam = Exam(self.embedded, partition.valid)
+        exam = Exam(self.task, partition.valid)
         exam.require_choice()
-        rows = [self.embedded.rows(split) for split in partition.train]
+        rows = [read_rows(self.task, split) for split in partition.train]
         values, target = self._tensor([one.values for one in rows]), self._tensor([one.target for one in rows])
         if len(values) < 2:
-            raise ProbeError(f"{self.embedded.task.folder}: {len(values)} row to learn from, normalisation needs 2")
+            raise ProbeError(f"{self.task.folder}: {len(values)} row to learn from, normalisation needs 2")
         data = Data(values, target, exam.one_label)
         key = (self.seed, number)
         probes = [Probe(point, data, keyed("probe", *key, index)) for index, point in enumerate(points)]
@@ -159,7 +149,7 @@ class _Fit:
 
     def test(self, split: str, probe: Probe) -> tuple[dict[str, Any], dict[str, Any]]:
         """The kit's scores and predictions of a test split."""
-        exam = Exam(self.embedded, split)
+        exam = Exam(self.task, split)
         (logits,) = predict([probe], self._tensor([exam.rows.values]))
         scores, predictions = exam.report(logits, probe.best.detail)
         validation = exam.sign * probe.best.score
@@ -179,21 +169,15 @@ class _Fit:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def _about(embedded: Embedded, config: ProbeConfig, points: Sequence[Point]) -> dict[str, Any]:
+def _about(task: Task, grid: Grid, seed: int, points: Sequence[Point]) -> dict[str, Any]:
     """What results depend on; results that differ in it are not mixed."""
-    made = embedded.task.folder / "task.json"  # says whose embeddings ours are
-    about = json.loads(made.read_text(encoding="utf-8")) if made.exists() else {"model": embedded.model}
-    about |= {
-        "task": embedded.task.name,
-        "task_sha256": embedded.task.sha256(),
-        "grid": config.grid,
-        "seed": config.seed,
-    }
+    whose = read_json(task.folder / "task.json", {"model": task.folder.resolve().parent.name})  # the kit does not say
+    about = whose | {"task": task.name, "task_sha256": task.sha256(), "grid": grid, "seed": seed}
     text = json.dumps([about, [_hparams(point) for point in points]], sort_keys=True)
     return about | {"config_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def _record(embedded: Embedded, point: Point, stages: Mapping[str, Any]) -> dict[str, Any]:
+def _record(task: Task, point: Point, stages: Mapping[str, Any]) -> dict[str, Any]:
     """The kit's record, and what we add under one key of our own."""
     tests = stages["tests"]
     record = dict(tests)
@@ -206,26 +190,15 @@ def _record(embedded: Embedded, point: Point, stages: Mapping[str, Any]) -> dict
     return record | {
         "hparams": _hparams(point),
         "postprocessing": list(stages["setting"].items()),
-        "score_mode": score_mode(embedded.task),
-        "embedding_path": str(embedded.task.folder),
+        "score_mode": score_mode(task),
+        "embedding_path": str(task.folder),
         "patchout": stages["patchout"],
     }
 
 
 def _read(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """A file of results, {} if it is not there; one of something else is refused."""
-    if not path.exists():
-        return {}
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    found = record.get("patchout", {})
-    if odd := [name for name, value in about.items() if found.get(name) != value]:
-        raise ProbeError(
-            f"{path}: was made with {odd[0]} {found.get(odd[0])!r}, this is {about[odd[0]]!r}; "
-            "give another folder or remove it"
-        )
+    record: dict[str, Any] = read_json(path, {})
+    if record:
+        check_same(path, record.get("patchout", {}), about)
     return record
-
-
-def _write(path: Path, record: Mapping[str, Any]) -> None:
-    with write_aside(path) as aside:
-        aside.write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchout.errors import InputError
-from patchout.hear.embeddings import Embedded
+from patchout.hear.embeddings import read_rows
 from patchout.hear.probe_group import Check, loss
 from patchout.hear.scores import MINIMIZED, EventRow, event_scores, events_from_frames, scene_scores
 from patchout.hear.tasks import Task
@@ -29,27 +29,24 @@ class ProbeError(InputError):
 class Exam:
     """One split of a task."""
 
-    def __init__(self, embedded: Embedded, split: str) -> None:
+    def __init__(self, task: Task, split: str) -> None:
         """Refuse a task whose metadata asks for what the kit does not have."""
-        self.task, self.split, self.rows = embedded.task, split, embedded.rows(split)
-        self.one_label = self.task.prediction_type == "multiclass"
-        self.by_loss = _by_loss(self.task)
-        self.sign = 1 if score_mode(self.task) == "max" else -1
-        self.settings = event_settings(self.task)
+        self.task, self.split, self.rows = task, split, read_rows(task, split)
+        self.one_label = task.prediction_type == "multiclass"
+        self.by_loss = _by_loss(task)
+        self.sign = 1 if score_mode(task) == "max" else -1
+        self.settings = _event_settings(task)
         if self.by_loss and len(self.settings) > 1:
-            raise ProbeError(
-                f"{self.task.folder}: the loss cannot choose among {len(self.settings)} ways to make events"
-            )
+            raise ProbeError(f"{task.folder}: the loss cannot choose among {len(self.settings)} ways to make events")
 
     def require_choice(self) -> None:
         """Refuse a validation split on which the score that chooses is not defined."""
-        positive = self.rows.target.sum(axis=0)
-        lonely = np.flatnonzero((positive == 0) | (positive == len(self.rows.target)))
-        if not self.by_loss and self.task.evaluation[0] in RANKED and len(lonely):
-            label, score = self.task.labels[lonely[0]], self.task.evaluation[0]
+        share, score = self.rows.target.mean(axis=0), self.task.evaluation[0]
+        lonely = [label for label, part in zip(self.task.labels, share, strict=True) if part in (0, 1)]
+        if not self.by_loss and score in RANKED and lonely:
             raise ProbeError(
                 f"{self.task.folder}: {score} cannot choose a probe: all or none of the clips of {self.split} are "
-                f"{label!r}; give that split both kinds, or put another score first in task_metadata.json"
+                f"{lonely[0]!r}; give that split both kinds, or put another score first in task_metadata.json"
             )
 
     def check(self, logits: Float[Tensor, "row class"]) -> Check:
@@ -57,20 +54,14 @@ class Exam:
         if self.by_loss or not bool(logits.isfinite().all()):
             return Check(-self._loss(logits), self.settings[0])
         names = self.task.evaluation[:1]
-        found = [self._scores(self._prediction(logits), setting, names)[names[0]] for setting in self.settings]
-        ranks = [
-            (0.0 if math.isnan(score) else score, *setting.values())
-            for score, setting in zip(found, self.settings, strict=True)
-        ]
-        best = ranks.index(max(ranks))
-        return Check(self.sign * found[best], self.settings[best])
+        found = [(self._scores(self._prediction(logits), one, names)[names[0]], one) for one in self.settings]
+        score, setting = max(found, key=lambda pair: (0.0 if math.isnan(pair[0]) else pair[0], *pair[1].values()))
+        return Check(self.sign * score, setting)
 
     def report(self, logits: Float[Tensor, "row class"], setting: Setting) -> tuple[dict[str, float], dict[str, Any]]:
         """All scores under the kit's names, and what stands in the kit's file of predictions."""
         if not bool(logits.isfinite().all()):
-            raise ProbeError(
-                f"{self.task.folder}: the probe's outputs are not finite; look at the size of the embeddings"
-            )
+            raise ProbeError(f"{self.task.folder}: outputs of the probe are not finite; are the embeddings that large?")
         prediction = self._prediction(logits)
         scores = self._scores(prediction, setting, self.task.evaluation)
         about = {"test_loss": self._loss(logits), "test_score": scores[self.task.evaluation[0]]}
@@ -112,7 +103,7 @@ def score_mode(task: Task) -> Literal["max", "min"]:
     return "min" if _by_loss(task) or task.evaluation[0] in MINIMIZED else "max"
 
 
-def event_settings(task: Task) -> list[Setting]:
+def _event_settings(task: Task) -> list[Setting]:
     """The grid of ways to make events of frames: the kit's, or that of the task's metadata."""
     if task.embedding_type == "scene":
         return [{}]

@@ -112,8 +112,9 @@ def train_group(probes: Sequence[Probe], data: Data, validation: Tensor, judge: 
         by_rate[probe.point.lr] += probe.parameters()
     optimizer = torch.optim.Adam([{"params": values, "lr": lr} for lr, values in by_rate.items()], fused=True)
     live = sorted(probes, key=lambda probe: -probe.point.hidden_layers)
-    every = probes[0].point.check_val_every_n_epoch
-    for epoch in range(every - 1, probes[0].point.max_epochs, every):
+    max_epochs = probes[0].point.max_epochs
+    every = min(probes[0].point.check_val_every_n_epoch, max_epochs)  # a network that is never judged is none
+    for epoch in range(every - 1, max_epochs, every):
         _train_epochs(live, data, every, optimizer, rng)
         logits = predict(live, validation)
         live = [probe for probe, one in zip(live, logits, strict=True) if probe.consider(judge(one), epoch)]
@@ -177,13 +178,9 @@ def _logits(
     hidden = rows[:, None].expand(-1, len(probes), -1)
     for layer, (mean, variance) in enumerate(running):
         members = _with_layer(probes, layer)
-        new = _linear(
-            hidden[:, : len(members)], [one.weights[layer] for one in members], [one.biases[layer] for one in members]
-        )
-        gain, shift = (
-            torch.cat([one.gains[layer] for one in members]),
-            torch.cat([one.shifts[layer] for one in members]),
-        )
+        new = _linear(hidden[:, : len(members)], members, layer)
+        gain = torch.cat([one.gains[layer] for one in members])
+        shift = torch.cat([one.shifts[layer] for one in members])
         statistics = mean.view(-1), variance.view(-1)  # updated in place
         new = F.batch_norm(new.flatten(1), *statistics, gain, shift, training=rng is not None).view_as(new)
         dropout = probes[0].point.dropout
@@ -191,15 +188,15 @@ def _logits(
             new = new * torch.empty_like(new).bernoulli_(1 - dropout, generator=rng).div_(1 - dropout)
         new = new.relu()
         hidden = new if len(members) == len(probes) else torch.cat([new, hidden[:, len(members) :]], dim=1)
-    return _linear(hidden, [one.weights[-1] for one in probes], [one.biases[-1] for one in probes])
+    return _linear(hidden, probes, -1)
 
 
 def _linear(
-    hidden: Float[Tensor, "row probe value"], weights: Sequence[Tensor], biases: Sequence[Tensor]
+    hidden: Float[Tensor, "row probe value"], probes: Sequence[Probe], layer: int
 ) -> Float[Tensor, "row probe out"]:
     """Each probe's own product."""
-    if len(weights) == 1:
+    weights, biases = [one.weights[layer] for one in probes], [one.biases[layer] for one in probes]
+    if len(probes) == 1:
         return F.linear(hidden[:, 0], weights[0], biases[0])[:, None]
-    return torch.baddbmm(
-        torch.stack(list(biases))[:, None], hidden.transpose(0, 1), torch.stack(list(weights)).transpose(1, 2)
-    ).transpose(0, 1)
+    products = torch.baddbmm(torch.stack(biases)[:, None], hidden.transpose(0, 1), torch.stack(weights).transpose(1, 2))
+    return products.transpose(0, 1)

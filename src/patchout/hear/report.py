@@ -7,23 +7,22 @@ Audio Transformers", section 5. `leaderboard.csv` is the challenge's, with FSD50
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from patchout import plots_hear
 from patchout.embedding import EmbedConfig
 from patchout.files import write_aside
-from patchout.hear.results import BOARD_OF, Model, read_results
-from patchout.hear.tasks import BOARDS, TABLE
-from patchout.plots_hear import Line, Words
+from patchout.hear.results import Model, read_results
+from patchout.hear.tasks import BOARDS, CATEGORY, TABLE
+from patchout.plots_hear import Line
 
 SHOWN = ("OpenL3", "wav2vec2", "CVSSP PANNS", "GURA Cat H+w+C", "GURA Fuse Cat H+w+C")  # everywhere, as in the paper
 CATEGORIES = ("music", "speech", "general", "other")
-CATEGORY = {task: TABLE[name].category for (name, _), task in BOARD_OF.items()}
 EVENTS = tuple(name for name, row in TABLE.items() if row.embedding_type == "event")
 LETTER = {"low": "L", "mid": "M", "high": "H"}
 OFFICIAL = """Medians and numbers in brackets are scores divided by that of the best submission. FSD50K is as corrected
@@ -80,12 +79,17 @@ def write_report(results: Sequence[Path], out: Path, *, base: str = "", best: st
     parts = [
         f"# HEAR report\n\n**Measured** here:\n\n{about}\nEverything *cited* is an official submission to HEAR 2021.\n"
     ]
-    for column, board in (("fsd50k_before_2022_07", _official(measured)), ("", _open(measured))):
+    others = sorted({task for model in measured for task in model.primary()}.difference(BOARDS))
+    for title, stem, tasks, cited, cited_then, text in (
+        ("Tasks of HEAR", "hear", BOARDS, leaderboard(), leaderboard("fsd50k_before_2022_07"), OFFICIAL),
+        ("Tasks without official scores", "open", others, [], [], OPEN),
+    ):
+        board, board_then = (_board(title, stem, tasks, [*models, *measured]) for models in (cited, cited_then))
         if board.measured():
-            pictures = _pictures(_official(measured, column) if column else board, out, (base, best), notes)
-            parts += [f"## {board.title}\n\n{OFFICIAL if column else OPEN}\n", *_tables(board), *pictures]
-            _write_csv(out / f"{board.stem}-scores.csv", SCORES_HEAD, _score_rows(board))
-            _write_csv(out / f"{board.stem}-medians.csv", MEDIANS_HEAD, _median_rows(board))
+            pictures = _pictures(board_then, out, (base, best), notes)
+            parts += [f"## {title}\n\n{text}\n", *_tables(board), *pictures]
+            _write_csv(out / f"{stem}-scores.csv", SCORES_HEAD, _score_rows(board))
+            _write_csv(out / f"{stem}-medians.csv", MEDIANS_HEAD, _median_rows(board))
     left_out = "".join(f"- {text}\n" for text in (*problems, *notes))
     with write_aside(out / "report.md") as aside:
         text = "\n".join([*parts, f"## Left out\n\n{left_out or 'Nothing.'}"])
@@ -117,27 +121,13 @@ def _csv(name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
-def _official(measured: Sequence[Model], fsd50k: str = "fsd50k") -> Board:
-    """Normalised by the best submission."""
-    cited = leaderboard(fsd50k)
-    best = {task: max(model.primary().get(task, 0.0) for model in cited) for task in BOARDS}
-    ours = [model for model in measured if not set(BOARDS).isdisjoint(model.primary())]
-    return Board(
-        "Tasks of HEAR", "hear", _by_category({task: CATEGORY[task] for task in BOARDS}), best, [*cited, *ours]
-    )
-
-
-def _open(measured: Sequence[Model]) -> Board:
-    """Tasks that the leaderboard does not have."""
-    found = sorted({task for model in measured for task in model.primary()}.difference(BOARDS))
-    tasks = _by_category({task: TABLE[task].category if task in TABLE else "other" for task in found})
-    ours = [model for model in measured if not set(found).isdisjoint(model.primary())]
-    return Board("Tasks without official scores", "open", tasks, {}, ours)
-
-
-def _by_category(category: dict[str, str]) -> dict[str, list[str]]:
-    tasks = {name: [task for task in category if category[task] == name] for name in CATEGORIES}
-    return {name: each for name, each in tasks.items() if each}
+def _board(title: str, stem: str, tasks: Sequence[str], models: Sequence[Model]) -> Board:
+    """With the models that have one of its tasks, normalised by the best cited one."""
+    by_category = {name: [task for task in tasks if CATEGORY.get(task, "other") == name] for name in CATEGORIES}
+    there = [model for model in models if not model.primary().keys().isdisjoint(tasks)]
+    cited = [model.primary() for model in there if model.is_cited]
+    best = {task: max(scores.get(task, 0.0) for scores in cited) for task in tasks if cited}
+    return Board(title, stem, {name: each for name, each in by_category.items() if each}, best, there)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -169,18 +159,12 @@ def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]
 
 
 def _tables(board: Board) -> Iterator[str]:
-    """Medians of all models; scores by category, and secondary ones, of those that are shown."""
-    panels, shown = board.panels(), board.shown()
-    rows = [[_median(board, model, tasks) for tasks in panels.values()] for model in board.ranked(board.models)]
-    yield "### Medians\n\n" + _table(board.ranked(board.models), list(panels), rows)
+    """Medians of all models, and scores by category of those that are shown."""
+    rows = [[_median(board, model, tasks) for tasks in board.panels().values()] for model in board.ranked(board.models)]
+    yield "### Medians\n\n" + _table(board.ranked(board.models), list(board.panels()), rows)
     for category, tasks in board.tasks.items():
-        rows = [[_score(board, model, task) for task in tasks] for model in shown]
-        yield f"### {category.capitalize()}\n\n" + _table(shown, tasks, rows)
-    asked = [model for model in shown if model.is_cited or not board.best]  # what the leaderboard has not, the CSV has
-    keys = {(task, name) for model in asked for task in panels["all tasks"] for name in model.scores.get(task, ())}
-    names = sorted((task, name) for task, name in keys if name not in ("score", task in TABLE and TABLE[task].primary))
-    rows = [[_number(model.scores.get(task, {}).get(name)) for task, name in names] for model in shown]
-    yield "### Secondary scores\n\n" + _table(shown, [f"{task}: {name}" for task, name in names], rows)
+        rows = [[_score(board, model, task) for task in tasks] for model in board.shown()]
+        yield f"### {category.capitalize()}\n\n" + _table(board.shown(), tasks, rows)
 
 
 def _table(models: Sequence[Model], columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -218,32 +202,26 @@ def _pictures(board: Board, out: Path, compared: tuple[str, str], notes: list[st
     cited = [line for line in shown if line.is_cited]
     ranked = [_line(board, model) for model in board.ranked(board.models)]
 
-    def picture(name: str, caption: str) -> tuple[Path, Words, str]:
-        words = Words(f"{board.title}: {caption}", "score / best official score" if board.best else "score")
-        return out / f"{board.stem}-{name}.png", words, f"![{caption}]({board.stem}-{name}.png)\n"
+    def drawn(name: str, caption: str, draw: Callable[..., None], *what: Any) -> str:
+        score = "score / best official score" if board.best else "score"
+        draw(out / f"{board.stem}-{name}.png", *what, title=f"{board.title}: {caption}", score=score)
+        return f"![{caption}]({board.stem}-{name}.png)\n"
 
-    path, words, link = picture("categories", "scores by category and model")
-    plots_hear.boxes(path, shown, board.tasks, words)
-    yield f"### Figures\n\n{link}"
-    path, words, link = picture("medians", "all models by median")
-    plots_hear.boxes(path, ranked, {"all tasks": tasks}, words)
-    yield link
+    yield "### Figures\n\n" + drawn("categories", "by category and model", plots_hear.rows, shown, board.tasks)
+    yield drawn("medians", "all models by median", plots_hear.rows, ranked, {"all tasks": tasks})
     described = [(one, one.config) for one in board.models if one.config and not set(events).isdisjoint(one.primary())]
     for name, caption, picked in (
         ("levels", "timestamps by level", _by_level(described)),
         ("fields", "timestamps by receptive field", _by_field(described)),
     ):
-        path, words, link = picture(name, caption)
-        if picked:
-            lines = [_line(board, model, f": {_settings(config)}") for model, config in picked]
-            plots_hear.bars(path, [*cited, *lines], events, words)
-            yield link
+        lines = [_line(board, model, f": {_settings(config)}") for model, config in picked]
+        if lines:
+            yield drawn(name, caption, plots_hear.rows, [*cited, *lines], {task: [task] for task in events})
         else:
-            notes.append(f"{words.title}: there are no results of our models that differ in {name}")
+            notes.append(f"{board.title}: {caption}: there are no results of our models that differ in {name}")
     if two := _pair(board, *compared):
-        path, words, link = picture("pair", f"{two[0].name} and {two[1].name}")
-        plots_hear.pair(path, (_line(board, two[0]), _line(board, two[1])), cited, tasks, words)
-        yield link
+        names = f"{two[0].name} and {two[1].name}"
+        yield drawn("pair", names, plots_hear.pair, [_line(board, model) for model in two], cited, tasks)
     else:
         notes.append(f"{board.title}: there are no two measured models to compare")
 

@@ -2,28 +2,21 @@
 
 import ast
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from patchout.embedding import EmbedConfig
 from patchout.errors import InputError
-from patchout.hear.scores import EVENT_SCORES, SCENE_SCORES
-from patchout.hear.tasks import BOARDS, TABLE, TVT
+from patchout.hear.scores import EVENT_SCORES, MINIMIZED, SCENE_SCORES
+from patchout.hear.tasks import BOARD_OF, TABLE, TVT
 
 SCORES_FILE = "test.predicted-scores.json"
 NAMES = ("score", *SCENE_SCORES, *EVENT_SCORES)  # "score" is the primary one
-IDENTITY = ("model", "detail", "weights_sha256")
-BOARD_OF = {
-    (name, mode): board
-    for name, row in TABLE.items()
-    for mode in row.modes
-    for board in BOARDS
-    if board in (name, f"{name}_{mode}", name.rpartition("_fold")[0])
-}
 FOLDERS = Counter(BOARD_OF.values())  # Beehive has two
 Scores = dict[str, float]
 
@@ -51,17 +44,12 @@ class Model(NamedTuple):
         return {task: scores["score"] for task, scores in self.scores.items() if "score" in scores}
 
 
-class _Found(NamedTuple):
-    """The results that have one model's name."""
+class _Result(NamedTuple):
+    """One file of scores."""
 
-    whose: dict[str, Any]
-    folders: dict[str, Scores]  # of tasks
-    grids: set[str]
-
-    def text(self) -> str:
-        """For people."""
-        parts = [self.whose["model"] or "model not known", self.whose["detail"]]
-        return f"{', '.join(filter(None, parts))}; grid of the probe: {', '.join(sorted(self.grids))}"
+    scores: Scores
+    whose: tuple[str, str, str]  # model, what else makes its embeddings what they are, hash of its weights
+    grid: str
 
 
 def read_results(results: Sequence[Path]) -> tuple[list[Model], list[str], list[str]]:
@@ -69,41 +57,30 @@ def read_results(results: Sequence[Path]) -> tuple[list[Model], list[str], list[
 
     ReportError: there is nothing that can be used.
     """
-    found: dict[str, _Found] = {}
+    found: defaultdict[str, dict[str, _Result]] = defaultdict(dict)  # model -> task folder
     problems: list[str] = []
-    for results_folder in results:
-        paths = sorted(results_folder.resolve().rglob(SCORES_FILE))
-        problems += [] if paths else [f"{results_folder}: has no {SCORES_FILE} at any depth"]
+    for folder in results:
+        paths = sorted(folder.resolve().rglob(SCORES_FILE))
+        problems += [] if paths else [f"{folder}: has no {SCORES_FILE} at any depth"]
         for path in paths:
             name, task = path.parts[-3:-1]
             try:
-                scores, about = _read(path)
-                whose = {key: about.get(key) for key in IDENTITY}
-                model = found.setdefault(name, _Found(whose, {}, set()))
-                if task in model.folders:
+                result = _read(path)
+                if task in found[name]:
                     raise ReportError(f"{path}: {name} has a result of this task already; rename one of the models")
-                if model.whose != whose:
+                if any(other.whose != result.whose for other in found[name].values()):
                     raise ReportError(f"{path}: another model made other results of {name}; give each its own folder")
-                model.folders[task] = scores
-                model.grids.add(str(about.get("grid", "not known")))
+                found[name][task] = result
             except ReportError as error:
                 problems.append(str(error))
     notes: list[str] = []
-    models = [
-        Model(name, _by_task(name, one.folders, notes), config=_config(one.whose), about=one.text())
-        for name, one in found.items()
-    ]
+    models = [_model(name, of_task, notes) for name, of_task in found.items() if of_task]
     if not any(model.primary() for model in models):
         raise ReportError("; ".join(["there is nothing to report, give folders of results", *problems, *notes]))
     return models, problems, notes
 
 
-def task_of(name: str, mode: str) -> str:
-    """The leaderboard's name of a task, or another one for what is not on it."""
-    return BOARD_OF.get((name, mode)) or (name if mode in ("full", "mini", name) else f"{name} ({mode})")
-
-
-def _read(path: Path) -> tuple[Scores, dict[str, Any]]:
+def _read(path: Path) -> _Result:
     """Means over the test splits, and whose they are as far as the file says it (the kit's does not).
 
     As on the leaderboard, a score of events is 0 where none was found (NaN in the kit).
@@ -111,46 +88,50 @@ def _read(path: Path) -> tuple[Scores, dict[str, Any]]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         splits = [value for value in record.values() if isinstance(value, dict) and "test_score" in value]
-        columns = {name: [split[f"test_{name}"] for split in splits] for name in NAMES if f"test_{name}" in splits[0]}
-        table = {name: np.array(values, np.float64) for name, values in columns.items()}
-        about = dict(record.get("patchout", {}))
+        names = [name for key in splits[0] if (name := key.removeprefix("test_")) in NAMES]
+        table = {name: np.array([split[f"test_{name}"] for split in splits], np.float64) for name in names}
+        about = {key: str(value) for key, value in record.get("patchout", {}).items()}
     except (OSError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
-        raise ReportError(
-            f"{path}: is no file of scores ({type(error).__name__}: {error}); run this task again"
-        ) from None
+        reason = f"is no file of scores ({type(error).__name__}: {error})"
+        raise ReportError(f"{path}: {reason}; run this task again") from None
     row = TABLE.get(path.parent.name.partition("-")[0])
     wanted = len(splits) if row is None else 1 if row.split_mode == TVT else row.num_splits
     if len(splits) != wanted:
         raise ReportError(f"{path}: has scores of {len(splits)} test splits, not of {wanted}; run this task again")
-    has_events = any(name in EVENT_SCORES for name in table)
-    scores = {
-        name: float(np.nan_to_num(each, nan=0.0 if has_events else np.nan).mean()) for name, each in table.items()
-    }
+    has_events = any(name in EVENT_SCORES for name in names)
+    with np.errstate(invalid="ignore"):  # d_prime may be infinite
+        scores = {name: float(np.where(np.isnan(each) & has_events, 0, each).mean()) for name, each in table.items()}
     if not np.isfinite(scores["score"]) or (row is not None and not 0 <= scores["score"] <= 1):
         raise ReportError(f"{path}: test_score is no number from 0 to 1; run this task again")
-    if record.get("score_mode") == "min":  # an error among scores would turn every order round
+    if not MINIMIZED.isdisjoint(names[1:2]):  # the primary score is an error, which would turn every order round
         del scores["score"]
-    return scores, about
+    whose = about.get("model", ""), about.get("detail", ""), about.get("weights_sha256", "")
+    return _Result(scores, whose, about.get("grid", "not known"))
 
 
-def _config(about: dict[str, Any]) -> EmbedConfig | None:
-    """The settings that `Subject.detail` shows of one of our models."""
-    try:
-        call = ast.parse(about["detail"] or "", mode="eval").body
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == "EmbedConfig":
-            return EmbedConfig(**{word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg})
-    except (SyntaxError, TypeError, ValueError):
-        return None  # of another version, or a module's own words
-    return None
-
-
-def _by_task(model: str, folders: dict[str, Scores], notes: list[str]) -> dict[str, Scores]:
-    """Scores of whole tasks: those of both folds of Beehive are averaged, one fold alone is left out."""
+def _model(name: str, results: Mapping[str, _Result], notes: list[str]) -> Model:
+    """Scores of whole tasks: those of both folds of Beehive are averaged, one fold alone is left out and noted."""
     parts: defaultdict[str, list[Scores]] = defaultdict(list)
-    for folder, scores in folders.items():
-        parts[task_of(folder.partition("-")[0], folder.rpartition("-")[2])].append(scores)
+    for folder, result in results.items():
+        parts[_task_of(folder.partition("-")[0], folder.rpartition("-")[2])].append(result.scores)
     whole = {task: each for task, each in parts.items() if len(each) == max(FOLDERS[task], 1)}
-    notes += [f"{model}: {task}, of which not every folder has results" for task in parts if task not in whole]
-    return {
-        task: {name: float(np.mean([one[name] for one in each])) for name in each[0]} for task, each in whole.items()
+    notes += [f"{name}: {task}, of which not every folder has results" for task in parts if task not in whole]
+    scores = {
+        task: {key: float(np.mean([one.get(key, np.nan) for one in each])) for key in each[0]}
+        for task, each in whole.items()
     }
+    model, detail, _ = next(iter(results.values())).whose
+    grids = ", ".join(sorted({result.grid for result in results.values()}))
+    about = f"{', '.join(filter(None, (model or 'model not known', detail)))}; grid of the probe: {grids}"
+    return Model(name, scores, config=_config(detail), about=about)
+
+
+def _task_of(name: str, mode: str) -> str:
+    """The leaderboard's name of a task, or another one for what is not on it."""
+    return BOARD_OF.get((name, mode)) or (name if mode in ("full", "mini", name) else f"{name} ({mode})")
+
+
+def _config(detail: str) -> EmbedConfig | None:
+    """Levels and fields that `Subject.detail` shows of one of our models."""
+    found = re.findall(r"\b(levels|fields_ms)=(\([^()]*\))", detail)
+    return EmbedConfig(**{name: ast.literal_eval(text) for name, text in found}) if found else None

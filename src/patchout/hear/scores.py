@@ -80,7 +80,8 @@ def scene_scores(target: np.ndarray, prediction: np.ndarray, names: Sequence[str
     if not np.isfinite(prediction).all():
         raise ValueError("predictions have NaN or infinite values: there is nothing to rank")
     hot = target.astype(np.float64)
-    return {name: SCENE_SCORES[name](hot, prediction) for name in names}
+    with np.errstate(invalid="ignore"):  # d_prime may be infinite in both directions
+        return {name: SCENE_SCORES[name](hot, prediction) for name in names}
 
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -159,9 +160,7 @@ def _error_rate(target: _Columns, found: _Columns) -> dict[str, float]:
     num_there = np.bincount(inverse[: len(there)], minlength=len(segments))
     num_said = np.bincount(inverse[len(there) :], minlength=len(segments))
     right = np.isin(there, said).sum()
-    errors = (
-        np.maximum(num_there, num_said).sum() - right
-    )  # min(there, said) - right replaced, the rest too few or many
+    errors = np.maximum(num_there, num_said).sum() - right  # min - right are replaced, the rest too few or many
     rate = float(errors / (len(there) + np.spacing(1)))
     return {"": rate, "_error_rate": rate}
 

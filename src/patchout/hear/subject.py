@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from patchout import hear, zoo
 from patchout.embedding import EmbedConfig
 from patchout.errors import InputError
+from patchout.hear.api import fuse
 from patchout.hear.wavs import RATES
 
 EVENNESS_MS = 1.0  # of timestamps, as the public validator has it
@@ -47,24 +48,39 @@ class Subject:
         return {"model": self.name, "detail": self.detail, "weights_sha256": digest.hexdigest()}
 
 
-def open_subject(name: str, *, config: EmbedConfig | None = None, weights: str = "") -> Subject:
-    """One of our models (a file or a zoo name) with its `config`, or any importable HEAR module with `weights`."""
-    if Path(name).exists() or name in zoo.MODELS:
-        if weights:
-            raise ValueError(f"{name} is a model already: a file of weights goes with a HEAR module")
-        config = config or EmbedConfig()
-        return Subject(name, hear, hear.HearModel(zoo.load(name), config), repr(config))
-    if config is not None:
-        raise ValueError(f"an embedding's settings are for our models, and {name} is none: give a file or a zoo name")
+def open_subject(
+    name: str, *, config: EmbedConfig | None = None, weights: str = "", progress: zoo.Progress | None = None
+) -> Subject:
+    """One of our models (whatever `zoo.load` takes) with its `config`, or any importable HEAR module with `weights`.
+
+    `a+b` are modules side by side.
+    """
+    module = _module(name)
+    if module is not None:
+        if config is not None:
+            raise ValueError(f"an embedding's settings are for our models, and {name} is a HEAR module: leave them out")
+        return open_module(name, module, weights=weights)
+    if weights:
+        raise ValueError(f"{name} is no HEAR module that can be imported: only such a one takes --weights")
     try:
-        module = import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise ValueError(
-            f"{name} is no file, no model of `patchout models` and no module that can be imported"
-        ) from None
-    return open_module(name, module, weights=weights)
+        model = zoo.load(name, progress=progress)
+    except zoo.UnknownModelError as error:
+        raise ValueError(f"{error}; so will a HEAR module that can be imported") from None
+    config = config or EmbedConfig()
+    return Subject(name, hear, hear.HearModel(model, config), repr(config))
+
+
+def _module(name: str) -> Any:
+    """A HEAR module, or None if there is none of this name."""
+    is_file = Path(name).exists() and not (Path(name) / "__init__.py").exists()
+    if is_file or not all(part.isidentifier() for part in name.replace("+", ".").split(".")):
+        return None
+    try:
+        return fuse(*name.split("+")) if "+" in name else import_module(name)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            return None
+        raise ModuleError(f"{name}: cannot be imported ({error})") from None
 
 
 def open_module(name: str, module: Any, *, weights: str = "") -> Subject:
@@ -74,9 +90,9 @@ def open_module(name: str, module: Any, *, weights: str = "") -> Subject:
     model = module.load_model(weights) if weights else module.load_model()
     if not isinstance(model, nn.Module):
         raise ModuleError(f"{name}: load_model must give a torch.nn.Module, got {type(model).__name__}")
-    if getattr(model, "sample_rate", None) not in RATES:
-        given = getattr(model, "sample_rate", None)
-        raise ModuleError(f"{name}: sample_rate must be one of {', '.join(map(str, RATES))}, got {given!r}")
+    rate = getattr(model, "sample_rate", None)
+    if rate not in RATES:
+        raise ModuleError(f"{name}: sample_rate must be one of {', '.join(map(str, RATES))}, got {rate!r}")
     for size in ("scene_embedding_size", "timestamp_embedding_size"):
         if not isinstance(getattr(model, size, None), int):
             raise ModuleError(f"{name}: {size} must be an int, got {getattr(model, size, None)!r}")
@@ -91,21 +107,18 @@ def batch_size(duration_s: float | int | None, rate: int) -> int:
 def scenes(subject: Subject, wave: Float[Tensor, "clip sample"]) -> Float[Tensor, "clip value"]:
     """Scene embeddings on the CPU, checked against the HEAR rules."""
     values = subject.module.get_scene_embeddings(wave, subject.model)
-    size = (len(wave), subject.model.scene_embedding_size)
-    _check(subject, "scene embeddings", values, size)
-    return values.detach().cpu()
+    return _checked(subject, "scene embeddings", values, (len(wave), subject.model.scene_embedding_size))
 
 
 def timestamps(subject: Subject, wave: Float[Tensor, "clip sample"]) -> tuple[Tensor, Tensor]:
     """Embeddings (clip, time, value) and times in ms (clip, time) on the CPU, checked against the HEAR rules."""
     pair = subject.module.get_timestamp_embeddings(wave, subject.model)
-    if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(one, Tensor) for one in pair):
+    if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Tensor):
         raise ModuleError(f"{subject.name}: get_timestamp_embeddings must return two tensors: embeddings and times")
-    values, times_ms = (one.detach().cpu() for one in pair)
+    times_ms = pair[1].detach().cpu().double()
     num_times = times_ms.shape[-1] if times_ms.ndim else 0
     size = (len(wave), num_times, subject.model.timestamp_embedding_size)
-    _check(subject, "timestamp embeddings", values, size)
-    times_ms = times_ms.double()
+    values = _checked(subject, "timestamp embeddings", pair[0], size)
     gaps, end_ms = times_ms.diff(dim=-1), 1000 * wave.shape[1] / subject.rate
     broken = {
         f"have the shape (clips, times), here ({len(wave)}, {num_times})": times_ms.shape == size[:2] and num_times > 0,
@@ -114,13 +127,16 @@ def timestamps(subject: Subject, wave: Float[Tensor, "clip sample"]) -> tuple[Te
         f"be evenly spaced within {EVENNESS_MS:g} ms": not gaps.numel()
         or bool(((gaps - gaps.mean(dim=-1, keepdim=True)).abs() <= EVENNESS_MS).all()),
         f"lie within the sound, 0 to {end_ms:g} ms": bool(((times_ms >= 0) & (times_ms <= end_ms)).all()),
+        f"be milliseconds that reach its end at {end_ms:g} ms": bool((2 * times_ms[..., -1:] >= end_ms).all())
+        or num_times == 1,
     }
     if rule := next((rule for rule, kept in broken.items() if not kept), ""):
         raise ModuleError(f"{subject.name}: the HEAR rules want timestamps to {rule}; these do not")
     return values, times_ms
 
 
-def _check(subject: Subject, what: str, values: Any, size: tuple[Any, ...]) -> None:
+def _checked(subject: Subject, what: str, values: Any, size: tuple[Any, ...]) -> Tensor:
+    """On the CPU."""
     if not isinstance(values, Tensor) or values.dtype != torch.float32:
         kind = str(values.dtype) if isinstance(values, Tensor) else type(values).__name__
         raise ModuleError(f"{subject.name}: {what} must be a float32 tensor, got {kind}")
@@ -128,3 +144,4 @@ def _check(subject: Subject, what: str, values: Any, size: tuple[Any, ...]) -> N
         raise ModuleError(f"{subject.name}: {what} must have the shape {size}, got {tuple(values.shape)}")
     if not bool(torch.isfinite(values).all()):
         raise ModuleError(f"{subject.name}: {what} have NaN or infinite values; every value must be finite")
+    return values.detach().cpu()

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from patchout.errors import InputError
 from patchout.hear.scores import EVENT_SCORES, SCENE_SCORES
 
-Category = Literal["music", "speech", "general", "other"]
+Category = Literal["music", "speech", "general"]
 EmbeddingType = Literal["scene", "event"]
 PredictionType = Literal["multiclass", "multilabel"]
 SplitMode = Literal["trainvaltest", "presplit_kfold", "new_split_kfold"]
@@ -72,12 +72,14 @@ TABLE: dict[str, Row] = {  # categories: "Learning General Audio Representations
 }
 
 
-def _board(name: str, mode: str) -> str:
-    """A column of the leaderboard: the mode belongs to the name of tasks that are there in several."""
-    return name.rpartition("_fold")[0] or name if TABLE[name].modes == ("full",) else f"{name}_{mode}"
-
-
-BOARDS = tuple(sorted({_board(name, mode) for name, row in TABLE.items() for mode in row.modes}))
+BOARD_OF = {  # task and mode -> column of the leaderboard: one for both folds of Beehive, one for each of several modes
+    (name, mode): name.partition("_fold")[0] if row.modes == ("full",) else f"{name}_{mode}"
+    for name, row in TABLE.items()
+    for mode in row.modes
+}
+BOARDS = tuple(sorted(set(BOARD_OF.values())))
+CATEGORY: dict[str, str] = {name: row.category for name, row in TABLE.items()}  # also by column of the leaderboard
+CATEGORY |= {board: CATEGORY[name] for (name, _), board in BOARD_OF.items()}
 
 
 class Partition(NamedTuple):
@@ -106,14 +108,9 @@ class Task:
     annotations: Mapping[str, Mapping[str, list[Any]]]  # split -> file -> labels (strings), or `EventRow`s
 
     @property
-    def category(self) -> Category:
-        """The paper's, or `other` for a task that the table does not have."""
-        return TABLE[self.name].category if self.name in TABLE else "other"
-
-    @property
-    def board(self) -> str:
-        """The leaderboard's name of this task (one for both folds of Beehive); "" for anything not on it."""
-        return _board(self.name, self.mode) if self.name in TABLE and self.mode in TABLE[self.name].modes else ""
+    def num_clips(self) -> int:
+        """Of all splits."""
+        return sum(map(len, self.annotations.values()))
 
     def shuffled(self) -> dict[str, list[str]]:
         """Split -> its files in the order in which the kit trains on them: one stream of chance for the whole task."""
@@ -143,11 +140,10 @@ class Task:
     def require(self, rate: int) -> None:
         """Refuse a rate whose wavs are not all there, with the command that writes them."""
         if absent := [name for path, name in self.wavs(rate).items() if not path.is_file()]:
-            there = " and ".join(f"{other} Hz" for other in self.rates() if other != rate) or "nothing else"
-            raise TaskError(
-                f"{self.folder}: {len(absent)} wavs are missing at {rate} Hz, such as {absent[0]} (there is {there}); "
-                f"run: patchout hear resample --tasks {self.folder.parent} --rate {rate}"
-            )
+            others = " and ".join(f"{other} Hz" for other in self.rates() if other != rate)
+            command = f"run: patchout hear resample --tasks {self.folder.parent} --rate {rate}"
+            todo = f"there is {others}; {command}" if others else "there is no other rate; unpack the archive again"
+            raise TaskError(f"{self.folder}: {len(absent)} wavs are missing at {rate} Hz, such as {absent[0]}; {todo}")
 
     def sha256(self) -> str:
         """Of everything but the sounds."""
@@ -179,7 +175,7 @@ def read_task(folder: Path) -> Task:
             problems = list(_odd_annotations(task))
     except FileNotFoundError as error:
         raise TaskError(f"{folder}: {Path(error.filename).name} is missing") from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, csv.Error) as error:
         raise TaskError(f"{folder}: is no HEAR task as distributed ({type(error).__name__}: {error})") from None
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
