@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import patchout
 from patchout import output
-from patchout.commands import DONE, FAILED, STOPPED, WRONG_USAGE, near, say
-from patchout.errors import InputError
+from patchout.commands import DONE, FAILED, STOPPED, WRONG_USAGE, say
+from patchout.errors import InputError, near
 
 COMMANDS = {  # module of patchout.commands -> what it does
     "tag": "say what can be heard in sound files",
@@ -37,7 +37,7 @@ def run_command(args: Sequence[str]) -> int:
         output.line(f"patchout {patchout.__version__}", sys.stdout)
         return DONE
     if args[0] not in COMMANDS:
-        say(f"unknown command {args[0]!r}{near(args[0], list(COMMANDS))}: commands are {', '.join(COMMANDS)}")
+        say(f"unknown command {args[0]!r}{near(args[0], COMMANDS)}: commands are {', '.join(COMMANDS)}")
         return WRONG_USAGE
     try:
         return importlib.import_module(f"patchout.commands.{args[0]}").main(args[1:])

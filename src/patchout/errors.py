@@ -1,5 +1,13 @@
-"""The one base class of errors about what a user's files hold."""
+"""The one base class of errors about what a user's files hold, and the hint at a name that was probably meant."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
     """A file or data set that cannot be used as it is, although the request itself makes sense (exit code 1, not 2)."""
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """(did you mean ...?), or nothing."""
+    return "".join(f" (did you mean {name}?)" for name in get_close_matches(word, [*known], n=1))

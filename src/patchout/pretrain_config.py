@@ -1,6 +1,5 @@
 """PretrainConfig: every number of a pre-training, and its recipes (MaskSpec, sections 2 and 3.2)."""
 
-import difflib
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Literal
 import tyro
 
 from patchout.device import Precision
+from patchout.errors import near
 from patchout.masking import num_kept
 
 ABOUT = {
@@ -156,7 +156,5 @@ RECIPES = {
 def recipe(name: str) -> tuple[PretrainConfig, str]:
     """The recipe of that name and what there is to say about it; an unknown one is a ValueError with the nearest."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"unknown recipe {name!r}{hint}: recipes are {', '.join(RECIPES)}")
+        raise ValueError(f"unknown recipe {name!r}{near(name, RECIPES)}: recipes are {', '.join(RECIPES)}")
     return replace(RECIPES[name], recipe=name), ABOUT[name.partition("-")[0]]

@@ -1,8 +1,6 @@
 """One module per command: its options, and what it does with them; what they share stands here."""
 
-import difflib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,9 +37,3 @@ def check_parent(path: Path) -> None:
     """Refuse a file in a folder that is not there, before anything is loaded."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder to write into: make it first")
-
-
-def near(word: str, known: Sequence[str]) -> str:
-    """A hint at the name that was probably meant."""
-    found = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {found[0]}?)" if found else ""

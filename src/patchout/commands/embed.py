@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from patchout import output
-from patchout.commands import DONE, FAILED, check_parent, near, say
+from patchout.commands import DONE, FAILED, check_parent, say
 from patchout.zoo_list import BUILT_IN
 
 if TYPE_CHECKING:
@@ -111,24 +111,14 @@ def _job(options: Options) -> "EmbedJob":
     """The model and the config: of the preset, changed by the other options."""
     from patchout.device import pick_device, pick_precision
     from patchout.embedding import EmbedConfig
-    from patchout.hear import PRESETS
+    from patchout.hear.api import PRESETS, asked
     from patchout.shards import EmbedJob
 
-    model, config = options.model, EmbedConfig(levels=("mid",), scene_levels=("mid",))
-    if options.preset:
-        if options.preset not in PRESETS:
-            raise ValueError(
-                f"no preset {options.preset!r}{near(options.preset, list(PRESETS))}: presets are {', '.join(PRESETS)}"
-            )
-        preset = PRESETS[options.preset]
-        model, config = model or preset.zoo_name, preset.config
-    elif not model:
-        model = BUILT_IN
+    plain = EmbedConfig(levels=("mid",), scene_levels=("mid",))
+    config = asked(options.preset, options.levels, options.fields_ms, plain=plain)
+    model = options.model or (PRESETS[options.preset].zoo_name if options.preset else BUILT_IN)
+    if not options.model and not options.preset:
         say(f"using the built-in model {BUILT_IN} (192 values); for the public one (768): --model passt-s")
-    if options.levels:
-        config = replace(config, levels=options.levels, scene_levels=options.levels)
-    if options.fields_ms:
-        config = replace(config, fields_ms=options.fields_ms)
     here = pick_device("auto" if options.engine == "ray" else options.device)  # a cluster's devices need not be here
     precision = pick_precision(options.precision, here)
     return EmbedJob(model=model, kind=options.kind, config=config, precision=precision)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from patchout import output
-from patchout.commands import DONE, FAILED, near, say
+from patchout.commands import DONE, FAILED, say
+from patchout.errors import near
 
 if TYPE_CHECKING:
     from patchout.prepare.check import Encoding

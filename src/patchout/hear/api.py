@@ -4,7 +4,6 @@ Training of Patchout Audio Transformers", sections 3 and 4).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -14,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from patchout.embedding import EmbedConfig, Embedder, Level, Mode
+from patchout.errors import near
 from patchout.tagger import Tagger
 from patchout.zoo import load
 
@@ -50,8 +50,7 @@ PRESETS: dict[str, Preset] = {
 def asked(preset: str, levels: tuple[Level, ...], fields_ms: tuple[float, ...], *, plain: EmbedConfig) -> EmbedConfig:
     """The config of a preset, or `plain`, with other levels and receptive fields where some are named."""
     if preset and preset not in PRESETS:
-        hint = "".join(f" (did you mean {name}?)" for name in get_close_matches(preset, PRESETS, n=1))
-        raise ValueError(f"no preset {preset!r}{hint}: presets are {', '.join(PRESETS)}")
+        raise ValueError(f"no preset {preset!r}{near(preset, PRESETS)}: presets are {', '.join(PRESETS)}")
     config = PRESETS[preset].config if preset else plain
     if levels:
         config = replace(config, levels=levels, scene_levels=levels)

@@ -1,11 +1,11 @@
 """Recipes: one data set a module, its variants as one-line differences; `VARIANTS` maps each name to its config."""
 
-import difflib
 import importlib
 import pkgutil
 from dataclasses import replace
 from typing import NamedTuple
 
+from patchout.errors import near
 from patchout.train_config import TrainConfig
 
 
@@ -27,10 +27,10 @@ def recipe(name: str) -> Recipe:
         module = importlib.import_module(path)
         if name in module.VARIANTS:
             return Recipe(replace(module.VARIANTS[name], recipe=name), (module.__doc__ or "").strip())
-    near = difflib.get_close_matches(name, names(), n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
     sets = ", ".join(path.rpartition(".")[2] for path in _modules())
-    raise ValueError(f"unknown recipe {name!r}{hint}: recipes are {sets}; `patchout train --help` lists their variants")
+    raise ValueError(
+        f"unknown recipe {name!r}{near(name, names())}: recipes are {sets}; `patchout train --help` lists their variants"
+    )
 
 
 def _modules() -> list[str]:
