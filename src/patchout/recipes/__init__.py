@@ -28,9 +28,8 @@ def recipe(name: str) -> Recipe:
         if name in module.VARIANTS:
             return Recipe(replace(module.VARIANTS[name], recipe=name), (module.__doc__ or "").strip())
     sets = ", ".join(path.rpartition(".")[2] for path in _modules())
-    raise ValueError(
-        f"unknown recipe {name!r}{near(name, names())}: recipes are {sets}; `patchout train --help` lists their variants"
-    )
+    meant = near(name, names())
+    raise ValueError(f"unknown recipe {name!r}{meant}: recipes are {sets}; `patchout train --help` lists their variants")
 
 
 def _modules() -> list[str]:
