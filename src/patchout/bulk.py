@@ -21,7 +21,7 @@ from patchout.items import Item
 from patchout.shards import EmbedJob, Folder, open_job, read_tables, shard_name, table_writer
 from patchout.zoo import load
 
-CHUNK_BYTES = 2**25  # sounds and results that are computed together
+CHUNK_BYTES = 2**24  # sounds and results that are computed at a time, by all cores together: more leave their caches
 MAX_REASONS = 100  # that a summary quotes; the shards hold all
 
 
