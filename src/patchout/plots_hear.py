@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from patchout.files import write_aside
 from patchout.plots import fonts, picture_format, plain, save
 
-NAME = 44  # letters of a model
+NAME = 56  # letters of a model
 ROW, HEAD = 0.27, 1.5  # inches of a row, and of what stands above and below all rows
 
 _MEASURED: dict[str, Any] = {"facecolor": "#56b4e9", "edgecolor": "#0072b2"}
@@ -56,7 +56,7 @@ def rows(path: Path_, lines: Sequence[Line], panels: Mapping[str, Sequence[str]]
         for row, line in enumerate(lines):
             values = [line.values[task] for task in tasks if task in line.values]
             if len(tasks) == 1:
-                axes.barh(row, values[0] if values else 0.0, height=0.66, **_STYLE[line.is_cited])
+                axes.barh([row] * len(values), values, height=0.66, **_STYLE[line.is_cited])
                 text = f"{values[0]:.3f}" if values else "-"
             else:
                 _box(axes, row, values, _STYLE[line.is_cited])
@@ -82,8 +82,8 @@ def pair(
         values = {row + offset: line.values[task] for row, task in enumerate(tasks) if task in line.values}
         style = _MEASURED | {"facecolor": colour, "label": _label(line)}
         axes.barh(list(values), list(values.values()), height=0.36, **style)
-        for place, value in values.items():
-            _beside(axes, place, f"{value:.2f}")
+        for row, task in enumerate(tasks):
+            _beside(axes, row + offset, f"{line.values[task]:.3f}" if task in line.values else "-")
     for marker, line in zip(_MARKERS, cited, strict=False):
         values = {row: line.values[task] for row, task in enumerate(tasks) if task in line.values}
         style = {"markerfacecolor": "none", "markeredgecolor": "#404040", "clip_on": False, "label": _label(line)}
