@@ -59,6 +59,22 @@ def test_a_clip_too_short_for_a_patch_gets_zeros_after_it(tiny: Passt, samples: 
     assert tag(tiny, (wave, RATE)).duration_s == samples / RATE
 
 
+def test_a_sound_shorter_than_the_training_clips_gets_silence_as_they_did(tiny: Passt) -> None:
+    """The windows of events stay what they are."""
+    wave = noise(0.5)
+    rule = EventRule(window_s=0.25)
+    alone = next(score(tiny, [Stream((wave, RATE))], events=rule))
+    tiny.config = replace(tiny.config, pad_s=1.0)
+    padded = next(score(tiny, [Stream((wave, RATE))], events=rule))
+    assert padded.scores is not None
+    assert alone.scores is not None
+    np.testing.assert_allclose(padded.scores, model_scores(tiny, np.pad(wave, (0, RATE // 2))), atol=1e-6)
+    np.testing.assert_array_equal(padded.track, alone.track)
+    assert np.abs(padded.scores - alone.scores).max() > 1e-4
+    longer = noise(1.03)
+    np.testing.assert_allclose(tag(tiny, (longer, RATE)).scores[0], model_scores(tiny, longer).max(), atol=1e-6)
+
+
 def test_batches_mix_lengths_and_files_without_changing_a_score(tiny: Passt) -> None:
     waves = [noise(seconds, seed) for seed, seconds in enumerate([0.3, 2.2, 0.31, 1.0, 0.7, 3.0, 0.3])]
     together = list(tag_many(tiny, [(wave, RATE) for wave in waves], batch_size=4, events=EventRule(window_s=0.4)))

@@ -56,6 +56,7 @@ def test_from_random_weights_it_fits_the_clips(class_folder: Path) -> None:
     shape = model_config(config(clip_s=5.0, pooling="token"), scan(class_folder), None)
     assert isinstance(shape, MaskSpecClassifierConfig)
     assert (shape.labels, shape.task, shape.columns, shape.pooling) == (LABELS, "multi_class", 31, "token")
+    assert shape.pad_s == 5.0  # what scoring gives to a short clip is what training gives it
     assert shape.mel.std is not None
     assert min(shape.mel.std) == 0.3  # of the bands that AudioSet leaves empty
 

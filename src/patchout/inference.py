@@ -73,7 +73,8 @@ def tag(
 ) -> Tags:
     """The `top` labels of one sound of any length and, with a rule, its events.
 
-    Up to `model.config.max_samples` in one pass; a longer sound in windows that overlap by half, scores averaged.
+    Up to `model.config.max_samples` in one pass; a longer sound in windows that overlap by half, scores averaged. One
+    shorter than the clips that the model was trained on gets silence after it (`model.config.pad_s`).
     Raises AudioError (a ValueError) or OSError that name the source.
     """
     _check_top(top)
@@ -264,7 +265,9 @@ class _Batcher:
 
     def add(self, file: _File, is_clip: bool, start: int, wave: Float[np.ndarray, "sample"]) -> None:
         """Queue one window; a full batch runs, and so does what has waited long: no result is held back to the end."""
-        mel = window_mel(wave, self.model.config, self.device)
+        config = self.model.config
+        missing = round(config.pad_s * config.mel.sample_rate) - len(wave) if is_clip else 0
+        mel = window_mel(np.pad(wave, (0, max(0, missing))), config, self.device)
         columns = self.model.embed.columns(mel.shape[-1])
         file.pending += 1
         self.waiting.setdefault(columns, []).append((file, is_clip, start + len(wave) / 2, mel))

@@ -19,13 +19,15 @@ from patchout.transformer import INIT_STD, NORM_EPS, Block, init_linear
 class MaskSpecClassifierConfig(GridConfig):
     """Everything needed to build a MaskSpec tagger and to feed it.
 
-    `pooling`: the class reads the mean of the patches, then normed, or the class token. Without labels it is an encoder
-    for embeddings alone.
+    `pooling`: the class reads the mean of the patches, then normed, or the class token. `pad_s`: a shorter sound gets
+    silence after it up to so many seconds before it is tagged, as in the training of this model. Without labels it is
+    an encoder for embeddings alone.
     """
 
     labels: tuple[str, ...]
     task: Literal["multi_class", "multi_label"] = "multi_label"
     pooling: Literal["mean", "token"] = "mean"
+    pad_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no model, and classes of one name."""

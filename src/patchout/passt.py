@@ -20,7 +20,8 @@ class PasstConfig:
 
     `stride` is (frequency, time) in pixels, `columns` the length of the time-position table, `distilled` says whether a
     distillation token D stands beside the class token C, `positions` whether a patch's position is the sum of its row's
-    and its column's, or its own. `task`: one class a clip (softmax) or any number (sigmoid).
+    and its column's, or its own. `task`: one class a clip (softmax) or any number (sigmoid). `pad_s`: a shorter sound
+    gets silence after it up to so many seconds before it is tagged, as in the training of this model.
     """
 
     labels: tuple[str, ...]
@@ -34,6 +35,7 @@ class PasstConfig:
     columns: int = 99
     distilled: bool = True
     positions: Positions = "separate"
+    pad_s: float = 0.0
     licence: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
 

@@ -56,7 +56,8 @@ def _common(config: TrainConfig, clips: ClipSet, like: TaggerConfig) -> dict[str
     """What both families have; a trained model's licence and history are not the next one's."""
     width, heads = SIZES[config.size] if config.size else (like.width, like.heads)
     sizes = {"width": width, "heads": heads, "depth": config.depth or like.depth, "mel": _mel(config, like)}
-    return {"labels": clips.classes, "task": clips.task, **sizes, "licence": "", "provenance": {}}
+    heard = {"labels": clips.classes, "task": clips.task, "pad_s": config.clip_s}
+    return {**heard, **sizes, "licence": "", "provenance": {}}
 
 
 def _mel(config: TrainConfig, like: TaggerConfig) -> MelConfig:
