@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from conftest import RATE, noise, tiny_config, tone, write_wav
 
 from patchout import ahead, bulk, embed
 from patchout.ahead import Sound, decode, decode_ahead
-from patchout.bulk import Summary, embed_shard, run
+from patchout.bulk import Summary, embed_shard, open_threads, run
 from patchout.checkpoint import save
 from patchout.embedding import EmbedConfig, Embedder
 from patchout.errors import InputError
@@ -157,7 +158,9 @@ def test_sounds_of_one_length_run_together(
 
     monkeypatch.setattr(embedder, "scenes", scenes)
     decoded = [decode(item, RATE) for item in sounds]
-    assert [count for count, _ in embed_shard(embedder, decoded, make_job(), str(tmp_path / "out"), 0)] == [6]
+    with open_threads(embedder) as threads:
+        steps = embed_shard(embedder, decoded, make_job(), str(tmp_path / "out"), 0, threads)
+        assert [count for count, _ in steps] == [6]
     assert sorted(batches) == [1, 2, 3]
 
 
@@ -261,7 +264,9 @@ def test_a_long_file_that_breaks_while_it_is_read_again_ends_with_its_reason(
     tiny: Passt, make_job: MakeJob, tmp_path: Path
 ) -> None:
     lost = Sound(Item("gone.wav"), duration_s=99.0)
-    assert len(list(embed_shard(Embedder(tiny, CONFIG), [lost], make_job(), str(tmp_path / "out"), 0))) == 1
+    embedder = Embedder(tiny, CONFIG)
+    with open_threads(embedder) as threads:
+        assert len(list(embed_shard(embedder, [lost], make_job(), str(tmp_path / "out"), 0, threads))) == 1
     table = rows_of(tmp_path / "out")
     assert table["embedding"].null_count == 1
     assert "gone.wav" in table["error"][0].as_py()
@@ -425,7 +430,6 @@ def test_the_process_ends_well_after_reading_shards(sounds: list[Item], make_job
 
 def test_decoding_keeps_order_and_runs_only_so_far_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [write_wav(tmp_path / f"{index}.wav", tone(0.1 + index % 2 / 10)) for index in range(40)]
-    monkeypatch.setattr(ahead, "AHEAD_BYTES", 5 * 4 * RATE // 10)
     started: list[str] = []
     real = ahead.decode
 
@@ -434,20 +438,29 @@ def test_decoding_keeps_order_and_runs_only_so_far_ahead(tmp_path: Path, monkeyp
         return real(item, rate)
 
     monkeypatch.setattr(ahead, "decode", noting)
-    sounds = decode_ahead([Item(str(file)) for file in files], RATE)
-    taken = [next(sounds).item.file for _ in range(3)]
-    time.sleep(0.3)  # time enough to decode all
-    assert len(started) < 25
-    taken += [sound.item.file for sound in sounds]
+    with ThreadPoolExecutor(4) as pool:
+        sounds = decode_ahead([Item(str(file)) for file in files], RATE, pool, 8)
+        taken = [next(sounds).item.file for _ in range(3)]
+        time.sleep(0.3)  # time enough to decode all
+        assert len(started) <= 3 + 8
+        taken += [sound.item.file for sound in sounds]
     assert taken == [str(file) for file in files]
 
 
 def test_a_reader_that_leaves_stops_the_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "AHEAD_BYTES", 1)
-    item = Item(str(write_wav(tmp_path / "a.wav", tone(0.1))))
-    sounds = decode_ahead([item] * 100, RATE)
-    next(sounds)
-    sounds.close()  # hangs if a decoder waits for room
+    started: list[Item] = []
+
+    def slow(item: Item, rate: int) -> Sound:
+        started.append(item)
+        time.sleep(0.05)
+        return Sound(item)
+
+    monkeypatch.setattr(ahead, "decode", slow)
+    with ThreadPoolExecutor(1) as pool:
+        sounds = decode_ahead([Item("a.wav")] * 100, RATE, pool, 50)
+        next(sounds)
+        sounds.close()
+    assert len(started) < 5
 
 
 def test_long_sounds_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,7 +267,7 @@ def test_the_memory_budget_changes_no_value(tiny: Passt, tokens: int, monkeypatc
     embedder = Embedder(tiny, ALL)
     scenes, (values, _) = embedder.scenes(wave), embedder.timestamps(wave)
     sizes = []
-    monkeypatch.setattr(embedding, "TOKENS_PER_BATCH", tokens)
+    monkeypatch.setattr(embedding, "CPU_TOKENS", tokens)
     tiny.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     np.testing.assert_allclose(embedder.scenes(wave).numpy(), scenes.numpy(), **CLOSE)
     np.testing.assert_allclose(embedder.timestamps(wave)[0].numpy(), values.numpy(), **CLOSE)

@@ -1,11 +1,8 @@
 """Items -> decoded sounds, by threads that run ahead of the model."""
 
-import os
-import sys
-import threading
 from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from itertools import islice
 from typing import NamedTuple
 
@@ -15,8 +12,6 @@ from patchout.audio import Stream
 from patchout.items import Item
 
 HELD_S = 60.0  # a longer sound is decoded again, block by block, when its turn comes
-AHEAD_BYTES = 2**26  # decoded sounds that wait for the model
-AHEAD_ITEMS = 512
 
 
 class Sound(NamedTuple):
@@ -58,39 +53,20 @@ def decode(item: Item, rate: int) -> Sound:
     except (OSError, ValueError) as error:  # AudioError too, and segments that make no sense
         text = str(getattr(error, "strerror", None) or error)
         return Sound(item, error=text if text.startswith(item.file) else f"{item.file}: {text}")
-    wave = np.concatenate(parts) if held <= HELD_S * rate else None
+    wave = None if held > HELD_S * rate else parts[0] if len(parts) == 1 else np.concatenate(parts)
     return Sound(item, wave, stream.duration_s, stream.warning)
 
 
-def decode_ahead(items: Iterable[Item], rate: int) -> Generator[Sound, None, None]:
-    """`decode` all items in order, by threads that are up to AHEAD_BYTES ahead of the reader."""
-    changed = threading.Condition()
-    held, wanted = 0, 0  # bytes that are decoded and not taken; the item that the reader takes next
-
-    def decode_in_turn(place: int, item: Item) -> Sound:
-        nonlocal held
-        with changed:
-            changed.wait_for(lambda: held < AHEAD_BYTES or place <= wanted)
-        sound = decode(item, rate)
-        with changed:
-            held += sound.num_bytes
-        return sound
-
+def decode_ahead(items: Iterable[Item], rate: int, pool: Executor, ahead: int) -> Generator[Sound, None, None]:
+    """`decode` all items in order, by the threads of a pool that are up to `ahead` items ahead of the reader."""
     queue: deque[Future[Sound]] = deque()
-    source = enumerate(items)
-    with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 1)), "decode") as pool:
-        try:
-            while True:
-                queue.extend(pool.submit(decode_in_turn, *one) for one in islice(source, AHEAD_ITEMS - len(queue)))
-                if not queue:
-                    return
-                sound = queue.popleft().result()
-                with changed:
-                    held, wanted = held - sound.num_bytes, wanted + 1
-                    changed.notify_all()
-                yield sound
-        finally:
-            with changed:
-                wanted = sys.maxsize
-                changed.notify_all()
-            pool.shutdown(cancel_futures=True)
+    source = iter(items)
+    try:
+        while True:
+            queue.extend(pool.submit(decode, item, rate) for item in islice(source, ahead - len(queue)))
+            if not queue:
+                return
+            yield queue.popleft().result()
+    finally:
+        for future in queue:
+            future.cancel()

@@ -16,6 +16,7 @@ __all__ = ["AudioError", "AudioWarning", "Channel", "Source", "Stream", "load", 
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 BLOCK_S = 10.0
+SOXR_SAMPLES = 16384  # at a time: more leaves the cache and takes twice as long
 MAX_LEVEL = 1e12  # full scale is 1; filtering anything louder could leave float32
 
 
@@ -63,31 +64,46 @@ class Stream:
         if self._source is None:
             raise RuntimeError(f"{self.name}: this stream was read already; make a new Stream")
         source, self._source = self._source, None
-        return self._resampled(source)
-
-    def _resampled(self, source: Source) -> Generator[np.ndarray, None, None]:
-        resampler: Any = None
-        first = np.zeros(0, np.float32)
-        with contextlib.closing(self._gathered(source)) as blocks:
-            for block in blocks:
-                if resampler is None and self.source_rate != self.rate:
-                    resampler = soxr.ResampleStream(self.source_rate, self.rate, 1, dtype="float32", quality="HQ")
-                    first = block[:1]
-                yield from self._counted(block if resampler is None else resampler.resample_chunk(block))
-        if resampler is not None:
-            yield from self._counted(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-        if self.num_samples == 0:  # a sound of less than one sample at the new rate is still a sound
-            yield from self._counted(first)
-
-    def _counted(self, samples: np.ndarray) -> Iterator[np.ndarray]:
-        if len(samples):
-            self.num_samples += len(samples)
-            yield samples
+        return self._gathered(source)
 
     def _gathered(self, source: Source) -> Generator[np.ndarray, None, None]:
-        """Join the decoder's pieces to blocks of at least BLOCK_S seconds, and refuse samples that are no sound."""
+        """Join pieces to blocks of at least BLOCK_S seconds, and count what is given out."""
         parts: list[np.ndarray] = []
         held = 0
+        with contextlib.closing(self._resampled(source)) as pieces:
+            for piece in pieces:
+                parts.append(piece)
+                held += len(piece)
+                if held >= BLOCK_S * self.rate:
+                    self.num_samples += held
+                    yield np.concatenate(parts)
+                    parts, held = [], 0
+        if held:
+            self.num_samples += held
+            yield np.concatenate(parts)
+
+    def _resampled(self, source: Source) -> Generator[np.ndarray, None, None]:
+        """Small pieces at the new rate, some of them empty."""
+        resampler: Any = None
+        first, count = np.zeros(0, np.float32), 0
+        with contextlib.closing(self._sound(source)) as pieces:
+            for piece in pieces:
+                if self.source_rate == self.rate:
+                    yield piece
+                    continue
+                if resampler is None:
+                    resampler = soxr.ResampleStream(self.source_rate, self.rate, 1, dtype="float32", quality="HQ")
+                    first = piece[:1]
+                for start in range(0, len(piece), SOXR_SAMPLES):
+                    fresh = resampler.resample_chunk(piece[start : start + SOXR_SAMPLES])
+                    count += len(fresh)
+                    yield fresh
+        if resampler is not None:
+            rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            yield rest if count + len(rest) else first  # less than one sample at the new rate is still a sound
+
+    def _sound(self, source: Source) -> Generator[np.ndarray, None, None]:
+        """The segment's pieces, without samples that are no sound."""
         with contextlib.closing(self._segment(source)) as pieces:
             for piece in pieces:
                 if not -MAX_LEVEL < piece.min() <= piece.max() < MAX_LEVEL:  # NaN too
@@ -95,13 +111,7 @@ class Stream:
                         f"{self.name}: has samples that are NaN, infinite or beyond {MAX_LEVEL:g}, "
                         f"before {self._start_s + self.duration_s:.2f} s; export it again"
                     )
-                parts.append(piece)
-                held += len(piece)
-                if held >= BLOCK_S * self.source_rate:
-                    yield np.concatenate(parts)
-                    parts, held = [], 0
-        if parts:
-            yield np.concatenate(parts)
+                yield piece
 
     def _segment(self, source: Source) -> Generator[np.ndarray, None, None]:
         """Cut the segment out of the decoded source, and note what is missing from it."""

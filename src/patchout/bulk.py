@@ -1,8 +1,9 @@
 """Embeddings of many files: decoded ahead of the model, batched across files, written shard by shard, resumable."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +23,7 @@ from patchout.shards import EmbedJob, Folder, open_job, read_tables, shard_name,
 from patchout.zoo import load
 
 CHUNK_BYTES = 2**24  # sounds and results that are computed at a time, by all cores together: more leave their caches
+AHEAD_ITEMS = 32  # decoded sounds that wait for their chunk
 MAX_REASONS = 100  # that a summary quotes; the shards hold all
 
 
@@ -59,9 +61,10 @@ def run_here(todo: Todo) -> Steps:
     """The engine of one machine."""
     embedder = load_embedder(todo.job, todo.device)
     wanted = (item for shard in todo.shards for item in todo.items_of(shard))
-    with closing(decode_ahead(wanted, embedder.model.config.mel.sample_rate)) as sounds:
+    with open_threads(embedder) as threads, closing(threads.decoded(wanted, embedder)) as sounds:
         for shard in todo.shards:
-            yield from embed_shard(embedder, islice(sounds, len(todo.items_of(shard))), todo.job, todo.out, shard)
+            its = islice(sounds, len(todo.items_of(shard)))
+            yield from embed_shard(embedder, its, todo.job, todo.out, shard, threads)
 
 
 def run(
@@ -139,49 +142,67 @@ def load_embedder(job: EmbedJob, device: str = "auto") -> Embedder:
     return Embedder(load(job.model, device), job.config, precision=job.precision)
 
 
-def embed_shard(embedder: Embedder, sounds: Iterable[Sound], job: EmbedJob, out: str, shard: int) -> Steps:
+class Threads(NamedTuple):
+    """What computes chunks, how many at a time, and what decodes: on a CPU the same threads, one a core.
+
+    Threads that share a chunk wait for each other, and more threads than cores wait for the interpreter.
+    """
+
+    compute: ThreadPoolExecutor
+    width: int
+    decode: ThreadPoolExecutor
+
+    def decoded(self, items: Iterable[Item], embedder: Embedder) -> Generator[Sound, None, None]:
+        """The items' sounds in order, a few ahead of the reader."""
+        return decode_ahead(items, embedder.model.config.mel.sample_rate, self.decode, AHEAD_ITEMS)
+
+
+@contextmanager
+def open_threads(embedder: Embedder) -> Iterator[Threads]:
+    """Threads for the embedder's device, each with its part of torch's own; all end after what they are at."""
+    cores, total = os.cpu_count() or 1, torch.get_num_threads()
+    is_cpu = next(embedder.model.parameters()).device.type == "cpu"
+    width = total if is_cpu else 1
+    pools = [ThreadPoolExecutor(width, "embed", torch.set_num_threads, (total // width,))]
+    pools += [] if is_cpu else [ThreadPoolExecutor(max(2, min(8, cores)), "decode")]
+    try:
+        yield Threads(pools[0], width, pools[-1])
+    finally:
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(total)
+
+
+def embed_shard(
+    embedder: Embedder, sounds: Iterable[Sound], job: EmbedJob, out: str, shard: int, threads: Threads
+) -> Steps:
     """Write the rows of the sounds, in their order, in tables of bounded size.
 
     Columns file, start_s, duration_s, time_ms (of timestamp jobs: from the segment's start), embedding (null where
     `error` says why), error.
     """
     rows = _Rows(embedder, job)
-    with table_writer(out, shard_name(shard), rows.schema) as writer, _side_by_side(embedder) as (pool, width):
-        chunks = _chunks(sounds, rows.bytes_per_s, CHUNK_BYTES // width)
-        for chunk, tables in _tables(rows, chunks, pool, width):
+    with table_writer(out, shard_name(shard), rows.schema) as writer:
+        chunks = _chunks(sounds, rows.bytes_per_s, CHUNK_BYTES // threads.width)
+        for chunk, tables in _tables(rows, chunks, threads):
             for table in tables:
                 writer.write_table(table)
             yield len(chunk), sum(sound.duration_s for sound in chunk)
 
 
-@contextmanager
-def _side_by_side(embedder: Embedder) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Threads that compute chunks, and how many: one a core of a CPU, which wait less than cores that share a chunk."""
-    threads = torch.get_num_threads()
-    width = threads if next(embedder.model.parameters()).device.type == "cpu" else 1
-    try:
-        with ThreadPoolExecutor(width, "embed", torch.set_num_threads, (threads // width,)) as pool:
-            try:
-                yield pool, width
-            finally:
-                pool.shutdown(cancel_futures=True)
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _tables(
-    rows: "_Rows", chunks: Iterable[list[Sound]], pool: Executor, width: int
+    rows: "_Rows", chunks: Iterable[list[Sound]], threads: Threads
 ) -> Iterator[tuple[list[Sound], Iterable[pa.Table]]]:
     """Each chunk with its tables, in order: short sounds side by side, a long one alone on all cores."""
     queue: deque[tuple[list[Sound], Future[pa.Table]]] = deque()
     for chunk in chunks:
         is_long = chunk[0].is_long
-        while len(queue) > (0 if is_long else width):
+        while len(queue) > (0 if is_long else threads.width):
             yield queue[0][0], [queue.popleft()[1].result()]
         if is_long:
             yield chunk, rows.of_long(chunk[0])
         else:
-            queue.append((chunk, pool.submit(rows.of_chunk, chunk)))
+            queue.append((chunk, threads.compute.submit(rows.of_chunk, chunk)))
     for chunk, table in queue:
         yield chunk, [table.result()]
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import torch
 
-from patchout.ahead import Sound, decode, decode_ahead
-from patchout.bulk import Engine, Steps, Todo, embed_shard, load_embedder
+from patchout.ahead import Sound, decode
+from patchout.bulk import Engine, Steps, Todo, embed_shard, load_embedder, open_threads
 from patchout.download import file_sha256
 from patchout.embedding import Embedder
 from patchout.errors import InputError
@@ -191,8 +191,9 @@ class Model:
         shard, audio_s, problem = table["shard"][0].as_py(), 0.0, None
         try:
             sounds, rest = pickle.loads(table["content"][0].as_py())
-            with closing(decode_ahead(rest, self._embedder.model.config.mel.sample_rate)) as late:
-                steps = embed_shard(self._embedder, chain(sounds, late), self._job, self._out, shard)
+            embedder = self._embedder
+            with open_threads(embedder) as threads, closing(threads.decoded(rest, embedder)) as late:
+                steps = embed_shard(embedder, chain(sounds, late), self._job, self._out, shard, threads)
                 audio_s = sum(seconds for _, seconds in steps)
         except (OSError, ValueError) as error:
             problem = f"{shard_name(shard)}: {error}"
