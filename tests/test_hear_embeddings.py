@@ -267,6 +267,7 @@ def test_timestamps_that_break_a_rule_are_refused_with_it(function: Any, rule: s
         (lambda wave, model: scene(wave, model) * torch.nan, "NaN or infinite"),
         (lambda wave, model: scene(wave, model)[:, :1], r"must have the shape \(3, 2\), got \(3, 1\)"),
         (lambda wave, model: scene(wave, model).numpy(), "must be a float32 tensor, got ndarray"),
+        (lambda wave, model: wave.fail(), r"bad: get_scene_embeddings of waves .* failed \(AttributeError: .*fail"),
     ],
 )
 def test_scenes_that_break_a_rule_leave_no_embeddings(

@@ -316,6 +316,9 @@ def test_levels_are_compared_at_the_shortest_field_and_fields_at_the_same_levels
     report.write_report([tmp_path / "results"], tmp_path / "out")
     assert [line.name for line in drawn["open-levels.png"]] == ["b: L", "a: L+M, 160 ms"]
     assert [line.name for line in drawn["open-fields.png"]] == ["a: L+M, 160 ms", "d: L+M, 160 + 640 ms"]
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    settings = "low + mid (scenes: high + mid), fields of 160 and 640 ms, a time every 50 ms"
+    assert f"- **d**: d, {settings}; grid of the probe: two\n" in text
 
 
 def test_a_figure_that_the_results_do_not_suffice_for_is_left_out_and_named(

@@ -122,8 +122,9 @@ def _model(name: str, results: Mapping[str, _Result], notes: list[str]) -> Model
     }
     model, detail, _ = next(iter(results.values())).whose
     grids = ", ".join(sorted({result.grid for result in results.values()}))
-    about = f"{', '.join(filter(None, (model or 'model not known', detail)))}; grid of the probe: {grids}"
-    return Model(name, scores, config=_config(detail), about=about)
+    config = _config(detail)
+    made = ", ".join(filter(None, (model or "model not known", _described(config) if config else detail)))
+    return Model(name, scores, config=config, about=f"{made}; grid of the probe: {grids}")
 
 
 def _task_of(name: str, mode: str) -> str:
@@ -132,6 +133,13 @@ def _task_of(name: str, mode: str) -> str:
 
 
 def _config(detail: str) -> EmbedConfig | None:
-    """Levels and fields that `Subject.detail` shows of one of our models."""
-    found = re.findall(r"\b(levels|fields_ms)=(\([^()]*\))", detail)
+    """The settings that `Subject.detail` shows of one of our models."""
+    found = re.findall(r"\b(levels|scene_levels|fields_ms|hop_ms)=(\([^()]*\)|[\d.]+)", detail)
     return EmbedConfig(**{name: ast.literal_eval(text) for name, text in found}) if found else None
+
+
+def _described(config: EmbedConfig) -> str:
+    """In words."""
+    fields = " and ".join(f"{ms:g}" for ms in config.fields_ms)
+    scenes = "" if config.scene_levels == config.levels else f" (scenes: {' + '.join(config.scene_levels)})"
+    return f"{' + '.join(config.levels)}{scenes}, fields of {fields} ms, a time every {config.hop_ms:g} ms"

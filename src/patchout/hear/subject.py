@@ -106,13 +106,13 @@ def batch_size(duration_s: float | int | None, rate: int) -> int:
 
 def scenes(subject: Subject, wave: Float[Tensor, "clip sample"]) -> Float[Tensor, "clip value"]:
     """Scene embeddings on the CPU, checked against the HEAR rules."""
-    values = subject.module.get_scene_embeddings(wave, subject.model)
+    values = _called(subject, "get_scene_embeddings", wave)
     return _checked(subject, "scene embeddings", values, (len(wave), subject.model.scene_embedding_size))
 
 
 def timestamps(subject: Subject, wave: Float[Tensor, "clip sample"]) -> tuple[Tensor, Tensor]:
     """Embeddings (clip, time, value) and times in ms (clip, time) on the CPU, checked against the HEAR rules."""
-    pair = subject.module.get_timestamp_embeddings(wave, subject.model)
+    pair = _called(subject, "get_timestamp_embeddings", wave)
     if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Tensor):
         raise ModuleError(f"{subject.name}: get_timestamp_embeddings must return two tensors: embeddings and times")
     times_ms = pair[1].detach().cpu().double()
@@ -133,6 +133,15 @@ def timestamps(subject: Subject, wave: Float[Tensor, "clip sample"]) -> tuple[Te
     if rule := next((rule for rule, kept in broken.items() if not kept), ""):
         raise ModuleError(f"{subject.name}: the HEAR rules want timestamps to {rule}; these do not")
     return values, times_ms
+
+
+def _called(subject: Subject, function: str, wave: Tensor) -> Any:
+    """What the module gives; whatever it raises is told by its name."""
+    try:
+        return getattr(subject.module, function)(wave, subject.model)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise ModuleError(f"{subject.name}: {function} of waves {tuple(wave.shape)} failed ({reason})") from error
 
 
 def _checked(subject: Subject, what: str, values: Any, size: tuple[Any, ...]) -> Tensor:
