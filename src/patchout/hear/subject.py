@@ -18,6 +18,8 @@ from patchout.hear.wavs import RATES
 
 EVENNESS_MS = 1.0  # of timestamps, as the public validator has it
 FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
+BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
+FAILURES = (*BUGS, ImportError, OSError, RuntimeError, ValueError)  # of someone else's code
 
 
 class ModuleError(InputError):
@@ -136,10 +138,10 @@ def timestamps(subject: Subject, wave: Float[Tensor, "clip sample"]) -> tuple[Te
 
 
 def _called(subject: Subject, function: str, wave: Tensor) -> Any:
-    """What the module gives; whatever it raises is told by its name."""
+    """What the module gives, or what it raises as a sentence."""
     try:
         return getattr(subject.module, function)(wave, subject.model)
-    except Exception as error:
+    except FAILURES as error:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise ModuleError(f"{subject.name}: {function} of waves {tuple(wave.shape)} failed ({reason})") from error
 
