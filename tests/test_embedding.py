@@ -16,6 +16,7 @@ from conftest import RATE, noise, tiny_config, tone, write_wav
 import patchout
 from patchout import audio, embedding
 from patchout.embedding import EmbedConfig, Embedder
+from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.mel import MelConfig, log_mel
 from patchout.passt import Passt, PasstConfig
 
@@ -386,6 +387,15 @@ def test_other_rates_are_resampled(tiny: Passt, rate: int) -> None:
     resampled = audio.load((wave, rate), RATE)
     for ours, theirs in zip(patchout.embed(tiny, (wave, rate)), patchout.embed(tiny, (resampled, RATE)), strict=True):
         np.testing.assert_allclose(ours, theirs, **CLOSE)
+
+
+def test_class_scores_of_an_encoder_without_classes_are_refused() -> None:
+    config = MaskSpecClassifierConfig(labels=(), width=32, heads=2, depth=1, columns=6)
+    encoder = MaskSpecClassifier(config, rng=torch.Generator().manual_seed(0)).eval()
+    fields = EmbedConfig(scene_window_ms=500.0, scene_hop_ms=250.0)
+    assert patchout.embed(encoder, (noise(0.5), RATE), config=fields).scene.shape == (32,)
+    with pytest.raises(ValueError, match="a pre-trained MaskSpec has no classes yet"):
+        patchout.embed(encoder, (noise(0.5), RATE), config=replace(fields, levels=("high",)))
 
 
 def test_a_sound_of_one_sample_has_an_embedding(tiny: Passt) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def test_the_layout_is_the_published_one() -> None:
 
 def test_a_pre_trained_model_comes_in_and_goes_out() -> None:
     public = pretrained()
-    model = import_maskspec(public, mel=MelConfig())
+    model = import_maskspec(public, mel=MelConfig(), decoder_heads=16)
     assert (model.config.depth, model.config.decoder_depth, model.config.columns) == (12, 8, 6)
     assert not model.training
     assert same(export_maskspec(model), public)
@@ -102,7 +103,19 @@ def test_a_public_file_is_read_without_running_it(tmp_path: Path) -> None:
     args = argparse.Namespace(blr=1e-3, mask_ratio=0.75, output_dir="runs")
     content = {"model": pretrained(), "optimizer": {"state": {}}, "epoch": 75, "scaler": {}, "args": args}
     torch.save(content, tmp_path / "checkpoint-75.pth")
-    assert same(export_maskspec(import_maskspec(tmp_path / "checkpoint-75.pth", mel=MelConfig())), pretrained())
+    model = import_maskspec(tmp_path / "checkpoint-75.pth", mel=MelConfig(), decoder_heads=16)
+    assert same(export_maskspec(model), pretrained())
+
+
+def test_the_decoder_of_own_comes_back_with_its_heads() -> None:
+    """The weights of six heads and of sixteen have the same shapes."""
+    decoder: dict[str, Any] = {"decoder_width": 384, "decoder_depth": 1, "decoder_heads": 6}
+    model = MaskSpec(MaskSpecConfig(width=WIDTH, heads=1, depth=1, columns=6, **decoder), rng=rng()).eval()
+    again = import_maskspec(export_maskspec(model), mel=MelConfig())
+    noise = torch.rand(2, 48, generator=rng())
+    torch.testing.assert_close(again(mel(), noise=noise).prediction, model(mel(), noise=noise).prediction)
+    with pytest.raises(CheckpointError, match="does not tell the heads of a decoder of width 32: give decoder_heads"):
+        import_maskspec(pretrained(), mel=MelConfig())
 
 
 def test_a_file_that_is_not_there_or_no_weights(tmp_path: Path) -> None:
@@ -127,14 +140,14 @@ def test_a_missing_name_is_named(name: str) -> None:
     public = pretrained()
     del public[name]
     with pytest.raises(CheckpointError, match=rf"missing \['{name}'\], unknown nothing"):
-        import_maskspec(public, mel=MelConfig())
+        import_maskspec(public, mel=MelConfig(), decoder_heads=16)
 
 
 def test_an_unknown_name_and_a_wrong_shape_are_named() -> None:
     with pytest.raises(CheckpointError, match=r"unknown \['blocks.0.gamma'\]"):
-        import_maskspec(pretrained() | {"blocks.0.gamma": torch.zeros(1)}, mel=MelConfig())
+        import_maskspec(pretrained() | {"blocks.0.gamma": torch.zeros(1)}, mel=MelConfig(), decoder_heads=16)
     with pytest.raises(CheckpointError, match=r"norm.weight is \(3,\), the model has \(64,\)"):
-        import_maskspec(pretrained() | {"norm.weight": torch.zeros(3)}, mel=MelConfig())
+        import_maskspec(pretrained() | {"norm.weight": torch.zeros(3)}, mel=MelConfig(), decoder_heads=16)
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -142,12 +155,12 @@ def test_positions_that_are_not_the_fixed_ones_are_refused(table: str) -> None:
     public = pretrained()
     public[table] = public[table].flip(1)
     with pytest.raises(CheckpointError, match=f"{table} is not the fixed table"):
-        import_maskspec(public, mel=MelConfig())
+        import_maskspec(public, mel=MelConfig(), decoder_heads=16)
 
 
 def test_a_front_end_with_other_bands_is_refused() -> None:
     with pytest.raises(CheckpointError, match="not the fixed table of 4 rows: give its mel"):
-        import_maskspec(pretrained(), mel=MelConfig(n_mels=64))
+        import_maskspec(pretrained(), mel=MelConfig(n_mels=64), decoder_heads=16)
     with pytest.raises(CheckpointError, match="48 positions do not divide into 5 rows of 80 mels"):
         import_maskspec_classifier(fine_tuned(), mel=MelConfig(n_mels=80))
 
@@ -182,7 +195,7 @@ def test_with_a_class_token_the_final_norm_stays() -> None:
 
 def test_the_encoder_is_the_same_one() -> None:
     """Before any tuning the classifier's tokens, normed, are those of the pre-trained encoder."""
-    model = import_maskspec(pretrained(), mel=MelConfig())
+    model = import_maskspec(pretrained(), mel=MelConfig(), decoder_heads=16)
     start = start_classifier(export_maskspec(model), classifier_config(labels=()), rng=rng())
     assert start.missing == NORM
     whole = model.encoder(model.embed(patchify(mel(), 16), model.config.cells(mel())[None]))

@@ -87,6 +87,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
         ({"clip_s": 0.0}, r"clip_s must be some seconds, got 0\.0"),
         ({"clip_s": float("inf")}, "clip_s must be some seconds, got inf"),
         ({"mel_cache": "mels"}, "a mel_cache has the bands of its first epoch: add --no-mel-jitter"),
+        ({"ema": 1.0}, r"ema is a decay below 1, got 1\.0"),
         ({"batch": 6, "parts": 4}, "a batch of 6 cannot be cut into 4 equal parts"),
         ({"warm_up_epochs": 2.0}, "2 epochs with 2 of warm-up and a horizon of 2: end the warm-up before"),
         ({"horizon_epochs": 1}, "put that not before the last epoch"),
@@ -155,12 +156,54 @@ def test_the_statistics_that_were_asked_for() -> None:
     assert min(published.std) == 0.3  # the floor: full-band sound is not blown up
 
 
-def test_clips_that_fit_no_model_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"clip_s 0\.1 gives 10 frames: the model takes 16 \(one patch\)"):
+def test_a_clip_without_a_patch_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"clip_s 0\.1 gives 10 frames, a patch needs 16: lengthen it"):
         start(config(clip_s=0.1), HEARD, device=CPU)
+
+
+def test_longer_clips_than_the_start_heard_add_columns_by_the_formula(tmp_path: Path) -> None:
+    short = start(config(), HEARD, device=CPU)
+    checkpoint.save(short, tmp_path / "m.safetensors")
+    long = start(config(clip_s=2.0, init=str(tmp_path / "m.safetensors")), HEARD, device=CPU)
+    assert (short.config.columns, long.config.columns) == (3, 12)
+    assert same(short.state_dict(), long.state_dict())
+    mel, noise = torch.randn(1, 128, 48), torch.rand(1, 24)
+    torch.testing.assert_close(long.eval()(mel, noise=noise), short.eval()(mel, noise=noise))
+    assert start(config(init=str(tmp_path / "m.safetensors")), HEARD, device=CPU).config.columns == 3
+
+
+def test_excluded_splits_are_not_heard(class_folder: Path, tmp_path: Path) -> None:
+    """The recipe's own word for AudioSet's test clips need not be there, any other must."""
+    sounds = sorted(class_folder.rglob("*.wav"))
+    splits = ["train"] * 8 + ["eval"] * 4
+    rows = [f"{path},{split}" for path, split in zip(sounds, splits, strict=True)]
+    (tmp_path / "list.csv").write_text("\n".join(["filename,split", *rows]))
+    heard: list[int] = []
+    listener = Listener(on_plan=lambda plan: heard.append(plan.clips))
+    pretrain.run(config(tmp_path / "list.csv", tmp_path / "out", exclude=("eval",), batch=4), listener)
+    pretrain.run(config(class_folder, tmp_path / "all", exclude=("eval",)), listener)
+    assert heard == [8, 12]
+    with pytest.raises(DataError, match="no split or fold evil"):
+        pretrain.run(config(class_folder, tmp_path / "x", exclude=("evil",)))
+    with pytest.raises(DataError, match=r"all 12 clips are excluded \(train, eval\)"):
+        pretrain.run(config(tmp_path / "list.csv", tmp_path / "x", exclude=("train", "eval")))
+
+
+def test_the_average_is_the_result_and_the_last_weights_are_kept(class_folder: Path, tmp_path: Path) -> None:
+    pretrain.run(config(class_folder, tmp_path / "run", ema=0.5))
+    pretrain.run(config(class_folder, tmp_path / "plain"))
+    assert same(load_file(tmp_path / "run" / "last.safetensors"), weights(tmp_path / "plain"))
+    assert not same(weights(tmp_path / "run"), weights(tmp_path / "plain"))
+
+
+def test_the_config_of_a_run_has_the_sizes_of_its_start(class_folder: Path, tmp_path: Path) -> None:
     checkpoint.save(start(config(), HEARD, device=CPU), tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match=r"clip_s 2 gives 200 frames: the model takes 16 \(one patch\) to 63"):
-        start(config(clip_s=2.0, init=str(tmp_path / "m.safetensors")), HEARD, device=CPU)
+    begun: dict[str, Any] = {"init": str(tmp_path / "m.safetensors"), "size": "base", "decoder": (512, 8, 16)}
+    begun["normalize_patches"] = False
+    for _ in range(2):  # the same command goes on
+        pretrain.run(config(class_folder, tmp_path / "run", **begun))
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert (stored["size"], stored["decoder"], stored["normalize_patches"]) == ("tiny", [32, 1, 2], True)
 
 
 def test_a_tagger_is_no_start(tmp_path: Path, tiny: Passt) -> None:
@@ -206,6 +249,7 @@ CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must s
     "warm_up_epochs": (1.0, "rate"),
     "horizon_epochs": (9, "rate"),
     "clip_norm": (0.0, "clip_norm"),
+    "ema": (0.9, "ema"),
     "seed": (1, "weights"),
     "workers": (1, "workers"),
     "device": ("auto", "device"),
@@ -213,7 +257,7 @@ CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must s
     "compile": (True, "compile"),
     "trackers": (("tensorboard",), "trackers"),
 }
-ELSEWHERE = {"data", "out", "probe", "probe_every"}  # whole runs below
+ELSEWHERE = {"data", "out", "exclude", "probe", "probe_every"}  # whole runs
 
 
 def look(settings: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -236,7 +280,7 @@ def look(settings: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str,
             lr=[group["peak_lr"] for group in job.optimizer.param_groups],
             betas=[group["betas"] for group in job.optimizer.param_groups],
             decay=[group["weight_decay"] for group in job.optimizer.param_groups],
-            **{name: getattr(job, name) for name in ("steps", "parts", "compile", "clip_norm")},
+            **{name: getattr(job, name) for name in ("steps", "parts", "compile", "clip_norm", "ema")},
         )
         return {}
 
@@ -337,6 +381,13 @@ def test_silence_is_seen(statistics: str) -> None:
     loss(model, half, place_of(0))
     assert loss.seen()["silent"] == 0.5
     assert loss.seen() == {}  # told once
+
+
+def test_a_clip_alone_says_nothing_of_the_spread() -> None:
+    model = start(config(), HEARD, device=CPU)
+    loss = PretrainLoss(config(), model.config, CPU)
+    loss(model, batch_of(1), place_of(0, total=1))
+    assert loss.seen().keys() == {"silent"}
 
 
 def test_an_encoder_that_hears_no_difference_has_no_spread() -> None:

@@ -14,6 +14,7 @@ from conftest import LABELS, RATE, noise, tiny_config, tone
 import patchout
 from patchout import augment, checkpoint, train
 from patchout.data import scan
+from patchout.masking import sincos_positions
 from patchout.maskspec import MaskSpec, MaskSpecConfig
 from patchout.maskspec_classifier import MaskSpecClassifierConfig
 from patchout.mel import MelConfig
@@ -84,9 +85,24 @@ def test_what_the_family_has_not_is_refused(wrong: dict[str, Any], message: str,
 
 
 def test_clips_longer_than_the_start_has_heard_are_refused(class_folder: Path, tmp_path: Path) -> None:
-    source = MaskSpecClassifierConfig(labels=(), columns=6)
+    source = MaskSpecClassifierConfig(labels=LABELS, columns=6)
     with pytest.raises(ValueError, match=r"clip_s 5 is longer than the start's 1\.11 s"):
         model_config(config(clip_s=5.0), scan(class_folder), source)
+
+
+def test_a_pre_trained_encoder_takes_longer_clips_than_it_heard(class_folder: Path, tmp_path: Path) -> None:
+    """Its fixed positions are a formula, from which learnt ones start."""
+    pretrained(tmp_path / "pre")
+    found = find(str(tmp_path / "pre"))
+    assert found.model
+    settings = config(clip_s=5.0, **begun(tmp_path / "pre"))
+    shape = model_config(settings, scan(class_folder), found.model.config)
+    model = start(shape, found, rng=augment.keyed("weights"), device=CPU)
+    assert model.config.columns == 31
+    torch.testing.assert_close(model.state_dict()["embed.position"], sincos_positions(8, 31, 32))
+    torch.testing.assert_close(
+        model.state_dict()["blocks.0.attn.qkv.weight"], found.model.state_dict()["blocks.0.attn.qkv.weight"]
+    )
 
 
 # -- the start --------------------------------------------------------------------------------------------------------
@@ -119,7 +135,7 @@ def test_the_other_family_is_no_start(tmp_path: Path, tiny: Passt) -> None:
 def test_the_public_weights_are_no_weights_for_images(tmp_path: Path) -> None:
     from patchout.import_maskspec import export_maskspec
 
-    shape = MaskSpecConfig(width=64, heads=1, depth=1, decoder_width=32, columns=6)
+    shape = MaskSpecConfig(width=64, heads=1, depth=1, decoder_width=512, decoder_depth=1, columns=6)
     torch.save({"model": export_maskspec(MaskSpec(shape))}, tmp_path / "checkpoint-75.pth")
     found = find(str(tmp_path / "checkpoint-75.pth"))
     assert found.model is not None

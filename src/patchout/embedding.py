@@ -16,7 +16,7 @@ from torch import Tensor
 
 from patchout import audio
 from patchout.device import Precision, autocast
-from patchout.tagger import Tagger, TaggerConfig
+from patchout.tagger import Tagger, TaggerConfig, check_labels
 from patchout.windows_mel import window_mels
 
 Level = Literal["low", "mid", "high"]
@@ -120,6 +120,8 @@ class Embedder:
         self.config = config
         self.precision = precision
         rate, limit = model.config.mel.sample_rate, model.config.max_samples
+        if not min(config.scene_size(model.config), config.timestamp_size(model.config)):
+            check_labels(model.config)  # class scores alone, of an encoder without classes
         self.hop = self._samples(config.hop_ms)
         self.parts = [  # levels (none: the log-mel's frames) and samples of a window
             (run, self._window(ms)) if ms else ((), LOW_FRAMES * model.config.mel.hop_length)

@@ -14,6 +14,7 @@ from patchout.mel import MelConfig
 from patchout.weights import HEAD_WIDTH, CheckpointError, Path_, class_names, public_weights, unpickle
 
 NEW_HEAD_STD = 2e-5  # of a head put on an encoder that has learnt
+DECODER_HEADS = {512: 16, 384: 6}  # by width: the published decoder, and that of `pretrain own`
 TABLE_TOLERANCE = 1e-4  # float32 tables of other machines against ours
 NAMES = dict(  # ours -> public, by the beginning of a name
     pair.split(":")
@@ -38,23 +39,26 @@ class Start(NamedTuple):
     unexpected: tuple[str, ...]  # public names of what was left behind
 
 
-def import_maskspec(source: Mapping[str, Tensor] | Path_, *, mel: MelConfig) -> MaskSpec:
+def import_maskspec(
+    source: Mapping[str, Tensor] | Path_, *, mel: MelConfig, decoder_heads: int | None = None
+) -> MaskSpec:
     """A model for pre-training from public weights: a state dict or a .pth file, sizes read from the shapes.
 
     `mel` is the front end: its statistics are not in the file (`mel_statistics.audioset_statistics` for the public
-    ones). A missing or unknown name, and a fine-tuned file, are a CheckpointError.
+    ones), nor are the decoder's heads: give those of another width than 512 (16 heads) and 384 (6). A missing or
+    unknown name, and a fine-tuned file, are a CheckpointError.
     """
     public, where = _public(source)
     if "head.weight" in public:
         raise CheckpointError(f"{where}: a fine-tuned MaskSpec: read it with import_maskspec_classifier")
     if "decoder_embed.weight" not in public:
         raise CheckpointError(f"{where}: no decoder to pre-train with: read it with start_classifier")
-    config = MaskSpecConfig(
-        mel=mel,
-        **_sizes(public, mel, where),
-        decoder_width=public["decoder_embed.weight"].shape[0],
-        decoder_depth=_depth(public, "decoder_blocks."),
-    )
+    width, depth = public["decoder_embed.weight"].shape[0], _depth(public, "decoder_blocks.")
+    heads = decoder_heads or DECODER_HEADS.get(width)
+    if heads is None:
+        raise CheckpointError(f"{where}: does not tell the heads of a decoder of width {width}: give decoder_heads")
+    sizes = _sizes(public, mel, where) | {"decoder_width": width, "decoder_depth": depth, "decoder_heads": heads}
+    config = MaskSpecConfig(mel=mel, **sizes)
     return _filled(MaskSpec(config), public, where)
 
 
@@ -105,7 +109,8 @@ def start_classifier(
 def encoder_of(model: MaskSpec) -> MaskSpecClassifier:
     """The encoder of a pre-trained model, for embeddings: a classifier without classes, as fine-tuning starts."""
     own = {field.name: getattr(model.config, field.name) for field in fields(GridConfig)}
-    encoder = start_classifier(export_maskspec(model), MaskSpecClassifierConfig(**own, labels=())).model
+    config, rng = MaskSpecClassifierConfig(**own, labels=()), Generator()  # not torch's own: nobody asked for a draw
+    encoder = start_classifier(export_maskspec(model), config, rng=rng).model
     return encoder.to(next(model.parameters()).device)
 
 

@@ -3,7 +3,7 @@
 "Masked Spectrogram Prediction For Self-Supervised Audio Pre-Training" (arXiv 2204.12768).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -234,3 +234,12 @@ class MaskSpec(nn.Module):
         if noise.shape != pixels.shape[:2]:
             raise ValueError(f"noise must be one value a patch, {tuple(pixels.shape[:2])}, got {tuple(noise.shape)}")
         return random_mask(noise.to(pixels.device, torch.float32, non_blocking=True), mask_ratio)
+
+
+def lengthened(model: MaskSpec, columns: int) -> MaskSpec:
+    """The model with a table of positions for at least so many columns: fixed positions are a formula (section 2.1)."""
+    if columns <= model.config.columns:
+        return model
+    longer = MaskSpec(replace(model.config, columns=columns), rng=Generator())
+    longer.load_state_dict(model.state_dict())
+    return longer

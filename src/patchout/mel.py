@@ -92,16 +92,19 @@ def _mel_edges(f_min: float, f_max: float, n_mels: int) -> tuple[float, float]:
     return low, (high - low) / (n_mels + 1)
 
 
-def mel_bank(config: MelConfig, band: tuple[float, float] | None = None) -> Float[Tensor, "mel bin"]:
+def mel_bank(
+    config: MelConfig, band: tuple[float, float] | None = None, *, device: torch.device | None = None
+) -> Float[Tensor, "mel bin"]:
     """Kaldi's triangular filters, slopes linear in mel, for the n_fft // 2 bins below the Nyquist frequency.
 
-    `band` (f_min, f_max in Hz) overrides the config's edges. Built in float32 as the published models had it.
+    `band` (f_min, f_max in Hz) overrides the config's edges. Built in float32 as the published models had it, on
+    `device` (else the CPU): a copy of it would wait for the device.
     """
     low, step = _mel_edges(*(band or (config.f_min, config.f_max)), config.n_mels)
-    left = low + step * torch.arange(config.n_mels).unsqueeze(1)
-    centre = low + step * torch.arange(1, config.n_mels + 1).unsqueeze(1)
-    right = low + step * torch.arange(2, config.n_mels + 2).unsqueeze(1)
-    bins = 1127.0 * (1.0 + torch.arange(config.n_fft // 2) * (config.sample_rate / config.n_fft) / 700.0).log()
+    number = torch.arange(config.n_mels, device=device).unsqueeze(1)
+    left, centre, right = (low + step * (number + edge) for edge in range(3))
+    hz = torch.arange(config.n_fft // 2, device=device) * (config.sample_rate / config.n_fft)
+    bins = 1127.0 * (1.0 + hz / 700.0).log()
     bank = torch.clamp(torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)), min=0.0)
     if config.low_pass_hz is not None:
         bank[:, math.floor(config.low_pass_hz * config.n_fft / config.sample_rate) + 1 :] = 0.0
@@ -154,7 +157,8 @@ def log_mel(
     if band is not None:
         check_band(*band, config.sample_rate)
     with torch.autocast(wave.device.type, enabled=False):
-        bank = _evaluation_bank(config, wave.device) if band is None else mel_bank(config, band).to(wave.device)
+        jittered = band is not None
+        bank = mel_bank(config, band, device=wave.device) if jittered else _evaluation_bank(config, wave.device)
         power = _power(wave.float(), config)  # (batch, n_fft // 2 + 1, frames)
         mel = bank @ power[:, : bank.shape[1]]
         mel = (mel + LOG_OFFSET).log_().sub_(LOG_MEAN).div_(LOG_SCALE)

@@ -70,7 +70,10 @@ class MelCache(Dataset[Item]):
         path, about = self.folder / "about.json", {"ids_sha256": self.clips.ids_sha256(), **asdict(self.mel)}
         about["clip_samples"] = self.num_samples
         if path.exists():
-            held = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                held = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise InputError(f"{path}: is damaged ({error}): name another --mel-cache") from None
             if other := [name for name, value in about.items() if held.get(name) != value]:
                 raise ValueError(f"{self.folder} caches other log-mels (other {', '.join(other)}): name another folder")
             return ""

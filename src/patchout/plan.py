@@ -112,7 +112,8 @@ def fitting_batch(
     Of several processes (`share`) each takes an equal part, so it is that many times as large; all get the same answer.
     """
     room = SHARE * free_bytes(device) - state_bytes
-    most = min(max(1, largest // share), max(2, clips // 4) // share, int(room / max(1, trial.activation_bytes)))
+    few, fit = max(min(2, clips), clips // 4), int(room / max(1, trial.activation_bytes))
+    most = min(max(1, largest // share), few // share, fit)
     return share * int(broadcast_object_list([2 ** (max(1, most).bit_length() - 1)])[0])
 
 

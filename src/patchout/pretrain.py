@@ -21,13 +21,13 @@ from patchout.device import pick_device
 from patchout.files import write_json
 from patchout.import_maskspec import encoder_of
 from patchout.masking import num_kept
-from patchout.maskspec import MaskSpec, MaskSpecConfig
+from patchout.maskspec import MaskSpec, MaskSpecConfig, lengthened
 from patchout.mel import MelConfig
 from patchout.mel_cache import MelCache
 from patchout.mel_statistics import audioset_statistics
 from patchout.passt import SIZES
 from patchout.plan import Plan, fitting_batch, measure
-from patchout.pretrain_config import PretrainConfig
+from patchout.pretrain_config import MASKSPEC, PretrainConfig
 from patchout.pretrain_loss import PretrainLoss
 from patchout.probe import Probe, Subject, table
 from patchout.run_folder import RunFolder, open_run, stored_config
@@ -88,7 +88,7 @@ def run(
     """
     if not config.data or config.out == Path():
         raise ValueError("a run needs data and out: replace(config, data=..., out=...)")
-    sounds = scan_sounds(config.data)
+    sounds = _sounds(config)
     clips = cut_long(sounds, config.clip_s)
     probe = Probe(scan(config.probe)) if config.probe else None
     device = pick_device(config.device)
@@ -103,6 +103,7 @@ def run(
     init, told = choose_start(config.init, heard.hours)
     config = replace(config, init=init)
     model = start(config, heard, device=device)
+    config = _of_model(config, model.config)
     task = _Task(config, clips, model, PretrainLoss(config, model.config, device), probe, world, listener)
     made = plan(task, stored.get("batch", 0))
     task = replace(task, config=replace(config, batch=made.batch))
@@ -115,7 +116,8 @@ def run(
             cut = f"{len(sounds)} recordings, the long ones cut: {len(clips)} clips" if clips is not sounds else ""
             source, seconds = task.source, max(3600 * heard.hours, len(clips) * config.clip_s)
             kept = source.open(seconds) if isinstance(source, MelCache) else ""
-            for note in filter(None, (folder.replaced, cut, told, kept, *clips.problems, *heard.problems)):
+            unheard = probe.problems if probe else ()
+            for note in filter(None, (folder.replaced, cut, told, kept, *clips.problems, *heard.problems, *unheard)):
                 listener.on_note(note)
             listener.on_plan(made)
         scores = loop.run(_job(task, folder), world, on_progress=listener.on_progress, on_problem=listener.on_note)
@@ -124,16 +126,27 @@ def run(
     return broadcast_object_list([scores])[0]
 
 
+def _sounds(config: PretrainConfig) -> ClipSet:
+    """What is listened to; a split that only the recipe leaves out need not be there."""
+    sounds = scan_sounds(config.data)
+    known = {*sounds.column("fold").tolist()}
+    left = sounds.without(*(name for name in config.exclude if name in known or name not in MASKSPEC.exclude))
+    if not len(left):
+        raise DataError(f"{config.data}: all {len(sounds)} clips are excluded ({', '.join(config.exclude)})")
+    return left
+
+
 # -- the start --------------------------------------------------------------------------------------------------------
 
 
 def start(config: PretrainConfig, heard: Survey, *, device: torch.device) -> MaskSpec:
     """The model that a run trains: that of the start weights, or a random one with the statistics asked for.
 
-    A clip that fills no patch, or that is longer than the start's table of positions, is a ValueError.
+    Positions are a formula: a clip longer than the start's adds columns. One that fills no patch is a ValueError.
     """
     if config.init:
         model = zoo.load_pretrained(config.init, "cpu")
+        model = lengthened(model, _frames(config, model.config.mel) // model.config.patch)
     else:
         own = config.statistics != "audioset"
         statistics = heard.statistics if own else audioset_statistics(floor=config.std_floor)
@@ -143,14 +156,18 @@ def start(config: PretrainConfig, heard: Survey, *, device: torch.device) -> Mas
         sizes: dict[str, Any] = {"width": width, "heads": heads, "columns": columns, **decoder}
         shape = MaskSpecConfig(mel=mel, normalize_patches=config.normalize_patches, **sizes)
         model = MaskSpec(shape, rng=augment.keyed("weights", config.seed))
-    shape = model.config
-    if not shape.patch <= _frames(config, shape.mel) <= shape.max_frames:
-        longest_s = shape.max_samples / shape.mel.sample_rate
-        raise ValueError(
-            f"clip_s {config.clip_s:g} gives {_frames(config, shape.mel)} frames: the model takes {shape.patch} (one "
-            f"patch) to {shape.max_frames} ({longest_s:.2f} s): change clip_s"
-        )
+    frames, patch = _frames(config, model.config.mel), model.config.patch
+    if frames < patch:
+        raise ValueError(f"clip_s {config.clip_s:g} gives {frames} frames, a patch needs {patch}: lengthen it")
     return model.to(device)
+
+
+def _of_model(config: PretrainConfig, shape: MaskSpecConfig) -> PretrainConfig:
+    """The config with the sizes that start weights have brought."""
+    names = {sizes: name for name, sizes in SIZES.items()}
+    decoder = shape.decoder_width, shape.decoder_depth, shape.decoder_heads
+    sizes: dict[str, Any] = {"size": names.get((shape.width, shape.heads), config.size), "decoder": decoder}
+    return replace(config, normalize_patches=shape.normalize_patches, **sizes)
 
 
 def _frames(config: PretrainConfig, mel: MelConfig) -> int:
@@ -164,7 +181,7 @@ def plan(task: _Task, stored_batch: int) -> Plan:
     length = round(config.clip_s * model.config.mel.sample_rate)
     trial = measure(model, task.loss, num_samples=length, num_classes=1)  # its weight is the clip's
     task.loss.seen()
-    state = sum(optim.state_bytes(model, average=False))
+    state = sum(optim.state_bytes(model, average=bool(config.ema)))
     share = config.parts * task.world.num_processes
     fitting = partial(fitting_batch, trial, state, device, clips, largest=LARGEST_BATCH, share=share)
     size = config.batch or stored_batch or fitting()
@@ -219,6 +236,8 @@ def _job(task: _Task, folder: RunFolder) -> loop.Job:
         folder=folder,
         validate=partial(_look, task, set()),
         evaluate_every=1,
+        result="average" if config.ema else "last",
+        ema=config.ema,
     )
 
 
@@ -286,7 +305,7 @@ def _conclude(task: _Task, folder: RunFolder, scores: dict[str, float]) -> dict[
         config, shape, device = task.config, task.model.config, str(next(task.model.parameters()).device)
         models = {"random weights": MaskSpec(shape, rng=augment.keyed("weights", config.seed)).to(device)}
         models |= {"starting weights": zoo.load_pretrained(config.init, device)} if config.init else {}
-        models |= {"pre-trained here": task.model.eval()}
+        models |= {"pre-trained here": zoo.load_pretrained(folder.path / "model.safetensors", device)}
         found = [task.probe.judge(name, encoder_of(model), config.precision) for name, model in models.items()]
         task.listener.on_result(table(found))
     told = {one.name: {"neighbours": one.neighbours.mean(), "linear": one.linear.mean()} for one in found}

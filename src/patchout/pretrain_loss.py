@@ -28,7 +28,7 @@ class PretrainLoss:
         self.step = -1  # the last one
         held = model.mel.mean or (0.0,), model.mel.std or (1.0,)  # cached log-mels come without them
         self._mean, self._std = torch.tensor(held, device=device)[..., None]  # (1 or mels, 1) each
-        self._sum = torch.zeros(3, device=device)  # silent share of hidden patches, spread of embeddings, parts
+        self._sum = torch.zeros(4, device=device)  # silent share of hidden patches, spread of embeddings, parts of each
 
     def __call__(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
         """Mean squared error of the hidden patches; a clip that could not be read adds none."""
@@ -60,10 +60,12 @@ class PretrainLoss:
         silent = ((moves < STILL) * out.mask).sum() / out.mask.sum()
         latent = out.latent[:, 1:].float().mean(dim=1)  # (B, D)
         spread = latent.var(dim=0, unbiased=False).mean().sqrt() / latent.square().mean().sqrt()
-        self._sum += torch.stack([silent, spread, torch.ones_like(spread)])
+        several = float(len(latent) > 1)  # a clip alone does not differ from others
+        self._sum += torch.stack([silent, spread * several, torch.ones_like(spread), torch.full_like(spread, several)])
 
     def seen(self) -> dict[str, float]:
         """Means since the last call."""
-        silent, spread, parts = self._sum.tolist()
+        silent, spread, parts, several = self._sum.tolist()
         self._sum.zero_()
-        return {"silent": silent / parts, "spread": spread / parts} if parts else {}
+        found = {"silent": (silent, parts), "spread": (spread, several)}
+        return {name: total / count for name, (total, count) in found.items() if count}

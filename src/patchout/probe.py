@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
@@ -15,11 +16,13 @@ from patchout.audio import AudioError
 from patchout.clips import ClipSet, DataError
 from patchout.device import Precision
 from patchout.embedding import EmbedConfig, Embedder
-from patchout.metrics import Interval, wilson_interval
+from patchout.metrics import wilson_interval
 from patchout.tagger import Tagger
 
 MAX_FOLDS = 5
 NEIGHBOURS = 5
+CHANCE = 0.05  # below it a difference is told as one
+PROBE_RATE = 32_000  # Hz, at which the clips are tried
 SCENES = EmbedConfig(levels=("mid",), scene_levels=("mid",))
 
 
@@ -34,10 +37,14 @@ class Subject(NamedTuple):
 class Probe:
     """A labelled set with one class a clip; what an encoder hears in it is judged by cross-validation.
 
-    Whole folds are held out where the set has some, else whole groups, else clips.
+    Whole folds are held out where the set has some, else whole groups, else clips. `problems`: the clips that cannot be
+    read, which are left out.
     """
 
     def __init__(self, clips: ClipSet) -> None:
+        found = [(clip, _problem(clips, clip)) for clip in range(len(clips))]
+        self.problems = tuple(f"probe: {problem}; it is left out" for _, problem in found if problem)
+        clips = clips.take([clip for clip, problem in found if not problem])
         if clips.task != "multi_class" or len(clips.classes) < 2:
             raise DataError(f"{clips.root}: a probe needs two classes or more, and one a clip")
         fold, group = clips.column("fold"), clips.column("group")
@@ -50,12 +57,9 @@ class Probe:
         self.classes = clips.targets().argmax(axis=1)
 
     def features(self, model: Tagger, precision: Precision) -> Float[np.ndarray, "clip width"]:
-        """The scene embedding of every clip, as `patchout embed` gives it; DataError names one that cannot be read."""
+        """The scene embedding of every clip, as `patchout embed` gives it."""
         embedder, rate = Embedder(model, SCENES, precision=precision), model.config.mel.sample_rate
-        try:
-            return np.stack([embedder.scene_of(self.clips.stream(clip, rate)) for clip in range(len(self.clips))])
-        except (AudioError, OSError) as error:
-            raise DataError(f"probe: {error}: repair it or take it out of the set") from error
+        return np.stack([embedder.scene_of(self.clips.stream(clip, rate)) for clip in range(len(self.clips))])
 
     def neighbours(self, features: Float[np.ndarray, "clip width"]) -> Bool[np.ndarray, "clip"]:
         """Whether the nearest clips of the other folds have the clip's class."""
@@ -74,11 +78,20 @@ class Probe:
         return np.asarray(found == self.classes)
 
 
-def gain(before: Subject, after: Subject) -> tuple[float, Interval]:
-    """How much larger the linear model's accuracy is, and its 95 % interval over the clips that both were asked."""
-    change = after.linear.astype(float) - before.linear
-    reach = 1.96 * float(change.std(ddof=1)) / len(change) ** 0.5
-    return float(change.mean()), (float(change.mean()) - reach, float(change.mean()) + reach)
+def _problem(clips: ClipSet, clip: int) -> str:
+    """Why a clip cannot be read, "" if it can."""
+    try:
+        for _ in clips.stream(clip, PROBE_RATE):
+            pass
+    except (AudioError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def gain(before: Subject, after: Subject) -> tuple[int, int, float]:
+    """Clips that the linear model names only after, only before, and McNemar's exact p of so uneven a split."""
+    better, worse = int((after.linear & ~before.linear).sum()), int((before.linear & ~after.linear).sum())
+    return better, worse, float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
 def table(subjects: Sequence[Subject]) -> str:
@@ -88,7 +101,8 @@ def table(subjects: Sequence[Subject]) -> str:
     for name, *answers in subjects:
         told = [(right.mean(), *wilson_interval(float(right.mean()), count)) for right in answers]
         lines.append(f"  {name:<18}" + "   ".join(f"{one:.3f} ({low:.3f} - {high:.3f})" for one, low, high in told))
-    change, (low, high) = gain(subjects[-2], subjects[-1])
-    verdict = "it helped" if low > 0 else "it did harm" if high < 0 else f"{count} clips cannot tell a difference"
-    points = f"{100 * change:+.1f} points ({100 * low:+.1f} ... {100 * high:+.1f})"
+    better, worse, chance = gain(subjects[-2], subjects[-1])
+    helped = "it helped" if better > worse else "it did harm"
+    verdict = helped if chance < CHANCE else f"{count} clips cannot tell a difference"
+    points = f"{100 * (better - worse) / count:+.1f} points ({better} clips better, {worse} worse, p = {chance:.2g})"
     return "\n".join([*lines, f"{subjects[-1].name} against {subjects[-2].name}: {points}: {verdict}"])

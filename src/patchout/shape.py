@@ -49,7 +49,9 @@ def _maskspec(config: TrainConfig, clips: ClipSet, source: TaggerConfig | None) 
     given = isinstance(source, MaskSpecClassifierConfig)
     like = source if isinstance(source, MaskSpecClassifierConfig) else MaskSpecClassifierConfig(labels=(), mel=mel)
     shape = replace(like, **_common(config, clips, like), pooling=config.pooling or like.pooling)
-    return shape if given else replace(shape, columns=num_columns(shape, config.clip_s))
+    if like.labels:  # it has learnt its positions; those of a pre-trained encoder are a formula
+        return shape
+    return replace(shape, columns=max(num_columns(shape, config.clip_s), like.columns if given else 1))
 
 
 def _common(config: TrainConfig, clips: ClipSet, like: TaggerConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Generator
 
 from patchout import imagenet, zoo
 from patchout.import_maskspec import export_maskspec, is_maskspec, start_classifier
+from patchout.masking import sincos_positions
 from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.mel import MelConfig
 from patchout.passt import Passt, PasstConfig, cut_depth
@@ -72,8 +73,12 @@ def _start_maskspec(config: MaskSpecClassifierConfig, found: Start, rng: Generat
         return MaskSpecClassifier(config, rng=rng)
     if not isinstance(found.model, MaskSpecClassifier):
         raise ValueError(f"{found.name} is no MaskSpec: give the run of `patchout pretrain`, or a fine-tuned MaskSpec")
-    _check_sizes(found.model.config, config, found.name, FIXED_MASKSPEC)
-    return start_classifier(export_maskspec(found.model), config, rng=rng).model
+    has, public = found.model.config, export_maskspec(found.model)
+    if not has.labels and config.columns > has.columns:  # pre-trained: its positions are a formula
+        has = replace(has, columns=config.columns)
+        public["pos_embed"] = sincos_positions(has.rows, has.columns, has.width)[None]
+    _check_sizes(has, config, found.name, FIXED_MASKSPEC)
+    return start_classifier(public, config, rng=rng).model
 
 
 def adapt(source: Passt, config: PasstConfig, name: str, *, rng: Generator | None) -> Passt:

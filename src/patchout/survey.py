@@ -102,10 +102,10 @@ def choose_start(init: str, hours: float) -> tuple[str, str]:
     if init != "auto":
         return init, f"{told}, start: {init or 'random weights'}"
     if hours >= SCRATCH_HOURS:
-        return "", f"{told}, start: random weights ({SCRATCH_HOURS:g} hours or more can teach an encoder everything)"
+        return "", f"{told}, start: random weights ({SCRATCH_HOURS:g} hours or more)"
     little = f"fewer than {SCRATCH_HOURS:g} hours are soon known by heart"
     try:
         zoo.fetch("maskspec-base")
     except DownloadError as error:
-        return "", f"{told}, start: random weights. The published ones would be better, as {little}: {error}"
+        return "", f"{told}, start: random weights. We would take the published ones, as {little}: {error}"
     return "maskspec-base", f"{told}, start: the published weights, as {little}"
