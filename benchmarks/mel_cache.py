@@ -23,7 +23,7 @@ from patchout.data import scan_sounds
 from patchout.maskspec import MaskSpec
 from patchout.mel import MelConfig
 from patchout.mel_cache import MelCache
-from patchout.pretrain import as_it_is, start
+from patchout.pretrain import start
 from patchout.pretrain_config import PretrainConfig, recipe
 from patchout.pretrain_loss import PretrainLoss
 from patchout.step import Place
@@ -71,7 +71,7 @@ def main() -> None:
     model = start(config, survey(clips, MelConfig(), per_band=False, floor=0.3), device=CPU)
     mel, many = model.config.mel, len(clips) // BATCH * BATCH
     size = round(config.clip_s * mel.sample_rate)
-    waves = Waves(clips, rate=mel.sample_rate, num_samples=size, seed=0, augment=as_it_is)
+    waves = Waves(clips, rate=mel.sample_rate, num_samples=size, seed=0, crop=True)
     waves.cache_samples = 0
     print(f"{bench.cpu_name()}, one thread, torch {torch.__version__}, {len(clips)} clips, crops of {config.clip_s} s")
     with tempfile.TemporaryDirectory() as folder:

@@ -49,14 +49,16 @@ class Waves(Dataset[Item]):
         rate: int,
         num_samples: int,
         seed: int,
+        crop: bool = False,
         augment: Augment | None = None,
         mix: WaveMix | None = None,
     ) -> None:
-        """`augment` takes the whole waveform and a generator; without it the first `num_samples` are returned."""
+        """`augment` takes the whole waveform and a generator; without it and `crop` the first samples are taken."""
         self.clips = clips
         self.rate = rate
         self.num_samples = num_samples
         self.seed = seed
+        self.crop = crop or augment is not None  # at random
         self.augment = augment
         self.mix = mix
         self.cache_samples = round(CACHE_HOURS * 3600 * rate)  # in all workers together
@@ -90,10 +92,8 @@ class Waves(Dataset[Item]):
     def _clip(self, index: int, rng: Generator) -> Labelled:
         """One clip by itself."""
         wave = self._decode(index)
-        if self.augment is None:
-            wave = fit(wave, self.num_samples)
-        else:
-            wave = fit(self.augment(wave, rng), self.num_samples, rng)
+        wave = self.augment(wave, rng) if self.augment else wave
+        wave = fit(wave, self.num_samples, rng if self.crop else None)
         return Labelled(wave, self.clips.target(index), self.clips.known(index))
 
     def _decode(self, index: int) -> Tensor:

@@ -75,7 +75,7 @@ class _Task:
         if config.mel_cache:
             plain = replace(mel, mean=None, std=None)
             return MelCache(self.clips, plain, Path(config.mel_cache), size, config.seed)
-        return Waves(self.clips, rate=mel.sample_rate, num_samples=size, seed=config.seed, augment=as_it_is)
+        return Waves(self.clips, rate=mel.sample_rate, num_samples=size, seed=config.seed, crop=True)
 
 
 def run(
@@ -262,11 +262,6 @@ def _batches(task: _Task, first: int) -> Iterable[Batch]:
         world=world.num_processes,
     )
     return batches(task.source, sampler, workers=config.workers)
-
-
-def as_it_is(wave: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """No change of the waveform; with a function of this kind a longer clip is cropped at random."""
-    return wave
 
 
 def _save(task: _Task, model: nn.Module, path: Path, scores: dict[str, float]) -> None:
