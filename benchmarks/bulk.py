@@ -65,7 +65,7 @@ def decoded(items: Sequence[Item]) -> list[np.ndarray]:
 def model_seconds(waves: Sequence[np.ndarray], job: EmbedJob) -> float:
     """The model on sounds that are decoded already, those of equal length at a time."""
     embedder = load_embedder(job, "cpu")
-    at_a_time = max(1, min(job.shard_rows, bulk.CHUNK_BYTES // (4 * len(waves[0]))))
+    at_a_time = max(1, min(job.sized(len(waves)).shard_rows, bulk.CHUNK_BYTES // (4 * len(waves[0]))))
     start = time.perf_counter()
     for first in range(0, len(waves), at_a_time):
         for _, group in groupby(sorted(waves[first : first + at_a_time], key=len), key=len):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from conftest import RATE, noise, tiny_config, tone, write_wav
 
 from patchout import ahead, bulk, embed
 from patchout.ahead import Sound, decode, decode_ahead
-from patchout.bulk import Summary, embed_shard, open_threads, run
+from patchout.bulk import Summary, embed_shards, open_threads, run
 from patchout.checkpoint import save
 from patchout.embedding import EmbedConfig, Embedder
 from patchout.errors import InputError
@@ -159,7 +160,7 @@ def test_sounds_of_one_length_run_together(
     monkeypatch.setattr(embedder, "scenes", scenes)
     decoded = [decode(item, RATE) for item in sounds]
     with open_threads(embedder) as threads:
-        steps = embed_shard(embedder, decoded, make_job(), str(tmp_path / "out"), 0, threads)
+        steps = embed_shards(embedder, [(0, decoded)], make_job(), str(tmp_path / "out"), threads)
         assert [count for count, _ in steps] == [6]
     assert sorted(batches) == [1, 2, 3]
 
@@ -222,7 +223,7 @@ def test_the_hash_follows_the_model_file_not_its_name(make_job: MakeJob, model_f
     ("change", "reason"),
     [
         ({"precision": "auto"}, "fp32 or bf16"),
-        ({"shard_rows": 0}, "at least 1"),
+        ({"shard_rows": -1}, "at least 1, or 0 for a choice"),
     ],
 )
 def test_a_job_refuses_nonsense(make_job: MakeJob, change: dict[str, Any], reason: str) -> None:
@@ -266,7 +267,7 @@ def test_a_long_file_that_breaks_while_it_is_read_again_ends_with_its_reason(
     lost = Sound(Item("gone.wav"), duration_s=99.0)
     embedder = Embedder(tiny, CONFIG)
     with open_threads(embedder) as threads:
-        assert len(list(embed_shard(embedder, [lost], make_job(), str(tmp_path / "out"), 0, threads))) == 1
+        assert len(list(embed_shards(embedder, [(0, [lost])], make_job(), str(tmp_path / "out"), threads))) == 1
     table = rows_of(tmp_path / "out")
     assert table["embedding"].null_count == 1
     assert "gone.wav" in table["error"][0].as_py()
@@ -433,9 +434,9 @@ def test_decoding_keeps_order_and_runs_only_so_far_ahead(tmp_path: Path, monkeyp
     started: list[str] = []
     real = ahead.decode
 
-    def noting(item: Item, rate: int) -> Sound:
+    def noting(item: Item, rate: int, is_over: threading.Event | None) -> Sound:
         started.append(item.file)
-        return real(item, rate)
+        return real(item, rate, is_over)
 
     monkeypatch.setattr(ahead, "decode", noting)
     with ThreadPoolExecutor(4) as pool:
@@ -450,7 +451,7 @@ def test_decoding_keeps_order_and_runs_only_so_far_ahead(tmp_path: Path, monkeyp
 def test_a_reader_that_leaves_stops_the_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Item] = []
 
-    def slow(item: Item, rate: int) -> Sound:
+    def slow(item: Item, rate: int, is_over: threading.Event | None) -> Sound:
         started.append(item)
         time.sleep(0.05)
         return Sound(item)
@@ -461,6 +462,21 @@ def test_a_reader_that_leaves_stops_the_decoders(tmp_path: Path, monkeypatch: py
         next(sounds)
         sounds.close()
     assert len(started) < 5
+
+
+def test_a_decoding_ends_when_all_is_over(tmp_path: Path) -> None:
+    over = threading.Event()
+    item = Item(str(write_wav(tmp_path / "a.wav", tone(0.1))))
+    assert decode(item, RATE, over).wave is not None
+    over.set()
+    sound = decode(item, RATE, over)
+    assert (sound.wave, sound.error) == (None, f"{item.file}: was not read to its end")
+
+
+@pytest.mark.parametrize(("items", "shard_rows"), [(1, 8), (100, 8), (200, 12), (10_000, 256)])
+def test_a_killed_job_loses_a_sixteenth_or_eight_items(make_job: MakeJob, items: int, shard_rows: int) -> None:
+    assert make_job(shard_rows=0).sized(items).shard_rows == shard_rows
+    assert make_job(shard_rows=7).sized(items).shard_rows == 7
 
 
 def test_long_sounds_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,8 @@ def test_the_second_field_is_640_or_800_ms(name: str, fields: tuple[float, ...])
 def test_without_a_file_the_published_model_of_the_zoo_is_loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def load(name_or_path: str) -> Passt:
+    def load(name_or_path: str, *, hop_length: int) -> Passt:
+        assert hop_length == hop_of(name)
         asked.append(name_or_path)
         return small_model(hop_of(name))
 
@@ -249,9 +250,10 @@ def test_a_public_weight_file_is_taken(tmp_path: Path) -> None:
         tiny_config(width=64, heads=1, depth=1), rng=torch.Generator().manual_seed(0)
     )  # public heads are 64 wide
     torch.save(export_passt(wide), tmp_path / "public.pt")
-    base = module("base")
-    model = base.load_model(str(tmp_path / "public.pt"))
-    assert model.scene_embedding_size == 3 + 64
+    for name, hop in (("base", 320), ("hop160base", 160), ("hop100base", 100)):  # the name of the file says nothing
+        model = module(name).load_model(str(tmp_path / "public.pt"))
+        assert model.model.config.mel.hop_length == hop
+        assert model.scene_embedding_size == 3 + 64
 
 
 # -- audio ------------------------------------------------------------------------------------------------------------
@@ -275,7 +277,7 @@ def test_any_batch_and_length(sounds: int, samples: int, model_file: str) -> Non
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        (torch.zeros(1, 32_000, dtype=torch.int16), "float32 tensor within -1 ... 1, got torch.int16: divide int16"),
+        (torch.zeros(1, 32_000, dtype=torch.int16), "float32 tensor within -1 ... 1, got torch.int16: convert it"),
         (torch.zeros(1, 32_000, dtype=torch.float64), "got torch.float64"),
         (np.zeros((1, 32_000), np.float32), "got ndarray"),
         (torch.zeros(32_000), r"\(sounds, samples\), got \(32000,\): use clip\[None\]"),
@@ -322,7 +324,7 @@ def foreign(name: str, *, rate: int = 32_000, hop_ms: float = 50.0) -> ModuleTyp
 
 
 def test_a_fusion_concatenates_its_members(model_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "load", lambda name: small_model(320))
+    monkeypatch.setattr(api, "load", lambda name, **_: small_model(320))
     monkeypatch.setitem(sys.modules, "theirs", foreign("theirs"))
     fused = api.fuse("patchout.hear.base2level", "theirs", "patchout.hear.base")
     assert validate(fused, "") == []
@@ -340,7 +342,7 @@ def test_a_fusion_concatenates_its_members(model_file: str, monkeypatch: pytest.
 
 
 def test_members_at_different_rates_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "load", lambda name: small_model(320))
+    monkeypatch.setattr(api, "load", lambda name, **_: small_model(320))
     monkeypatch.setitem(sys.modules, "theirs", foreign("theirs", rate=16_000))
     with pytest.raises(ValueError, match=r"different sample rates cannot be fused: \[16000, 32000\] Hz"):
         api.fuse("patchout.hear.base", "theirs").load_model()
@@ -348,7 +350,7 @@ def test_members_at_different_rates_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("hop_ms", [20.0, 47.7])
 def test_members_with_different_times_are_refused(hop_ms: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "load", lambda name: small_model(320))
+    monkeypatch.setattr(api, "load", lambda name, **_: small_model(320))
     monkeypatch.setitem(sys.modules, "theirs", foreign("theirs", hop_ms=hop_ms))
     fused = api.fuse("patchout.hear.base", "theirs")
     with pytest.raises(ValueError, match=r"patchout\.hear\.base\+theirs: the timestamps of its members differ"):

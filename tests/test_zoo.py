@@ -284,7 +284,7 @@ def public_maskspec(*, tuned: bool) -> dict[str, torch.Tensor]:
     sizes: dict[str, Any] = {"width": 64, "heads": 1, "depth": 1, "columns": 4}
     if tuned:
         return export_maskspec(MaskSpecClassifier(MaskSpecClassifierConfig(**sizes, labels=label_names("audioset"))))
-    return export_maskspec(MaskSpec(MaskSpecConfig(**sizes, decoder_width=16)))
+    return export_maskspec(MaskSpec(MaskSpecConfig(**sizes, decoder_width=384, decoder_depth=1, decoder_heads=6)))
 
 
 def test_files_on_a_drive_say_how_to_bring_them(cache: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_file_that_was_brought_hears_as_the_public_weights_did(tuned: bool, ca
 def test_any_public_maskspec_file_is_known_by_what_it_holds(tmp_path: Path) -> None:
     torch.save(public_maskspec(tuned=False), tmp_path / "checkpoint-75.pth")
     assert isinstance(zoo.load(tmp_path / "checkpoint-75.pth", "cpu"), MaskSpecClassifier)
-    assert zoo.load_pretrained(tmp_path / "checkpoint-75.pth", "cpu").config.decoder_width == 16
+    assert zoo.load_pretrained(tmp_path / "checkpoint-75.pth", "cpu").config.decoder_heads == 6
     torch.save(public_maskspec(tuned=True), tmp_path / "tuned.pth")
     with pytest.raises(ValueError, match="is a tagger without a decoder"):
         zoo.load_pretrained(tmp_path / "tuned.pth", "cpu")

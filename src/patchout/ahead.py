@@ -1,5 +1,6 @@
 """Items -> decoded sounds, by threads that run ahead of the model."""
 
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Executor, Future
@@ -39,13 +40,15 @@ def open_stream(item: Item, rate: int) -> Stream:
     return Stream(item.file, rate, start_s=item.start_s, end_s=item.end_s)
 
 
-def decode(item: Item, rate: int) -> Sound:
-    """Read an item to its end; up to HELD_S seconds of samples are kept. A failure is part of the result."""
+def decode(item: Item, rate: int, is_over: threading.Event | None = None) -> Sound:
+    """Read an item to its end, or until `is_over`; up to HELD_S seconds are kept. A failure is part of the result."""
     parts: list[np.ndarray] = []
     held = 0
     try:
         stream = open_stream(item, rate)
         for block in stream:
+            if is_over and is_over.is_set():
+                return Sound(item, error=f"{item.file}: was not read to its end")
             held += len(block)
             parts.append(block)
             if held > HELD_S * rate:
@@ -57,13 +60,15 @@ def decode(item: Item, rate: int) -> Sound:
     return Sound(item, wave, stream.duration_s, stream.warning)
 
 
-def decode_ahead(items: Iterable[Item], rate: int, pool: Executor, ahead: int) -> Generator[Sound, None, None]:
+def decode_ahead(
+    items: Iterable[Item], rate: int, pool: Executor, ahead: int, is_over: threading.Event | None = None
+) -> Generator[Sound, None, None]:
     """`decode` all items in order, by the threads of a pool that are up to `ahead` items ahead of the reader."""
     queue: deque[Future[Sound]] = deque()
     source = iter(items)
     try:
         while True:
-            queue.extend(pool.submit(decode, item, rate) for item in islice(source, ahead - len(queue)))
+            queue.extend(pool.submit(decode, item, rate, is_over) for item in islice(source, ahead - len(queue)))
             if not queue:
                 return
             yield queue.popleft().result()

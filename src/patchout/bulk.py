@@ -1,12 +1,14 @@
 """Embeddings of many files: decoded ahead of the model, batched across files, written shard by shard, resumable."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -62,9 +64,8 @@ def run_here(todo: Todo) -> Steps:
     embedder = load_embedder(todo.job, todo.device)
     wanted = (item for shard in todo.shards for item in todo.items_of(shard))
     with open_threads(embedder) as threads, closing(threads.decoded(wanted, embedder)) as sounds:
-        for shard in todo.shards:
-            its = islice(sounds, len(todo.items_of(shard)))
-            yield from embed_shard(embedder, its, todo.job, todo.out, shard, threads)
+        shards = ((shard, islice(sounds, len(todo.items_of(shard)))) for shard in todo.shards)
+        yield from embed_shards(embedder, shards, todo.job, todo.out, threads)
 
 
 def run(
@@ -78,12 +79,13 @@ def run(
 ) -> Summary:
     """Embed all items into shards in the folder `out` (a path or an fsspec URL), or go on where a killed call stopped.
 
-    `on_progress` gets the items done and the seconds of sound since its last call. Memory holds a few minutes of
-    sound, however many or long the items are. Raises InputError if the folder belongs to another job; an item that
-    fails becomes a row with its reason.
+    `on_progress` gets the items done and the seconds of sound since its last call. Memory holds AHEAD_ITEMS sounds and
+    a chunk a core (250 MB where every sound lasts a minute), however many or long the items are. Raises InputError if
+    the folder belongs to another job; an item that fails becomes a row with its reason.
     """
     if not items:
         raise ValueError("no items to embed: name sound files, folders, patterns or lists")
+    job = job.sized(len(items))
     audio_s, count = 0.0, job.num_shards(len(items))
     with only_writer(out):
         finished = open_job(out, job, items)
@@ -134,7 +136,7 @@ def summarize(out: str, items: int, shards: int, *, audio_s: float = 0.0) -> Sum
     return Summary(items, rows, num_failed, first_failed, first_warnings, audio_s)
 
 
-# -- one shard --------------------------------------------------------------------------------------------------------
+# -- shards -----------------------------------------------------------------------------------------------------------
 
 
 def load_embedder(job: EmbedJob, device: str = "auto") -> Embedder:
@@ -151,60 +153,65 @@ class Threads(NamedTuple):
     compute: ThreadPoolExecutor
     width: int
     decode: ThreadPoolExecutor
+    is_over: threading.Event  # ends a decoding
 
     def decoded(self, items: Iterable[Item], embedder: Embedder) -> Generator[Sound, None, None]:
         """The items' sounds in order, a few ahead of the reader."""
-        return decode_ahead(items, embedder.model.config.mel.sample_rate, self.decode, AHEAD_ITEMS)
+        return decode_ahead(items, embedder.model.config.mel.sample_rate, self.decode, AHEAD_ITEMS, self.is_over)
 
 
 @contextmanager
 def open_threads(embedder: Embedder) -> Iterator[Threads]:
-    """Threads for the embedder's device, each with its part of torch's own; all end after what they are at."""
+    """Threads for the embedder's device, each with its part of torch's own; all end after the block they are at."""
     cores, total = os.cpu_count() or 1, torch.get_num_threads()
     is_cpu = next(embedder.model.parameters()).device.type == "cpu"
     width = total if is_cpu else 1
-    pools = [ThreadPoolExecutor(width, "embed", torch.set_num_threads, (total // width,))]
-    pools += [] if is_cpu else [ThreadPoolExecutor(max(2, min(8, cores)), "decode")]
+    compute = ThreadPoolExecutor(width, "embed", torch.set_num_threads, (total // width,))
+    decode = compute if is_cpu else ThreadPoolExecutor(max(2, min(8, cores)), "decode")
+    threads = Threads(compute, width, decode, threading.Event())
     try:
-        yield Threads(pools[0], width, pools[-1])
+        yield threads
     finally:
-        for pool in pools:
+        threads.is_over.set()
+        for pool in (decode, compute):
             pool.shutdown(cancel_futures=True)
         torch.set_num_threads(total)
 
 
-def embed_shard(
-    embedder: Embedder, sounds: Iterable[Sound], job: EmbedJob, out: str, shard: int, threads: Threads
+def embed_shards(
+    embedder: Embedder, shards: Iterable[tuple[int, Iterable[Sound]]], job: EmbedJob, out: str, threads: Threads
 ) -> Steps:
-    """Write the rows of the sounds, in their order, in tables of bounded size.
+    """Write each shard: the rows of its sounds, in their order, in tables of bounded size.
 
     Columns file, start_s, duration_s, time_ms (of timestamp jobs: from the segment's start), embedding (null where
     `error` says why), error.
     """
-    rows = _Rows(embedder, job)
-    with table_writer(out, shard_name(shard), rows.schema) as writer:
-        chunks = _chunks(sounds, rows.bytes_per_s, CHUNK_BYTES // threads.width)
-        for chunk, tables in _tables(rows, chunks, threads):
-            for table in tables:
-                writer.write_table(table)
-            yield len(chunk), sum(sound.duration_s for sound in chunk)
+    rows, most = _Rows(embedder, job), CHUNK_BYTES // threads.width
+    chunks = ((shard, chunk) for shard, sounds in shards for chunk in _chunks(sounds, rows.bytes_per_s, most))
+    for shard, group in groupby(_tables(rows, chunks, threads), key=itemgetter(0)):
+        with table_writer(out, shard_name(shard), rows.schema) as writer:
+            for _, chunk, tables in group:
+                for table in tables:
+                    writer.write_table(table)
+                yield len(chunk), sum(sound.duration_s for sound in chunk)
 
 
 def _tables(
-    rows: "_Rows", chunks: Iterable[list[Sound]], threads: Threads
-) -> Iterator[tuple[list[Sound], Iterable[pa.Table]]]:
-    """Each chunk with its tables, in order: short sounds side by side, a long one alone on all cores."""
-    queue: deque[tuple[list[Sound], Future[pa.Table]]] = deque()
-    for chunk in chunks:
+    rows: "_Rows", chunks: Iterable[tuple[int, list[Sound]]], threads: Threads
+) -> Iterator[tuple[int, list[Sound], Iterable[pa.Table]]]:
+    """Each chunk with its shard and tables, in order: short sounds side by side, a long one alone on all cores."""
+    queue: deque[tuple[int, list[Sound], Future[pa.Table]]] = deque()
+    for shard, chunk in chunks:
         is_long = chunk[0].is_long
         while len(queue) > (0 if is_long else threads.width):
-            yield queue[0][0], [queue.popleft()[1].result()]
+            first, before, table = queue.popleft()
+            yield first, before, [table.result()]
         if is_long:
-            yield chunk, rows.of_long(chunk[0])
+            yield shard, chunk, rows.of_long(chunk[0])
         else:
-            queue.append((chunk, threads.compute.submit(rows.of_chunk, chunk)))
-    for chunk, table in queue:
-        yield chunk, [table.result()]
+            queue.append((shard, chunk, threads.compute.submit(rows.of_chunk, chunk)))
+    for shard, chunk, table in queue:
+        yield shard, chunk, [table.result()]
 
 
 def _chunks(sounds: Iterable[Sound], bytes_per_s: float, most: int) -> Iterator[list[Sound]]:

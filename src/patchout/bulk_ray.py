@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 
 from patchout.ahead import Sound, decode
-from patchout.bulk import Engine, Steps, Todo, embed_shard, load_embedder, open_threads
+from patchout.bulk import Engine, Steps, Todo, embed_shards, load_embedder, open_threads
 from patchout.download import file_sha256
 from patchout.embedding import Embedder
 from patchout.errors import InputError
@@ -193,7 +193,7 @@ class Model:
             sounds, rest = pickle.loads(table["content"][0].as_py())
             embedder = self._embedder
             with open_threads(embedder) as threads, closing(threads.decoded(rest, embedder)) as late:
-                steps = embed_shard(embedder, chain(sounds, late), self._job, self._out, shard, threads)
+                steps = embed_shards(embedder, [(shard, chain(sounds, late))], self._job, self._out, threads)
                 audio_s = sum(seconds for _, seconds in steps)
         except (OSError, ValueError) as error:
             problem = f"{shard_name(shard)}: {error}"

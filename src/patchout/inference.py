@@ -124,14 +124,14 @@ def overview(
 
     Reads the source in pieces of ten seconds; a column is the maximum of its frames.
     """
-    config = replace(config, mel=replace(config.mel, mean=None, std=None))  # a picture shows levels
-    mel = config.mel
+    mel = replace(config.mel, mean=None, std=None)  # a picture shows levels
     pool = max(1, math.ceil(duration_s / mel.frame_s / limit))
     size = pool * max(1, round(10 / mel.frame_s / pool)) * mel.hop_length  # whole columns
     pieces = []
     for start, wave in audio.windows(audio.Stream(source, mel.sample_rate), size, size):
         fresh = wave[-((len(wave) - 1) % size + 1) :] if start % size == 0 else wave[size - start % size :]
-        piece = window_mel(fresh, config, torch.device("cpu")).numpy()
+        fresh = np.pad(fresh, (0, max(0, mel.min_samples - len(fresh))))
+        piece = log_mel(torch.from_numpy(fresh)[None], mel)[0].numpy()
         pieces.append(np.maximum.reduceat(piece, np.arange(0, piece.shape[1], pool), axis=1))
     return np.concatenate(pieces, axis=1), pool * mel.frame_s
 

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -28,6 +28,8 @@ from patchout.items import Item, items_hash
 from patchout.zoo import locate
 
 JOB = "job.json"
+LEAST_ROWS, MOST_ROWS = 8, 256  # of a shard
+SHARDS = 16  # of a job, or more
 Kind = Literal["scene", "timestamp"]
 
 
@@ -35,14 +37,14 @@ Kind = Literal["scene", "timestamp"]
 class EmbedJob:
     """What is computed of every item: by which model (as `patchout.load` takes it), and how.
 
-    `shard_rows` counts the items of a shard.
+    `shard_rows` counts the items of a shard; 0: by their number, a killed job loses a sixteenth (or eight) at most.
     """
 
     model: str
     kind: Kind = "scene"
     config: EmbedConfig = field(default_factory=EmbedConfig)
     precision: Precision = "fp32"
-    shard_rows: int = 256
+    shard_rows: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what would make a folder of mixed values."""
@@ -50,11 +52,15 @@ class EmbedJob:
             raise ValueError(f"kind is scene or timestamp, got {self.kind!r}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"a job's precision is fp32 or bf16, the same on every machine, got {self.precision!r}")
-        if self.shard_rows < 1:
-            raise ValueError(f"shard_rows must be at least 1, got {self.shard_rows}")
+        if self.shard_rows < 0:
+            raise ValueError(f"shard_rows must be at least 1, or 0 for a choice, got {self.shard_rows}")
+
+    def sized(self, items: int) -> "EmbedJob":
+        """The job with shards that suit so many items."""
+        return self if self.shard_rows else replace(self, shard_rows=min(max(LEAST_ROWS, items // SHARDS), MOST_ROWS))
 
     def num_shards(self, items: int) -> int:
-        """Shards of so many items."""
+        """Shards of so many items, of a job that is sized."""
         return -(-items // self.shard_rows)
 
     @cached_property

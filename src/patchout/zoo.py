@@ -55,14 +55,15 @@ def load(
     device: str = "auto",
     *,
     labels: Sequence[str] | None = None,
+    hop_length: int | None = None,
     progress: Progress | None = None,
 ) -> "Tagger":
     """A model, fp32 and in evaluation mode, from a file, a zoo name or a hub repository id ("owner/name").
 
     A name that is a file, a run folder, or ends like a weight file is a path; then the zoo is asked, then the hub.
-    `device` "auto" is cuda, else mps, else cpu. `labels` replaces the class names. A public weight file that the zoo
-    does not list is read with the default front end: give another one to `checkpoint.import_passt`. Of a pre-trained
-    MaskSpec it is the encoder, which knows no classes.
+    `device` "auto" is cuda, else mps, else cpu. `labels` replaces the class names. A public weight file whose
+    name the zoo does not list is read with the default front end, or at this `hop_length` (samples): give a whole other
+    one to `checkpoint.import_passt`. Of a pre-trained MaskSpec it is the encoder, which knows no classes.
     Raises UnknownModelError, DownloadError, FileNotFoundError, or ValueError for a wrong device, file or label count.
     """
     from patchout.device import pick_device
@@ -70,7 +71,7 @@ def load(
     from patchout.maskspec import MaskSpec
 
     target = pick_device(device)
-    held = _read(locate(name_or_path, progress=progress))
+    held = _read(locate(name_or_path, progress=progress), hop_length)
     model = encoder_of(held) if isinstance(held, MaskSpec) else held
     if labels is not None:
         if len(labels) != len(model.config.labels):
@@ -93,14 +94,14 @@ def load_pretrained(name_or_path: str | Path, device: str = "auto") -> "MaskSpec
     return held.to(pick_device(device)).eval()
 
 
-def _read(path: Path) -> "Model":
+def _read(path: Path, hop_length: int | None = None) -> "Model":
     """Our file or a public one."""
     from patchout import checkpoint
 
-    return checkpoint.load(path) if path.suffix == ".safetensors" else _import_public(path)
+    return checkpoint.load(path) if path.suffix == ".safetensors" else _import_public(path, hop_length)
 
 
-def _import_public(path: Path) -> "Model":
+def _import_public(path: Path, hop_length: int | None) -> "Model":
     """A public weight file; a file name that the zoo lists brings its front end, class names, licence and score."""
     from patchout import checkpoint
     from patchout.import_maskspec import is_maskspec
@@ -118,7 +119,7 @@ def _import_public(path: Path) -> "Model":
         importer = checkpoint.import_maskspec_classifier if tuned else checkpoint.import_maskspec
         model, paper = importer(public, mel=mel), "arXiv:2204.12768"
     elif entry is None:
-        return checkpoint.import_passt(path)
+        return checkpoint.import_passt(path, mel=MelConfig(hop_length=hop_length or 320))
     else:
         mel, paper = MelConfig(hop_length=entry.hop_length), "arXiv:2110.05069"
         model = checkpoint.import_passt(path, mel=mel, labels=labels, task=entry.task)

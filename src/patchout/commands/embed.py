@@ -67,7 +67,7 @@ def main(args: Sequence[str]) -> int:
     items = read_items(options.paths)
     if options.plot and list(items[:2]) != [Item(items[0].file)]:
         raise ValueError(f"--plot draws one whole file, {len(items)} files or segments were given")
-    job = _job(options)
+    job = _job(options).sized(len(items))
     with output.download_bar(sys.stderr) as progress:
         locate(job.model, progress=progress)
     failed = (_run if _is_folder(options) else _run_and_join)(items, job, options.out, options)
@@ -104,7 +104,7 @@ def _check(options: Options) -> None:
 
 def _is_folder(options: Options) -> bool:
     """Whether the shards are the result."""
-    return options.format == "parquet" and not options.out.endswith(".parquet")
+    return options.format == "parquet" and Path(options.out).suffix.lower() != ".parquet"
 
 
 def _job(options: Options) -> "EmbedJob":

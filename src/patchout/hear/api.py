@@ -16,6 +16,7 @@ from patchout.embedding import EmbedConfig, Embedder, Level, Mode
 from patchout.errors import near
 from patchout.tagger import Tagger
 from patchout.zoo import load
+from patchout.zoo_list import MODELS
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,12 @@ def make_loader(preset: Preset) -> Callable[..., HearModel]:
     def load_model(model_file_path: str = "", mode: Mode = "all") -> HearModel:
         """A HEAR model from one of our files, a public PaSST `.pt`, or nothing (the published model, downloaded once).
 
-        Mode: "all", "embed_only" (without logits) or "logits" (without embeddings); the size attributes follow it.
+        A `.pt` of a name that the zoo does not know is read at this module's hop; our files bring their own. Mode:
+        "all", "embed_only" (without logits) or "logits" (without embeddings); the size attributes follow it.
         """
-        return HearModel(load(model_file_path or preset.zoo_name), preset.config.in_mode(mode))
+        hop_length = MODELS[preset.zoo_name].hop_length
+        model = load(model_file_path or preset.zoo_name, hop_length=hop_length)
+        return HearModel(model, preset.config.in_mode(mode))
 
     return load_model
 
@@ -106,7 +110,9 @@ def check_audio(audio: Tensor) -> None:
     """Refuse what the HEAR rules do not allow, in a sentence."""
     if not isinstance(audio, Tensor) or audio.dtype != torch.float32:
         kind = str(audio.dtype) if isinstance(audio, Tensor) else type(audio).__name__
-        raise ValueError(f"HEAR audio is a float32 tensor within -1 ... 1, got {kind}: divide int16 samples by 32768")
+        raise ValueError(
+            f"HEAR audio is a float32 tensor within -1 ... 1, got {kind}: convert it (int16: divided by 32768)"
+        )
     if audio.ndim != 2 or 0 in audio.shape:
         raise ValueError(f"HEAR audio has the shape (sounds, samples), got {tuple(audio.shape)}: use clip[None]")
     if not bool(torch.isfinite(audio).all()):
