@@ -21,6 +21,7 @@ from patchout.embedding import EmbedConfig
 from patchout.hear.embeddings import EmbeddingError, Rows, embed_task, embedding_s, read_embeddings, read_rows
 from patchout.hear.subject import ModuleError, Subject, batch_size, open_module, open_subject, timestamps
 from patchout.hear.tasks import Task, TaskError, read_task
+from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.passt import Passt
 
 
@@ -316,7 +317,7 @@ def test_any_importable_module_is_opened_by_name(monkeypatch: pytest.MonkeyPatch
 def test_a_module_that_lacks_something_says_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "needs_more.py").write_text("import not_installed")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleError, match=r"needs_more: cannot be imported \(No module named 'not_installed'\)"):
+    with pytest.raises(ModuleError, match=r"needs_more: cannot be imported \(ModuleNotFoundError: .*not_installed"):
         open_subject("needs_more")
 
 
@@ -331,8 +332,51 @@ def test_whatever_the_zoo_knows_is_one_of_ours(name: str, tmp_path: Path, monkey
     (tmp_path / "runs" / "one").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("patchout.zoo.load", load)
-    assert open_subject(name).detail == repr(EmbedConfig())
+    subject = open_subject(name)
+    assert subject.detail == f"{EmbedConfig()!r}, hop_length=320"
+    assert subject.identity().keys() == {"model", "detail", "weights_sha256"}
     assert asked == [name]
+    assert open_subject(f"./{name}").name == (name if "/one" in name else f"./{name}")  # a folder has one name
+
+
+def test_an_encoder_without_classes_has_no_high_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = MaskSpecClassifierConfig(labels=(), width=32, heads=2, depth=1, columns=64)
+    monkeypatch.setattr("patchout.zoo.load", lambda name, *, progress: MaskSpecClassifier(shape))
+    subject = open_subject("runs/pre")
+    assert subject.model.scene_embedding_size == 32
+    assert "(levels=('mid',), scene_levels=('mid',)," in subject.detail
+    with pytest.raises(ValueError, match="runs/pre is an encoder without class scores: ask for --levels mid"):
+        open_subject("runs/pre", config=EmbedConfig())
+
+
+class OwnError(Exception):
+    """Of someone else."""
+
+
+@pytest.mark.parametrize("error", [OwnError("no weights"), KeyError("weights"), TypeError()])
+def test_whatever_a_module_raises_is_a_sentence(error: Exception, scene_task: Task, tmp_path: Path) -> None:
+    def fail(*args: object) -> Any:
+        raise error
+
+    with pytest.raises(ModuleError, match=f"bad: load_model failed \\({type(error).__name__}"):
+        open_module("bad", module(load_model=fail))
+    with pytest.raises(ModuleError, match=f"bad: get_scene_embeddings of waves .* failed \\({type(error).__name__}"):
+        embed_task(open_module("bad", module(get_scene_embeddings=fail)), scene_task, tmp_path / "out")
+
+
+def test_a_module_that_cannot_be_imported_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "half_written.py").write_text("def load_model(")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleError, match=r"half_written: cannot be imported \(SyntaxError: "):
+        open_subject("half_written")
+
+
+def test_other_code_is_another_model(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text("one")
+    one = open_module("m", module(__file__=str(tmp_path / "m.py")))
+    before = one.identity()
+    (tmp_path / "m.py").write_text("two")
+    assert one.identity() != before
 
 
 # -- the kit's folders ------------------------------------------------------------------------------------------------

@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import DATA, RATE, needs_data, tone, write_wav
+import torch
+from conftest import DATA, RATE, needs_data, tiny_config, tone, write_wav
 
 from patchout import audio
+from patchout.checkpoint import save
 from patchout.commands.hear import main
 from patchout.hear import mini
 from patchout.hear.mini import make_mini
 from patchout.hear.tasks import Task, read_task
 from patchout.hear.wavs import inspect, read_wav
+from patchout.passt import Passt
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -114,6 +117,28 @@ def test_an_office_event_is_loud_between_its_times_and_its_class_alone_there(tas
     for label in office.labels:
         spans = sorted((event["start"], event["end"]) for event in events if event["label"] == label)
         assert all(first[1] <= second[0] for first, second in pairwise(spans))
+
+
+@pytest.mark.slow
+def test_the_built_tasks_are_embedded_judged_and_reported(tasks: dict[str, Task], tmp_path: Path) -> None:
+    """From the sounds to the report, each step by its command."""
+    save(Passt(tiny_config(columns=12), rng=torch.Generator().manual_seed(0)), tmp_path / "tiny.safetensors")
+    folder = str(tasks["mini_esc10"].folder.parent)
+    model = [
+        str(tmp_path / "tiny.safetensors"),
+        "--levels",
+        "mid",
+        "--tasks",
+        folder,
+        "--device",
+        "cpu",
+        "--grid",
+        "two",
+    ]
+    assert main(["run", *model, "--out", str(tmp_path / "results")]) == 0
+    assert main(["report", str(tmp_path / "results"), "--out", str(tmp_path / "report")]) == 0
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert [name for name in tasks if name not in text] == []
 
 
 def test_office_splits_share_no_clip(tasks: dict[str, Task]) -> None:

@@ -249,6 +249,30 @@ def test_a_cut_wav_is_refused_by_name(tmp_path: Path, run: Run) -> None:
     assert re.search(r"test0.wav: has 32000 Hz, 1 channels and 12800 samples, not 32000 Hz, 1 and 16000; rem", ran.err)
 
 
+def test_a_label_without_an_example_is_told(tmp_path: Path, run: Run) -> None:
+    folder = add_task(tmp_path)
+    clips = json.loads((folder / "test.json").read_text())
+    (folder / "test.json").write_text(json.dumps({key: ["high"] for key in clips}))
+    ran = run()
+    assert (ran.code, "toy-v1-full: test has no example of low: 0 in mAP, no AUC and d', as in the kit" in ran.err) == (
+        0,
+        True,
+    )
+
+
+def test_a_damaged_folder_of_embeddings_does_not_stop_the_others(tmp_path: Path, run: Run) -> None:
+    for name in ("a", "b", "c"):
+        add_task(tmp_path, name)
+    run()
+    kept = tmp_path / "out" / "loudness"
+    for file in kept.glob(f"*/{SCORES}"):
+        file.unlink()
+    (kept / "a-v1-full" / "test.target-labels.pkl").unlink()
+    (kept / "b-v1-full" / "test.embedding-dimensions.json").write_text("[3")
+    assert main(["run", str(kept), "--out", str(tmp_path / "again"), "--grid", "two", "--device", "cpu"]) == 1
+    assert [path.parent.name for path in (tmp_path / "again").glob(f"*/*/{SCORES}")] == ["c-v1-full"]
+
+
 def test_another_seed_wants_another_folder(tmp_path: Path, run: Run) -> None:
     add_task(tmp_path)
     run()

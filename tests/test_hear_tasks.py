@@ -101,10 +101,20 @@ def two_labels(folder: Path) -> None:
         (lambda folder: (folder / "test.json").write_text("[]"), "no HEAR task as distributed"),
         (lambda folder: (folder / "labelvocabulary.csv").write_text("idx,label\n1,high\n"), "count from 0"),
         (lambda folder: (folder / "labelvocabulary.csv").write_bytes(b"idx,label\n0,\xff\n"), "no HEAR task as"),
-        (lambda folder: change(folder / "task_metadata.json", splits=["train", "test"]), "needs test, train, valid"),
+        (lambda folder: change(folder / "task_metadata.json", splits=["train", "test"]), "needs test train valid"),
         (lambda folder: change(folder / "task_metadata.json", split_mode="random"), "split_mode is 'random'"),
         (lambda folder: change(folder / "task_metadata.json", evaluation=["f1"]), r"evaluation is \['f1'\]"),
         (lambda folder: change(folder / "task_metadata.json", task_name="esc50"), "split_mode is 'trainvaltest', this"),
+        (lambda folder: change(folder / "task_metadata.json", sample_duration=0), "sample_duration is 0, not some"),
+        (lambda folder: change(folder / "task_metadata.json", sample_duration="4"), "sample_duration is '4', not some"),
+        (lambda folder: change(folder / "task_metadata.json", evaluation_params=None), "is None, not grids"),
+        (
+            lambda folder: change(
+                folder / "task_metadata.json", evaluation_params={"task_specific_param_grid": {"hidden_dim": []}}
+            ),
+            "not grids with lists of values",
+        ),
+        (lambda folder: (folder / "labelvocabulary.csv").write_text("idx,label\n0,low\n1,low\n"), "'low' twice"),
         (label_outside, "valid1.wav the label 'loud', which is not in the vocabulary"),
         (two_labels, "valid1.wav 2 labels, multiclass needs one"),
     ],
@@ -115,6 +125,17 @@ def test_a_damaged_folder_is_refused_by_name(tmp_path: Path, spoil: Callable[[Pa
     with pytest.raises(TaskError, match=reason) as error:
         read_task(folder)
     assert str(folder) in str(error.value)
+
+
+def test_labels_that_no_clip_of_a_split_has(tmp_path: Path) -> None:
+    folder = make_task(tmp_path)
+    task = read_task(folder)
+    assert [task.unheard(split) for split in task.splits] == [[]] * 3
+    clips = json.loads((folder / "test.json").read_text())
+    (folder / "test.json").write_text(json.dumps({key: ["high"] for key in clips}))
+    assert read_task(folder).unheard("test") == ["low"]
+    events = read_task(make_task(tmp_path / "events", kind="event"))
+    assert events.unheard("test") == []
 
 
 def test_an_event_that_ends_before_it_starts_is_refused(tmp_path: Path) -> None:
@@ -129,7 +150,7 @@ def test_tasks_are_found_by_either_name(tmp_path: Path) -> None:
         make_task(tmp_path, task_name=name)
     assert [path.name for path in find_tasks(tmp_path, ["toy"])] == ["toy-v1-full"]
     assert len(find_tasks(tmp_path, ["toy", "toy_two-v1-full"])) == len(find_tasks(tmp_path)) == 2
-    with pytest.raises(TaskError, match="no task toys; there is toy-v1-full, toy_two-v1-full"):
+    with pytest.raises(TaskError, match=r"no task toys \(did you mean toy\?\); there is toy-v1-full, toy_two-v1-full"):
         find_tasks(tmp_path, ["toys"])
 
 

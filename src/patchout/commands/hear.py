@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from patchout.hear.subject import Subject
     from patchout.hear.tasks import Task
 
+SHOWN = 5  # labels of one message
+
 
 @dataclass(kw_only=True)
 class List:
@@ -124,7 +126,7 @@ class Run:
         for folder in folders:
             try:
                 self._judge(subject, folder, devices)
-            except InputError as error:
+            except (InputError, OSError) as error:
                 yield str(error) if folder.name in str(error) else f"{folder.name}: {error}"
 
     def _judge(self, subject: "Subject | None", folder: Path, devices: list[str]) -> None:
@@ -146,6 +148,10 @@ class Run:
                 task, out / folder.name, grid=self.grid, seed=self.seed, device=devices[0], on_fit=advance
             )
         output.line(_summary(task, record), sys.stdout)
+        for part in task.partitions():
+            if lost := task.unheard(part.test):
+                named = ", ".join(lost[:SHOWN]) + (f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else "")
+                say(f"{folder.name}: {part.test} has no example of {named}: 0 in mAP, no AUC and d', as in the kit")
 
     def _name(self) -> str:
         """Of the folder: the model and what was asked of it."""
@@ -161,7 +167,8 @@ def _summary(task: "Task", record: dict[str, Any]) -> str:
     seconds = dict(record["patchout"]["seconds"])
     embedding = f"  embedding {seconds.pop('embedding'):.1f} s" if "embedding" in seconds else ""
     if means := record.get("aggregated_scores"):
-        score = f"{means['test_score_mean']:.4f} (mean of {len(seconds)} folds, sd {means['test_score_std']:.4f})"
+        folds = f"mean of {len(task.partitions())} folds, sd {means['test_score_std']:.4f}"
+        score = f"{means['test_score_mean']:.4f} ({folds})"
     else:
         score = f"{record['test']['test_score']:.4f}"
     return f"{task.folder.name}  {task.evaluation[0]} {score}{embedding}  probes {sum(seconds.values()):.1f} s"
@@ -201,6 +208,8 @@ class Report:
         """What could not be used."""
         from patchout.hear.report import write_report
 
+        if not self.results:
+            raise ValueError("no results given: name folders that `patchout hear run` has written")
         problems = write_report(self.results, self.out, base=self.base, best=self.best)
         output.line(str(self.out / "report.md"), sys.stdout)
         return problems

@@ -194,7 +194,8 @@ def read_embeddings(folder: Path) -> Task:
     """The task of a folder that `embed_task` or the kit has written; one that is not finished is an EmbeddingError."""
     task = read_task(folder)
     is_ours, is_done = (folder / "task.json").exists(), (folder / DONE).exists()
-    if (is_ours and not is_done) or not all((folder / f"{split}.{SIZES}").exists() for split in task.splits):
+    files = [folder / f"{split}.{name}" for split in task.splits for name in (VALUES, SIZES, LABELS)]
+    if (is_ours and not is_done) or not all(path.exists() for path in files):
         raise EmbeddingError(f"{folder}: not all embeddings are there; run the command that makes them again")
     return task
 
@@ -231,8 +232,11 @@ def read_rows(task: Task, split: str) -> Rows:
 
 
 def read_json(path: Path, default: Any) -> Any:
-    """What a JSON file holds, or `default` if it is not there."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+    """What a JSON file holds, or `default` if it is not there; EmbeddingError names one that is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+    except ValueError as error:
+        raise EmbeddingError(f"{path}: is damaged ({error}); move {path.parent} away and run this again") from None
 
 
 class _PlainUnpickler(pickle.Unpickler):

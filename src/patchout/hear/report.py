@@ -123,11 +123,16 @@ def _csv(name: str) -> list[dict[str, str]]:
 
 def _board(title: str, stem: str, tasks: Sequence[str], models: Sequence[Model]) -> Board:
     """With the models that have one of its tasks, normalised by the best cited one."""
-    by_category = {name: [task for task in tasks if CATEGORY.get(task, "other") == name] for name in CATEGORIES}
+    by_category = {name: [task for task in tasks if _category(task) == name] for name in CATEGORIES}
     there = [model for model in models if not model.primary().keys().isdisjoint(tasks)]
     cited = [model.primary() for model in there if model.is_cited]
     best = {task: max(scores.get(task, 0.0) for scores in cited) for task in tasks if cited}
     return Board(title, stem, {name: each for name, each in by_category.items() if each}, best, there)
+
+
+def _category(task: str) -> str:
+    """Of a task by its name, whatever its mode."""
+    return CATEGORY.get(task, CATEGORY.get(task.partition(" (")[0], "other"))
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------

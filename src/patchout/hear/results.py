@@ -123,7 +123,10 @@ def _model(name: str, results: Mapping[str, _Result], notes: list[str]) -> Model
     model, detail, _ = next(iter(results.values())).whose
     grids = ", ".join(sorted({result.grid for result in results.values()}))
     config = _config(detail)
-    made = ", ".join(filter(None, (model or "model not known", _described(config) if config else detail)))
+    hop = re.search(r"hop_length=(\d+)", detail)
+    frames = f"log-mel frames every {hop[1]} samples" if hop else ""
+    settings = (_described(config), frames) if config else (detail,)
+    made = ", ".join(filter(None, (model or "model not known", *settings)))
     return Model(name, scores, config=config, about=f"{made}; grid of the probe: {grids}")
 
 

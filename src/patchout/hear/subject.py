@@ -11,15 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from patchout import hear, zoo
+from patchout.download import file_sha256
 from patchout.embedding import EmbedConfig
 from patchout.errors import InputError
 from patchout.hear.api import fuse
 from patchout.hear.wavs import RATES
 
+SCENES_MID = EmbedConfig(levels=("mid",), scene_levels=("mid",))  # of an encoder that knows no classes
 EVENNESS_MS = 1.0  # of timestamps, as the public validator has it
 FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
-BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
-FAILURES = (*BUGS, ImportError, OSError, RuntimeError, ValueError)  # of someone else's code
 
 
 class ModuleError(InputError):
@@ -41,13 +41,15 @@ class Subject:
         return int(self.model.sample_rate)  # type: ignore[arg-type]  # checked by `open_module`
 
     def identity(self) -> dict[str, str]:
-        """Tells any two models apart, also two states of one file."""
+        """Tells any two models apart, also two states of one file; of a module in files of its own also its code."""
         digest = hashlib.sha256()
         for name, value in self.model.state_dict().items():
             digest.update(name.encode())
             if isinstance(value, Tensor):
                 digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return {"model": self.name, "detail": self.detail, "weights_sha256": digest.hexdigest()}
+        file = getattr(self.module, "__file__", None)
+        code = {"code_sha256": file_sha256(Path(file))} if file and self.module is not hear else {}
+        return {"model": self.name, "detail": self.detail, "weights_sha256": digest.hexdigest(), **code}
 
 
 def open_subject(
@@ -68,8 +70,11 @@ def open_subject(
         model = zoo.load(name, progress=progress)
     except zoo.UnknownModelError as error:
         raise ValueError(f"{error}; so will a HEAR module that can be imported") from None
-    config = config or EmbedConfig()
-    return Subject(name, hear, hear.HearModel(model, config), repr(config))
+    if not model.config.labels and config and "high" in (*config.levels, *config.scene_levels):
+        raise ValueError(f"{name} is an encoder without class scores: ask for --levels mid, or low mid")
+    config = config or (EmbedConfig() if model.config.labels else SCENES_MID)
+    detail = f"{config!r}, hop_length={model.config.mel.hop_length}"
+    return Subject(str(Path(name)) if Path(name).exists() else name, hear, hear.HearModel(model, config), detail)
 
 
 def _module(name: str) -> Any:
@@ -78,18 +83,21 @@ def _module(name: str) -> Any:
     if is_file or not all(part.isidentifier() for part in name.replace("+", ".").split(".")):
         return None
     try:
-        return fuse(*name.split("+")) if "+" in name else import_module(name)
-    except ImportError as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+        with _Told(f"{name}: cannot be imported"):
+            return fuse(*name.split("+")) if "+" in name else import_module(name)
+    except ModuleError as error:
+        cause = error.__cause__
+        if isinstance(cause, ModuleNotFoundError) and cause.name and f"{name}.".startswith(f"{cause.name}."):
             return None
-        raise ModuleError(f"{name}: cannot be imported ({error})") from None
+        raise
 
 
 def open_module(name: str, module: Any, *, weights: str = "") -> Subject:
     """Load the model of a HEAR module and check its attributes."""
     if missing := [wanted for wanted in FUNCTIONS if not callable(getattr(module, wanted, None))]:
         raise ModuleError(f"{name}: a HEAR module has {', '.join(FUNCTIONS)}; {missing[0]} is not there")
-    model = module.load_model(weights) if weights else module.load_model()
+    with _Told(f"{name}: load_model failed"):
+        model = module.load_model(weights) if weights else module.load_model()
     if not isinstance(model, nn.Module):
         raise ModuleError(f"{name}: load_model must give a torch.nn.Module, got {type(model).__name__}")
     rate = getattr(model, "sample_rate", None)
@@ -138,12 +146,24 @@ def timestamps(subject: Subject, wave: Float[Tensor, "clip sample"]) -> tuple[Te
 
 
 def _called(subject: Subject, function: str, wave: Tensor) -> Any:
-    """What the module gives, or what it raises as a sentence."""
-    try:
+    """What the module gives."""
+    with _Told(f"{subject.name}: {function} of waves {tuple(wave.shape)} failed"):
         return getattr(subject.module, function)(wave, subject.model)
-    except FAILURES as error:
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise ModuleError(f"{subject.name}: {function} of waves {tuple(wave.shape)} failed ({reason})") from error
+
+
+class _Told:
+    """Someone else's code may raise anything: whatever it is ends in a sentence, but for a stop and our own."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise ModuleError(f"{self.what} ({reason})") from error
 
 
 def _checked(subject: Subject, what: str, values: Any, size: tuple[Any, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from patchout.errors import InputError
+from patchout.errors import InputError, near
 from patchout.hear.scores import EVENT_SCORES, SCENE_SCORES
 
 Category = Literal["music", "speech", "general"]
@@ -128,6 +128,12 @@ class Task:
         pairs = zip([*folds[1:], folds[0]], folds, strict=True)
         return [Partition(tuple(fold for fold in folds if fold not in pair), *pair) for pair in pairs]
 
+    def unheard(self, split: str) -> list[str]:
+        """Labels that no clip of a split has: scores by class are not defined for them."""
+        clips = self.annotations[split].values()
+        heard = {row["label"] if isinstance(row, dict) else row for rows in clips for row in rows}
+        return [label for label in self.labels if label not in heard]
+
     def wavs(self, rate: int) -> dict[Path, str]:
         """Every wav of this task at a rate -> `<split>/<file>`."""
         names = [f"{split}/{file}" for split in self.splits for file in self.annotations[split]]
@@ -157,8 +163,9 @@ def find_tasks(tasks: Path, names: Sequence[str] = ()) -> list[Path]:
     called = {name: [path for path in folders if f"{path.name}-".startswith(f"{name}-")] for name in names}
     if not folders or not all(called.values()):
         missing = next((name for name, found in called.items() if not found), "in it")
-        there = ", ".join(path.name for path in folders) or "nothing"
-        raise TaskError(f"{tasks}: there is no task {missing}; there is {there}")
+        there = [path.name for path in folders]
+        hint = near(missing, [*there, *(name.partition("-")[0] for name in there)])
+        raise TaskError(f"{tasks}: there is no task {missing}{hint}; there is {', '.join(there) or 'nothing'}")
     return [path for path in folders if not names or any(path in found for found in called.values())]
 
 
@@ -222,7 +229,14 @@ def _labelled(row: Any) -> Any:
 
 def _odd_metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
     """Values that nobody knows, and those that contradict the table."""
-    splits, mode = sorted(metadata["splits"]), metadata["split_mode"]
+    splits, mode, duration_s = sorted(metadata["splits"]), metadata["split_mode"], metadata["sample_duration"]
+    if duration_s is not None and not (isinstance(duration_s, int | float) and duration_s > 0):
+        yield f"sample_duration is {duration_s!r}, not some seconds or null"
+    params = metadata.get("evaluation_params", {})
+    grids = [*params.values()] if isinstance(params, dict) else [params]
+    values = [value for grid in grids if isinstance(grid, dict) for value in grid.values()]
+    if not all(isinstance(grid, dict) for grid in grids) or not all(isinstance(one, list) and one for one in values):
+        yield f"evaluation_params is {params!r}, not grids with lists of values"
     for name, kind in KINDS.items():
         if metadata[name] not in get_args(kind):
             yield f"{name} is {metadata[name]!r}, not one of {', '.join(get_args(kind))}"
@@ -231,7 +245,7 @@ def _odd_metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
         yield f"evaluation is {metadata['evaluation']}, not some of {', '.join(known)}"
     wanted = ["test", "train", "valid"] if mode == TVT else [f"fold{index:02d}" for index in range(max(3, len(splits)))]
     if splits != wanted:
-        yield f"splits are {', '.join(splits)}, {mode} needs {', '.join(wanted)}"
+        yield f"splits are {' '.join(splits)}, but {mode} needs {' '.join(wanted)}"
     if row := TABLE.get(metadata["task_name"]):
         found = {name: metadata[name] for name in KINDS} | {"primary": next(iter(metadata["evaluation"]), "")}
         found |= {"num_splits": len(splits)} if metadata["mode"] != "small" else {}
@@ -243,6 +257,8 @@ def _odd_metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
 def _odd_annotations(task: Task) -> Iterator[str]:
     """Labels outside the vocabulary, and clips that do not say what their task needs."""
     known = set(task.labels)
+    if len(known) < len(task.labels):
+        yield f"labelvocabulary.csv has {max(task.labels, key=task.labels.count)!r} twice"
     for split, clips in task.annotations.items():
         if not clips:
             yield f"{split}.json has no clips"
