@@ -147,24 +147,6 @@ def test_chunks_side_by_side_stay_in_order(
     np.testing.assert_allclose(values_of(table), single, atol=1e-5)
 
 
-def test_sounds_of_one_length_run_together(
-    tiny: Passt, sounds: list[Item], make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embedder = Embedder(tiny, CONFIG)
-    batches: list[int] = []
-
-    def scenes(wave: torch.Tensor) -> torch.Tensor:
-        batches.append(len(wave))
-        return Embedder.scenes(embedder, wave)
-
-    monkeypatch.setattr(embedder, "scenes", scenes)
-    decoded = [decode(item, RATE) for item in sounds]
-    with open_threads(embedder) as threads:
-        steps = embed_shards(embedder, [(0, decoded)], make_job(), str(tmp_path / "out"), threads)
-        assert [count for count, _ in steps] == [6]
-    assert sorted(batches) == [1, 2, 3]
-
-
 def test_a_segment_is_embedded_alone(tiny: Passt, make_job: MakeJob, tmp_path: Path) -> None:
     wave = noise(2.0)
     soundfile.write(tmp_path / "long.wav", wave, RATE, subtype="FLOAT")

@@ -389,6 +389,42 @@ def test_other_rates_are_resampled(tiny: Passt, rate: int) -> None:
         np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
+@pytest.mark.parametrize("tokens", [1, 2048])
+def test_sounds_of_any_lengths_together_equal_each_alone(
+    tiny: Passt, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From one sample to several windows; lengths that share patch columns, and some that share times."""
+    monkeypatch.setattr(embedding, "CPU_TOKENS", tokens)
+    embedder = Embedder(tiny, ALL)
+    samples = [16_000, 1, 16_003, 2_000, 33_600, 16_000, 40_000, 15_900, 70_000]
+    waves = [noise(count / RATE, seed) for seed, count in enumerate(samples)]
+    scenes, timestamps = embedder.scenes_of_each(waves), embedder.timestamps_of_each(waves)
+    for wave, scene, (values, times_ms) in zip(waves, scenes, timestamps, strict=True):
+        np.testing.assert_allclose(scene, embedder.scenes(torch.from_numpy(wave)[None])[0], **CLOSE)
+        alone, alone_ms = embedder.timestamps(torch.from_numpy(wave)[None])
+        np.testing.assert_allclose(values, alone[0], **CLOSE)
+        np.testing.assert_array_equal(times_ms, alone_ms[0])
+    assert embedder.scenes_of_each([]) == embedder.timestamps_of_each([]) == []
+
+
+def test_sounds_of_nearly_one_length_share_a_forward_pass(tiny: Passt, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+    real = Passt.forward
+
+    def counting(self: Passt, mel: torch.Tensor, **options: Any) -> Any:
+        passes.append(len(mel))
+        return real(self, mel, **options)
+
+    monkeypatch.setattr(Passt, "forward", counting)
+    embedder = Embedder(tiny, EmbedConfig(levels=("mid",), scene_levels=("mid",), fields_ms=(160.0,)))
+    waves = [noise((8_100 + index) / RATE, index) for index in range(20)]
+    embedder.scenes_of_each(waves)
+    assert passes == [20]
+    passes.clear()
+    embedder.timestamps_of_each(waves)
+    assert (len(passes) < 4, sum(passes)) == (True, 20 * 6)
+
+
 def test_class_scores_of_an_encoder_without_classes_are_refused() -> None:
     config = MaskSpecClassifierConfig(labels=(), width=32, heads=2, depth=1, columns=6)
     encoder = MaskSpecClassifier(config, rng=torch.Generator().manual_seed(0)).eval()

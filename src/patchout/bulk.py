@@ -241,21 +241,15 @@ class _Rows:
         self.nothing = np.zeros((1, size), np.float32), np.zeros(1, np.float32)
 
     def of_chunk(self, sounds: list[Sound]) -> pa.Table:
-        """Sounds of equal length run together."""
-        results = [self.nothing] * len(sounds)
-        by_length: dict[int, dict[int, np.ndarray]] = {}
-        for place, sound in enumerate(sounds):
-            if sound.wave is not None:
-                by_length.setdefault(len(sound.wave), {})[place] = sound.wave
-        for group in by_length.values():
-            waves = torch.from_numpy(np.stack(list(group.values())))
-            if self.is_scene:
-                values, times_ms = self.embedder.scenes(waves)[:, None], torch.zeros(len(group), 1)
-            else:
-                values, times_ms = self.embedder.timestamps(waves)
-            for place, *result in zip(group, values.numpy(), times_ms.numpy(), strict=True):
-                results[place] = result[0], result[1]
-        return self._table(sounds, results)
+        """Sounds that are held."""
+        waves = {place: sound.wave for place, sound in enumerate(sounds) if sound.wave is not None}
+        if self.is_scene:
+            scenes = self.embedder.scenes_of_each([*waves.values()])
+            found = [(scene[None], np.zeros(1, np.float32)) for scene in scenes]
+        else:
+            found = self.embedder.timestamps_of_each([*waves.values()])
+        of = dict(zip(waves, found, strict=True))
+        return self._table(sounds, [of.get(place, self.nothing) for place in range(len(sounds))])
 
     def of_long(self, sound: Sound) -> Iterator[pa.Table]:
         """A sound that is not held; if it cannot be read a second time, an error row ends it."""

@@ -4,8 +4,9 @@ Large-Scale Training of Patchout Audio Transformers", section 3).
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, groupby
 from typing import Literal, NamedTuple
 
@@ -24,6 +25,7 @@ Mode = Literal["all", "embed_only", "logits"]
 LOW_FRAMES = 6  # of log-mel around a time
 TOKENS_PER_BATCH = 8192  # the memory budget: 600 windows of 160 ms, or 7 of 10 s, in one forward pass
 CPU_TOKENS = 2048  # more leave the caches and take 8 to 13 % longer
+NEAR = 1.25  # times as many times: sounds that run together, the shorter ones with zeros behind them
 SEGMENT_SAMPLES = 2**21  # of a stream between two times, at most: about a minute
 
 
@@ -147,6 +149,50 @@ class Embedder:
         values = torch.cat([self._centres(*piece) for piece in pieces], dim=1)
         return values, self._times_ms(0, values.shape[1]).expand(len(wave), -1).contiguous()
 
+    # -- sounds of any lengths, together ------------------------------------------------------------------------------
+
+    def scenes_of_each(self, waves: Sequence[Float[np.ndarray, "_"]]) -> list[Float[np.ndarray, "value"]]:
+        """`scenes` of every sound; those with as many patch columns run together."""
+        config, found = self.model.config, dict[int, Tensor]()
+        by_columns: dict[int, dict[int, Tensor]] = {}
+        for place, wave in enumerate(waves):
+            if len(wave) > self.scene_window:
+                found[place] = torch.from_numpy(self.scene_of([wave]))
+                continue
+            padded = np.pad(wave, (0, max(0, config.min_samples - len(wave))))
+            mel = self._mels(padded[None], size=len(padded), hop=1)[0]
+            by_columns.setdefault(self.model.embed.columns(mel.shape[-1]), {})[place] = mel
+        for columns, mels in by_columns.items():
+            frames, size = config.patch + (columns - 1) * config.stride[1], self._at_a_time(columns)
+            for first in range(0, len(mels), size):
+                places = list(mels)[first : first + size]
+                low = torch.stack([mels[place].mean(dim=-1) for place in places])
+                whole_patches = torch.stack([mels[place][:, :frames] for place in places])
+                found |= zip(places, self._levels(whole_patches, low, self.config.scene_levels), strict=True)
+        return [found[place].numpy() for place in range(len(waves))]
+
+    def timestamps_of_each(self, waves: Sequence[Float[np.ndarray, "_"]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(values (time, value), times in ms) of every sound; those with about as many times run together."""
+        segments = partial(_segments, margin=self.margin, hop=self.hop)
+        pieces = [(place, *one) for place, wave in enumerate(waves) for one in segments([wave[None]])]
+        found: dict[int, np.ndarray] = {}
+        rising = sorted(range(len(pieces)), key=lambda piece: pieces[piece][2])
+        while rising:
+            least = pieces[rising[0]][2]
+            group = [piece for piece in rising if pieces[piece][2] <= NEAR * least]
+            rising = rising[len(group) :]
+            most = pieces[group[-1]][2]
+            padded = np.zeros((len(group), (most - 1) * self.hop + 2 * self.margin), np.float32)
+            for row, piece in zip(padded, group, strict=True):
+                row[: pieces[piece][1].shape[1]] = pieces[piece][1][0]
+            values = self._centres(padded, most).numpy()
+            found |= {piece: row[: pieces[piece][2]] for row, piece in zip(values, group, strict=True)}
+        parts: list[list[np.ndarray]] = [[] for _ in waves]
+        for piece, (place, *_) in enumerate(pieces):
+            parts[place].append(found[piece])
+        joined = map(np.concatenate, parts)
+        return [(values, self._times_ms(0, len(values)).numpy()) for values in joined]
+
     # -- one sound, streamed ------------------------------------------------------------------------------------------
 
     def scene_of(self, blocks: Iterable[np.ndarray]) -> Float[np.ndarray, "value"]:
@@ -211,9 +257,7 @@ class Embedder:
     ) -> Float[Tensor, "batch time value"]:
         """The levels of every window, on the CPU; a budget of tokens at a time, of several clips if they fit."""
         count = (wave.shape[1] - size) // hop + 1
-        tokens = self.model.config.rows * max(1, self.model.embed.columns(self.model.config.mel.num_frames(size))) + 2
-        on_cpu = next(self.model.parameters()).device.type == "cpu"
-        at_a_time = max(1, (CPU_TOKENS if on_cpu else TOKENS_PER_BATCH) // tokens)
+        at_a_time = self._at_a_time(self.model.embed.columns(self.model.config.mel.num_frames(size)))
         num_clips, num_times = max(1, at_a_time // count), min(at_a_time, count)
         rows = []
         for clip in range(0, len(wave), num_clips):
@@ -229,18 +273,34 @@ class Embedder:
     def _forward(
         self, wave: Float[np.ndarray, "batch sample"], levels: tuple[Level, ...], *, size: int, hop: int
     ) -> Float[Tensor, "window value"]:
-        """One batch of windows."""
+        """One batch of windows; without levels the log-mel's frames, band by band."""
+        mel = self._mels(wave, size=size, hop=hop)
+        return self._levels(mel, mel.mean(dim=-1), levels) if levels else mel.flatten(1).cpu()
+
+    def _at_a_time(self, columns: int) -> int:
+        """Windows of so many patch columns that one forward pass takes."""
+        on_cpu = next(self.model.parameters()).device.type == "cpu"
+        return max(1, (CPU_TOKENS if on_cpu else TOKENS_PER_BATCH) // (self.model.config.rows * max(1, columns) + 2))
+
+    @torch.inference_mode()
+    def _mels(
+        self, wave: Float[np.ndarray, "batch sample"], *, size: int, hop: int
+    ) -> Float[Tensor, "window mel frame"]:
+        """Log-mels of all windows, on the model's device."""
         device = next(self.model.parameters()).device
-        with torch.inference_mode():
-            mel = window_mels(torch.from_numpy(wave).to(device), self.model.config.mel, size=size, hop=hop)
-            if not levels:
-                return mel.flatten(1).cpu()  # band by band
-            parts = {"low": mel.mean(dim=-1)}
-            if levels != ("low",):
-                with autocast(device, self.precision):
-                    out = self.model(mel)
-                parts |= {"mid": out.embedding, "high": out.logits}
-            return torch.cat([parts[level].float() for level in levels], dim=1).cpu()
+        return window_mels(torch.from_numpy(wave).to(device), self.model.config.mel, size=size, hop=hop)
+
+    @torch.inference_mode()
+    def _levels(
+        self, mel: Float[Tensor, "window mel frame"], low: Float[Tensor, "window mel"], levels: tuple[Level, ...]
+    ) -> Float[Tensor, "window value"]:
+        """What the model says of log-mels, beside their means, on the CPU."""
+        parts = {"low": low}
+        if levels != ("low",):
+            with autocast(mel.device, self.precision):
+                out = self.model(mel)
+            parts |= {"mid": out.embedding, "high": out.logits}
+        return torch.cat([parts[level].float() for level in levels], dim=1).cpu()
 
 
 def _size(levels: tuple[Level, ...], model: TaggerConfig) -> int:
