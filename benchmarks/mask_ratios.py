@@ -37,6 +37,8 @@ def point(ratio: float, options: argparse.Namespace, held: dict[str, Any]) -> di
     for command in wanted:
         if code := run_command(command):
             raise SystemExit(code)
+        if not (options.out / f"pre-{ratio:g}" / "model.safetensors").exists():
+            raise SystemExit(f"stopped at ratio {ratio:g}; the same command goes on")
     written = json.loads((options.out / f"tuned-{ratio:g}" / "scores.json").read_text())
     several = "runs" in written  # folds or seeds
     name, score = next(iter(written["mean" if several else "scores"].items()))
