@@ -154,14 +154,17 @@ class Embedder:
     def scenes_of_each(self, waves: Sequence[Float[np.ndarray, "_"]]) -> list[Float[np.ndarray, "value"]]:
         """`scenes` of every sound; those with as many patch columns run together."""
         config, found = self.model.config, dict[int, Tensor]()
-        by_columns: dict[int, dict[int, Tensor]] = {}
+        by_length: dict[int, list[int]] = {}
         for place, wave in enumerate(waves):
             if len(wave) > self.scene_window:
                 found[place] = torch.from_numpy(self.scene_of([wave]))
-                continue
-            padded = np.pad(wave, (0, max(0, config.min_samples - len(wave))))
-            mel = self._mels(padded[None], size=len(padded), hop=1)[0]
-            by_columns.setdefault(self.model.embed.columns(mel.shape[-1]), {})[place] = mel
+            else:
+                by_length.setdefault(max(len(wave), config.min_samples), []).append(place)
+        by_columns: dict[int, dict[int, Tensor]] = {}
+        for length, places in by_length.items():
+            padded = np.stack([np.pad(waves[place], (0, length - len(waves[place]))) for place in places])
+            held = by_columns.setdefault(self.model.embed.columns(config.mel.num_frames(length)), {})
+            held |= zip(places, self._mels(padded, size=length, hop=1), strict=True)
         for columns, mels in by_columns.items():
             frames, size = config.patch + (columns - 1) * config.stride[1], self._at_a_time(columns)
             for first in range(0, len(mels), size):

@@ -57,7 +57,7 @@ def open_subject(
 ) -> Subject:
     """One of our models (whatever `zoo.load` takes) with its `config`, or any importable HEAR module with `weights`.
 
-    `a+b` are modules side by side.
+    `a+b` are modules side by side. Without a config ours have that of `base`, an encoder without classes its tokens.
     """
     module = _module(name)
     if module is not None:
