@@ -124,13 +124,13 @@ def test_the_model_fits_the_clips(class_folder: Path) -> None:
 
 def test_without_sizes_it_is_the_published_base_model(class_folder: Path) -> None:
     passt = model_config(TrainConfig(recipe="test"), scan(class_folder), None)
-    assert passt == PasstConfig(labels=LABELS, task="multi_class")
+    assert passt == PasstConfig(labels=LABELS, task="multi_class", pad_s=10.0)
 
 
 def test_sizes_that_are_not_given_come_from_the_start_weights(class_folder: Path) -> None:
     source = tiny_config(width=64, columns=40, positions="grid", labels=("x", "y"), licence="a licence")
     passt = model_config(TrainConfig(recipe="test", clip_s=1.0, patchout_time=2), scan(class_folder), source)
-    assert passt == replace(source, labels=LABELS, licence="")
+    assert passt == replace(source, labels=LABELS, licence="", pad_s=1.0)
 
 
 def test_a_table_longer_than_the_clip(class_folder: Path) -> None:
