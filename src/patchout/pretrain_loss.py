@@ -45,6 +45,7 @@ class PretrainLoss:
             self.model.rows * (mel.shape[-1] // self.model.patch),
             generator=augment.keyed("mask", config.seed, place.step, place.part),
         )
+        drawn = drawn.pin_memory() if mel.is_cuda else drawn  # or the device would be waited for
         first = place.first * config.masks_per_clip
         with autocast(mel.device, config.precision):
             out = model(mel, config.mask_ratio, drawn[first : first + len(mel)], weight=weight)
