@@ -25,12 +25,11 @@ from patchout import bulk
 from patchout.ahead import decode
 from patchout.bulk import load_embedder, run
 from patchout.device import pick_precision
-from patchout.embedding import EmbedConfig
+from patchout.embedding import MID
 from patchout.items import Item, read_items
 from patchout.mel import MelConfig
 from patchout.shards import EmbedJob
 
-MIDDLE = EmbedConfig(levels=("mid",), scene_levels=("mid",))
 ESC_S, ESC_RATE = 5.0, 44_100
 WARM = 0.2  # of a job: what is allocated until then is not counted as growth
 
@@ -77,7 +76,7 @@ def model_seconds(waves: Sequence[np.ndarray], job: EmbedJob) -> float:
 def speed(items: Sequence[Item], kind: Literal["scene", "timestamp"], folder: Path, rounds: int) -> dict[str, object]:
     """Seconds of both sides, and how much longer the job takes."""
     precision = pick_precision("auto", torch.device("cpu"))
-    job = EmbedJob(model="esc10-tiny", kind=kind, config=MIDDLE, precision=precision)
+    job = EmbedJob(model="esc10-tiny", kind=kind, config=MID, precision=precision)
     waves = decoded(items)
     model = whole = float("inf")
     for number in range(rounds):
@@ -98,7 +97,7 @@ def memory(items: Sequence[Item], folder: Path) -> dict[str, float]:
         if done >= WARM * len(items):
             seen.append(process.memory_info().rss / 2**20)
 
-    run(items, EmbedJob(model="esc10-tiny", config=MIDDLE), str(folder), device="cpu", on_progress=look)
+    run(items, EmbedJob(model="esc10-tiny", config=MID), str(folder), device="cpu", on_progress=look)
     found = {"warm_mb": seen[0], "most_mb": max(seen), "end_mb": seen[-1]}
     numbers = ", ".join(f"{name.removesuffix('_mb')} {value:.0f} MB" for name, value in found.items())
     print(f"memory    {len(items)} clips of 1 s: {numbers}", flush=True)

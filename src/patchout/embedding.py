@@ -86,6 +86,9 @@ class EmbedConfig:
         return replace(self, levels=levels, scene_levels=scene_levels)
 
 
+MID = EmbedConfig(levels=("mid",), scene_levels=("mid",))  # tokens alone: of any encoder, with classes or without
+
+
 class Embedding(NamedTuple):
     """What `embed` returns."""
 

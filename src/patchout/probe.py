@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from patchout.audio import AudioError
 from patchout.clips import ClipSet, DataError
 from patchout.device import Precision
-from patchout.embedding import EmbedConfig, Embedder
+from patchout.embedding import MID, Embedder
 from patchout.metrics import wilson_interval
 from patchout.tagger import Tagger
 
@@ -23,7 +23,6 @@ MAX_FOLDS = 5
 NEIGHBOURS = 5
 CHANCE = 0.05  # below it a difference is told as one
 PROBE_RATE = 32_000  # Hz, at which the clips are tried
-SCENES = EmbedConfig(levels=("mid",), scene_levels=("mid",))
 
 
 class Subject(NamedTuple):
@@ -58,7 +57,7 @@ class Probe:
 
     def features(self, model: Tagger, precision: Precision) -> Float[np.ndarray, "clip width"]:
         """The scene embedding of every clip, as `patchout embed` gives it."""
-        embedder, rate = Embedder(model, SCENES, precision=precision), model.config.mel.sample_rate
+        embedder, rate = Embedder(model, MID, precision=precision), model.config.mel.sample_rate
         return np.stack([embedder.scene_of(self.clips.stream(clip, rate)) for clip in range(len(self.clips))])
 
     def neighbours(self, features: Float[np.ndarray, "clip width"]) -> Bool[np.ndarray, "clip"]:

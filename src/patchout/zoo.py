@@ -119,7 +119,7 @@ def _import_public(path: Path, hop_length: int | None) -> "Model":
         importer = checkpoint.import_maskspec_classifier if tuned else checkpoint.import_maskspec
         model, paper = importer(public, mel=mel), "arXiv:2204.12768"
     elif entry is None:
-        return checkpoint.import_passt(path, mel=MelConfig(hop_length=hop_length or 320))
+        return checkpoint.import_passt(path, mel=MelConfig(hop_length=hop_length or MelConfig.hop_length))
     else:
         mel, paper = MelConfig(hop_length=entry.hop_length), "arXiv:2110.05069"
         model = checkpoint.import_passt(path, mel=mel, labels=labels, task=entry.task)

@@ -110,12 +110,11 @@ def _is_folder(options: Options) -> bool:
 def _job(options: Options) -> "EmbedJob":
     """The model and the config: of the preset, changed by the other options."""
     from patchout.device import pick_device, pick_precision
-    from patchout.embedding import EmbedConfig
+    from patchout.embedding import MID
     from patchout.hear.api import PRESETS, asked
     from patchout.shards import EmbedJob
 
-    plain = EmbedConfig(levels=("mid",), scene_levels=("mid",))
-    config = asked(options.preset, options.levels, options.fields_ms, plain=plain)
+    config = asked(options.preset, options.levels, options.fields_ms, plain=MID)
     model = options.model or (PRESETS[options.preset].zoo_name if options.preset else BUILT_IN)
     if not options.model and not options.preset:
         say(f"using the built-in model {BUILT_IN} (192 values); for the public one (768): --model passt-s")

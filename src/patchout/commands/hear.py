@@ -148,7 +148,7 @@ class Run:
                 task, out / folder.name, grid=self.grid, seed=self.seed, device=devices[0], on_fit=advance
             )
         output.line(_summary(task, record), sys.stdout)
-        for part in task.partitions():
+        for part in task.partitions() if task.embedding_type == "scene" else ():
             if lost := task.unheard(part.test):
                 named = ", ".join(lost[:SHOWN]) + (f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else "")
                 say(f"{folder.name}: {part.test} has no example of {named}: 0 in mAP, no AUC and d', as in the kit")

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from patchout import hear, zoo
 from patchout.download import file_sha256
-from patchout.embedding import EmbedConfig
+from patchout.embedding import MID, EmbedConfig
 from patchout.errors import InputError
 from patchout.hear.api import fuse
 from patchout.hear.wavs import RATES
 
-SCENES_MID = EmbedConfig(levels=("mid",), scene_levels=("mid",))  # of an encoder that knows no classes
 EVENNESS_MS = 1.0  # of timestamps, as the public validator has it
 FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
 
@@ -72,7 +71,7 @@ def open_subject(
         raise ValueError(f"{error}; so will a HEAR module that can be imported") from None
     if not model.config.labels and config and "high" in (*config.levels, *config.scene_levels):
         raise ValueError(f"{name} is an encoder without class scores: ask for --levels mid, or low mid")
-    config = config or (EmbedConfig() if model.config.labels else SCENES_MID)
+    config = config or (EmbedConfig() if model.config.labels else MID)
     detail = f"{config!r}, hop_length={model.config.mel.hop_length}"
     return Subject(str(Path(name)) if Path(name).exists() else name, hear, hear.HearModel(model, config), detail)
 
