@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 
-from patchout import plots_embedding
+from patchout import plots, plots_embedding
 from patchout.plots import save
 from patchout.plots_embedding import EmbeddingTrack, embedding_over_time, map_2d, neighbour_plane, principal_plane
 
@@ -51,7 +51,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         figures.append(figure)
         save(figure, path, kind)
 
-    monkeypatch.setattr(plots_embedding, "save", keep)
+    monkeypatch.setattr(plots, "save", keep)
     return figures
 
 

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from patchout import plots_reconstruction
+from patchout import plots
 from patchout.plots import save
 from patchout.plots_reconstruction import DB_PER_UNIT, Reconstructed, reconstruction, reconstruction_strip
 
@@ -31,7 +31,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         figures.append(figure)
         save(figure, path, kind)
 
-    monkeypatch.setattr(plots_reconstruction, "save", keep)
+    monkeypatch.setattr(plots, "save", keep)
     return figures
 
 

@@ -5,7 +5,8 @@ The figures are made with matplotlib's objects alone: no pyplot, no window, no s
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ _FONTS = (
     *("PingFang SC", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI"),
 )
 
+Size = tuple[float | int, float | int]  # inches
 Floats = npt.NDArray[np.floating[Any]]
 
 
@@ -81,22 +83,33 @@ class TagTrack(Spectrogram):
 def tags_over_time(path: str | os.PathLike[str], track: TagTrack, *, title: str = "") -> None:
     """Draw the spectrogram and, below it, the `MAX_ROWS` highest labels over time with their events outlined.
 
-    The suffix of `path` is the format. ValueError: the suffix is none of `FORMATS`. OSError: the folder is missing or
-    does not take the file. An older picture is replaced in one step; a failure leaves it as it was.
+    `path` is treated as by `picture`.
     """
-    kind = picture_format(path)
     rows = top_rows(track)
     heights = [2.9, 0.36 * max(len(rows), 2)] if rows else [2.9]
-    figure = Figure(figsize=(10, sum(heights) + 0.9), dpi=150, layout="constrained")
-    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=[60, 1])
-    axes = [figure.add_subplot(grid[0, 0])]
-    draw_spectrogram(axes[0], figure.add_subplot(grid[0, 1]), track)
-    if rows:
-        axes.append(figure.add_subplot(grid[1, 0], sharex=axes[0]))
-        _draw_scores(axes[1], figure.add_subplot(grid[1, 1]), track, rows)
-        axes[0].tick_params(labelbottom=False)
-    label_time(axes[-1], track.duration_s)
-    figure.suptitle(plain(title, 64), x=0.01, ha="left", parse_math=False, fontfamily=fonts())
+    with picture(path, (10, sum(heights) + 0.9), title=plain(title, 64)) as figure:
+        grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=[60, 1])
+        axes = [figure.add_subplot(grid[0, 0])]
+        draw_spectrogram(axes[0], figure.add_subplot(grid[0, 1]), track)
+        if rows:
+            axes.append(figure.add_subplot(grid[1, 0], sharex=axes[0]))
+            _draw_scores(axes[1], figure.add_subplot(grid[1, 1]), track, rows)
+            axes[0].tick_params(labelbottom=False)
+        label_time(axes[-1], track.duration_s)
+
+
+@contextmanager
+def picture(path: str | os.PathLike[str], size: Size, *, title: str = "") -> Iterator[Figure]:
+    """A figure of `size` (width, height in inches) to draw on, saved under its title when the block ends well.
+
+    The suffix of `path` is the format; ValueError, before anything is drawn, if it is none of `FORMATS`. OSError: the
+    folder is missing or does not take the file. An older picture is replaced in one step, and a failure leaves it.
+    """
+    kind = picture_format(path)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    yield figure
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", parse_math=False, fontfamily=fonts())
     with write_aside(path) as aside:
         save(figure, aside, kind)
 

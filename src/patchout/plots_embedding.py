@@ -10,12 +10,10 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colorbar import Colorbar
-from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from patchout.files import write_aside
-from patchout.plots import Floats, Spectrogram, draw_spectrogram, fonts, label_time, picture_format, plain, save
+from patchout.plots import Floats, Spectrogram, draw_spectrogram, fonts, label_time, picture, plain
 
 MAX_TIMES = 1000  # rows and columns of the self-similarity matrix
 MAX_POINTS = 5000  # of a map: t-SNE takes a minute
@@ -47,57 +45,48 @@ def embedding_over_time(path: str | os.PathLike[str], track: EmbeddingTrack, *, 
     """Draw the spectrogram; below it the strongest principal components over time and the self-similarity matrix.
 
     Similar moments have a similarity near 1: the cosine of their embeddings after the mean over time is subtracted.
-    More than `MAX_TIMES` times are averaged in runs. `path` is treated as by `plots.tags_over_time`.
+    More than `MAX_TIMES` times are averaged in runs. `path` is treated as by `plots.picture`.
     """
-    kind = picture_format(path)
     values, edges_s = _pool_times(track)
     similarity, components, shares = _self_similarity(values)
     heights = [2.3, 0.24 * max(len(components), 3), 6.0]
-    figure = Figure(figsize=(10, sum(heights) + 0.9), dpi=150, layout="constrained")
-    grid = figure.add_gridspec(3, 2, height_ratios=heights, width_ratios=[60, 1])
-    top = figure.add_subplot(grid[0, 0])
-    middle, bottom = (figure.add_subplot(grid[row, 0], sharex=top) for row in (1, 2))
-    draw_spectrogram(top, figure.add_subplot(grid[0, 1]), track)
-    _draw_components(middle, figure.add_subplot(grid[1, 1]), components, shares, edges_s)
-    _draw_similarity(bottom, figure.add_subplot(grid[2, 1]), similarity, edges_s)
-    label_time(bottom, track.duration_s)
-    bottom.set_yticks(bottom.get_xticks(), [label.get_text() for label in bottom.get_xticklabels()])
-    bottom.set_ylim(track.duration_s, 0)  # time runs down as it runs right
-    bottom.set_ylabel(bottom.get_xlabel())
-    for axes in (top, middle):
-        axes.tick_params(labelbottom=False)
-    figure.suptitle(plain(title, 64), x=0.01, ha="left", parse_math=False, fontfamily=fonts())
-    with write_aside(path) as aside:
-        save(figure, aside, kind)
+    with picture(path, (10, sum(heights) + 0.9), title=plain(title, 64)) as figure:
+        grid = figure.add_gridspec(3, 2, height_ratios=heights, width_ratios=[60, 1])
+        top = figure.add_subplot(grid[0, 0])
+        middle, bottom = (figure.add_subplot(grid[row, 0], sharex=top) for row in (1, 2))
+        draw_spectrogram(top, figure.add_subplot(grid[0, 1]), track)
+        _draw_components(middle, figure.add_subplot(grid[1, 1]), components, shares, edges_s)
+        _draw_similarity(bottom, figure.add_subplot(grid[2, 1]), similarity, edges_s)
+        label_time(bottom, track.duration_s)
+        bottom.set_yticks(bottom.get_xticks(), [label.get_text() for label in bottom.get_xticklabels()])
+        bottom.set_ylim(track.duration_s, 0)  # time runs down as it runs right
+        bottom.set_ylabel(bottom.get_xlabel())
+        for axes in (top, middle):
+            axes.tick_params(labelbottom=False)
 
 
 def map_2d(path: str | os.PathLike[str], values: Floats, labels: Sequence[str], *, title: str = "") -> None:
     """Draw embeddings (points, values) as points of a plane, by PCA and by t-SNE, coloured by their class in `labels`.
 
     The `MAX_CLASSES` most frequent classes have a colour, the others are grey. At most `MAX_POINTS` points are drawn,
-    taken evenly. The same values give the same picture. `path` is treated as by `plots.tags_over_time`.
+    taken evenly. The same values give the same picture. `path` is treated as by `plots.picture`.
     """
-    kind = picture_format(path)
     _check_values(values, len(labels), "labels")
     chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), MAX_POINTS)).round().astype(int))
     points, names = values[chosen].astype(np.float64), [labels[index] for index in chosen]
     plane, shares = principal_plane(points)
-    figure = Figure(figsize=(12, 5.4), dpi=150, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _draw_points(left, plane, names)
-    left.set_title("PCA")
-    left.set_aspect("equal", adjustable="datalim")
-    left.set_xlabel(f"component 1 ({shares[0]:.0%} of the variance)")
-    left.set_ylabel(f"component 2 ({shares[1]:.0%})")
-    _draw_points(right, neighbour_plane(points), names)
-    right.set_title("t-SNE")
-    right.set_xlabel("neighbours stay neighbours; distances and directions mean little", fontsize="small")
-    _draw_legend(right, names)
     shown = f"{len(points)} of {len(values)} clips" if len(points) < len(values) else f"{len(values)} clips"
-    heading = f"{plain(title, 64)}  ({shown})" if title else shown
-    figure.suptitle(heading, x=0.01, ha="left", parse_math=False, fontfamily=fonts())
-    with write_aside(path) as aside:
-        save(figure, aside, kind)
+    with picture(path, (12, 5.4), title=f"{plain(title, 64)}  ({shown})" if title else shown) as figure:
+        left, right = figure.subplots(1, 2)
+        _draw_points(left, plane, names)
+        left.set_title("PCA")
+        left.set_aspect("equal", adjustable="datalim")
+        left.set_xlabel(f"component 1 ({shares[0]:.0%} of the variance)")
+        left.set_ylabel(f"component 2 ({shares[1]:.0%})")
+        _draw_points(right, neighbour_plane(points), names)
+        right.set_title("t-SNE")
+        right.set_xlabel("neighbours stay neighbours; distances and directions mean little", fontsize="small")
+        _draw_legend(right, names)
 
 
 def principal_plane(values: Floats) -> tuple[Floats, Floats]:

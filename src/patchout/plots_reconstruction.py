@@ -14,9 +14,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from patchout.files import write_aside
 from patchout.mel import LOG_SCALE
-from patchout.plots import Floats, Spectrogram, draw_spectrogram, fonts, label_time, picture_format, plain, save
+from patchout.plots import Floats, Spectrogram, draw_spectrogram, label_time, picture, plain
 
 PANELS = ("what the model sees (grey: hidden)", "reconstruction", "error")
 DB_PER_UNIT = 10 * LOG_SCALE / math.log(10)  # of a log-mel: 21.7 dB
@@ -47,45 +46,41 @@ class Reconstructed(Spectrogram):
 def reconstruction(path: str | os.PathLike[str], sound: Reconstructed, *, title: str = "") -> None:
     """Draw original, masked sound, reconstruction and error below one another.
 
-    The suffix of `path` is the format; ValueError if it is none of `plots.FORMATS`.
+    `path` is treated as by `plots.picture`.
     """
-    kind = picture_format(path)
-    figure = Figure(figsize=(10, 9), dpi=150, layout="constrained")
-    grid = figure.add_gridspec(4, 2, width_ratios=[60, 1])
-    axes = [figure.add_subplot(grid[0, 0])]
-    axes += [figure.add_subplot(grid[row, 0], sharex=axes[0], sharey=axes[0]) for row in (1, 2, 3)]
-    draw_spectrogram(axes[0], figure.add_subplot(grid[0, 1]), sound)
-    error = _draw(axes[1:], axes[0].get_images()[0], sound, limit_db=_limit_db([sound]))
-    Colorbar(figure.add_subplot(grid[3, 1]), error, label="dB")
-    for one, name in zip(axes, ("original", *PANELS), strict=True):
-        one.set_title(name, loc="left", fontsize="medium")
-        one.tick_params(labelbottom=one is axes[3])
-    axes[2].set_title(sound.note, loc="right", fontsize="small")
-    label_time(axes[3], sound.duration_s)
     error_db = sound.error_db[sound.hidden].mean()
     about = f"{sound.ratio:.0%} hidden, mean error there {error_db:.1f} dB"
-    _finish(path, kind, figure, f"{plain(title, 64)}  ({about})".strip())
+    with picture(path, (10, 9), title=f"{plain(title, 64)}  ({about})".strip()) as figure:
+        grid = figure.add_gridspec(4, 2, width_ratios=[60, 1])
+        axes = [figure.add_subplot(grid[0, 0])]
+        axes += [figure.add_subplot(grid[row, 0], sharex=axes[0], sharey=axes[0]) for row in (1, 2, 3)]
+        draw_spectrogram(axes[0], figure.add_subplot(grid[0, 1]), sound)
+        error = _draw(axes[1:], axes[0].get_images()[0], sound, limit_db=_limit_db([sound]))
+        Colorbar(figure.add_subplot(grid[3, 1]), error, label="dB")
+        for one, name in zip(axes, ("original", *PANELS), strict=True):
+            one.set_title(name, loc="left", fontsize="medium")
+            one.tick_params(labelbottom=one is axes[3])
+        axes[2].set_title(sound.note, loc="right", fontsize="small")
+        label_time(axes[3], sound.duration_s)
 
 
 def reconstruction_strip(path: str | os.PathLike[str], sounds: Sequence[Reconstructed], *, title: str = "") -> None:
     """Draw one sound with more and more of it hidden: a row for every ratio, all errors on one scale.
 
-    ValueError for another suffix than those of `plots.FORMATS`.
+    `path` is treated as by `plots.picture`.
     """
-    kind = picture_format(path)
-    figure = Figure(figsize=(12, 1.6 * len(sounds) + 0.8), dpi=150, layout="constrained")
-    grid = figure.subplots(len(sounds), 3, sharex=True, sharey=True, squeeze=False)
-    for row, sound in zip(grid, sounds, strict=True):
-        draw_spectrogram(row[0], Figure().add_subplot(), sound)  # for its colours; no bar: the panels share them
-        error = _draw(list(row), row[0].get_images()[0], sound, limit_db=_limit_db(sounds))
-        row[0].set_ylabel(f"{sound.ratio:.0%} hidden")
-    for one, name in zip(grid[0], PANELS, strict=True):
-        one.set_title(name, loc="left", fontsize="medium")
-    for one in grid[-1]:
-        label_time(one, sounds[0].duration_s)
-    figure.supxlabel(sounds[0].note, fontsize="small")
-    figure.colorbar(error, ax=grid[:, 2], label="error (dB)")
-    _finish(path, kind, figure, plain(title, 64))
+    with picture(path, (12, 1.6 * len(sounds) + 0.8), title=plain(title, 64)) as figure:
+        grid = figure.subplots(len(sounds), 3, sharex=True, sharey=True, squeeze=False)
+        for row, sound in zip(grid, sounds, strict=True):
+            draw_spectrogram(row[0], Figure().add_subplot(), sound)  # for its colours; no bar: the panels share them
+            error = _draw(list(row), row[0].get_images()[0], sound, limit_db=_limit_db(sounds))
+            row[0].set_ylabel(f"{sound.ratio:.0%} hidden")
+        for one, name in zip(grid[0], PANELS, strict=True):
+            one.set_title(name, loc="left", fontsize="medium")
+        for one in grid[-1]:
+            label_time(one, sounds[0].duration_s)
+        figure.supxlabel(sounds[0].note, fontsize="small")
+        figure.colorbar(error, ax=grid[:, 2], label="error (dB)")
 
 
 def _limit_db(sounds: Sequence[Reconstructed]) -> float:
@@ -101,10 +96,3 @@ def _draw(axes: Sequence[Axes], like: AxesImage, sound: Reconstructed, *, limit_
         one.imshow(values, cmap=like.get_cmap(), norm=like.norm, **place)  # type: ignore[arg-type]
     seen.imshow(np.ma.masked_equal(sound.hidden, False), cmap=_HIDDEN_MAP, interpolation="none", **place)
     return error.imshow(sound.error_db, cmap=_ERROR_MAP, vmin=0.0, vmax=limit_db, **place)
-
-
-def _finish(path: str | os.PathLike[str], kind: str, figure: Figure, title: str) -> None:
-    """Title and file."""
-    figure.suptitle(title, x=0.01, ha="left", parse_math=False, fontfamily=fonts())
-    with write_aside(path) as aside:
-        save(figure, aside, kind)

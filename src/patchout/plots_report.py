@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from patchout.files import write_aside
-from patchout.plots import fonts, picture_format, plain, save
+from patchout.plots import fonts, picture, plain
 
 MAX_BARS = 60  # classes in one picture
 MAX_PAIRS = 30
@@ -35,7 +34,7 @@ def class_scores(
     """Draw a bar from 0 to 1 for every class that has a score, the best on top, with its number of clips.
 
     Of more than `MAX_BARS` the lowest are drawn. `what` names the score. `path` is treated as by
-    `plots.tags_over_time`.
+    `plots.picture`.
     """
     order = np.argsort(-scores, kind="stable")[: int(np.isfinite(scores).sum())]
     shown = order[-MAX_BARS:]
@@ -47,7 +46,7 @@ def class_scores(
 def confused_pairs(path: Path_, names: Sequence[str], counts: Int[np.ndarray, "class taken"]) -> None:
     """Draw the `MAX_PAIRS` most frequent pairs of a class and what its clips are taken for.
 
-    `counts` is clips by both. `path` is treated as by `plots.tags_over_time`.
+    `counts` is clips by both. `path` is treated as by `plots.picture`.
     """
     found = pairs(counts)[:MAX_PAIRS]
     rows = [f"{plain(names[a], NAME)} \N{RIGHTWARDS ARROW} {plain(names[b], NAME)}" for a, b in found]
@@ -59,12 +58,17 @@ def confused_pairs(path: Path_, names: Sequence[str], counts: Int[np.ndarray, "c
 def confusion_matrix(path: Path_, names: Sequence[str], counts: Int[np.ndarray, "class taken"]) -> None:
     """Draw what each class (rows) is taken for (columns): numbers of clips, coloured by their share of the row.
 
-    Readable up to `MAX_MATRIX` classes. `path` is treated as by `plots.tags_over_time`.
+    Readable up to `MAX_MATRIX` classes. `path` is treated as by `plots.picture`.
     """
-    kind, size = picture_format(path), len(names)
+    size = len(names)
     cell = 0.62 if size <= 12 else 0.42 if size <= 25 else 0.27  # inches
-    figure = Figure(figsize=(3.2 + cell * size, 2.6 + cell * size), dpi=150, layout="constrained")
-    axes = figure.subplots()
+    with picture(path, (3.2 + cell * size, 2.6 + cell * size)) as figure:
+        _draw_matrix(figure.subplots(), names, counts, cell=cell)
+
+
+def _draw_matrix(axes: Axes, names: Sequence[str], counts: Int[np.ndarray, "class taken"], *, cell: float) -> None:
+    """Numbers of clips in cells of a width in inches."""
+    size = len(names)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap=_HEAT, vmin=0, vmax=1)
     letters = min(10.0, 24 * cell)
@@ -81,8 +85,6 @@ def confusion_matrix(path: Path_, names: Sequence[str], counts: Int[np.ndarray, 
     axes.tick_params(which="both", length=0)
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
-    with write_aside(path) as aside:
-        save(figure, aside, kind)
 
 
 def pairs(counts: Int[np.ndarray, "class taken"]) -> list[tuple[int, int]]:
@@ -95,27 +97,24 @@ def pairs(counts: Int[np.ndarray, "class taken"]) -> list[tuple[int, int]]:
 def training(path: Path_, lines: Sequence[Mapping[str, Any]]) -> None:
     """Draw loss, scores, learning rate and speed over the epochs from the lines of a `metrics.jsonl`.
 
-    Scores of groups and scores beyond 1 are left out. `path` is treated as by `plots.tags_over_time`.
+    Scores of groups and scores beyond 1 are left out. `path` is treated as by `plots.picture`.
     """
-    kind = picture_format(path)
     curves = {name: [(line["epoch"], line[name]) for line in lines if name in line] for name in _names(lines)}
     scores = [name for name in curves if name not in _PANELS]
     shown = {panel: [name] for name, panel in _PANELS.items() if name in curves}
     shown |= {"score": scores} if scores else {}
-    figure = Figure(figsize=(9, 0.8 + 2.2 * len(shown)), dpi=150, layout="constrained")
-    grid = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (panel, names) in zip(grid, shown.items(), strict=True):
-        for name in names:
-            marker = "." if len(curves[name]) < 60 else ""
-            axes.plot(*zip(*curves[name], strict=True), marker=marker, label=name)
-        axes.set_ylabel(panel)
-        axes.grid(color=_PALE)
-        if panel == "score":
-            axes.legend(loc="lower right", frameon=False, fontsize="small")
-    grid[-1].set_xlabel("epoch")
-    grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    with write_aside(path) as aside:
-        save(figure, aside, kind)
+    with picture(path, (9, 0.8 + 2.2 * len(shown))) as figure:
+        grid = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (panel, names) in zip(grid, shown.items(), strict=True):
+            for name in names:
+                marker = "." if len(curves[name]) < 60 else ""
+                axes.plot(*zip(*curves[name], strict=True), marker=marker, label=name)
+            axes.set_ylabel(panel)
+            axes.grid(color=_PALE)
+            if panel == "score":
+                axes.legend(loc="lower right", frameon=False, fontsize="small")
+        grid[-1].set_xlabel("epoch")
+        grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _names(lines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -129,20 +128,17 @@ def _bars(
     path: Path_, rows: Sequence[str], values: Float[np.ndarray, "bar"], texts: Sequence[str], *, title: str, full: float
 ) -> None:
     """Draw horizontal bars, the first on top, on a pale one of length `full`, with a text behind each."""
-    kind = picture_format(path)
-    figure = Figure(figsize=(9, 0.9 + 0.24 * max(len(rows), 2)), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    end = max(full, float(values.max(initial=0.0)))
-    axes.barh(range(len(rows)), full, color=_PALE)
-    axes.barh(range(len(rows)), values, color=_BAR)
-    for row, text in enumerate(texts):
-        axes.text(end * 1.01, row, text, va="center", fontsize=9)
-    axes.set_yticks(range(len(rows)), rows, fontfamily=fonts(), parse_math=False, fontsize=9)
-    axes.set_xlim(0, max(end, 1e-9))
-    axes.set_ylim(max(len(rows), 2) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=full == 0))
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_title(title, loc="left", fontsize=11)
-    with write_aside(path) as aside:
-        save(figure, aside, kind)
+    with picture(path, (9, 0.9 + 0.24 * max(len(rows), 2))) as figure:
+        axes = figure.subplots()
+        end = max(full, float(values.max(initial=0.0)))
+        axes.barh(range(len(rows)), full, color=_PALE)
+        axes.barh(range(len(rows)), values, color=_BAR)
+        for row, text in enumerate(texts):
+            axes.text(end * 1.01, row, text, va="center", fontsize=9)
+        axes.set_yticks(range(len(rows)), rows, fontfamily=fonts(), parse_math=False, fontsize=9)
+        axes.set_xlim(0, max(end, 1e-9))
+        axes.set_ylim(max(len(rows), 2) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=full == 0))
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.set_title(title, loc="left", fontsize=11)
