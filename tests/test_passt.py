@@ -186,7 +186,6 @@ def test_it_compiles_without_a_graph_break() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"labels": ()}, "at least one label"),
         ({"labels": ("a", "b", "a")}, "'a' stands twice"),
         ({"columns": 0}, "at least 1"),
         ({"patch": 129}, "129 mels does not fit into 128"),

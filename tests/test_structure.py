@@ -59,6 +59,7 @@ LEVELS = (
         "plots_hear",
         "plots_reconstruction",
         "plots_report",
+        "public",
         "run_folder",
     ),
     (

@@ -6,11 +6,10 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,8 +19,9 @@ from patchout.maskspec import MaskSpec, MaskSpecConfig
 from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.mel import MelConfig
 from patchout.passt import Passt, PasstConfig
+from patchout.public import Source, class_names, num_blocks, num_heads, read_public
 from patchout.tagger import Tagger
-from patchout.weights import HEAD_WIDTH, CheckpointError, Path_, class_names, fill, public_weights, unpickle
+from patchout.weights import CheckpointError, Path_, check_finite, check_names, fill, read_file, read_header
 
 __all__ = [
     "CheckpointError",
@@ -67,22 +67,28 @@ def save(model: Model, path: Path_, *, half: bool = False) -> None:
 def load(path: Path_) -> Model:
     """Read a model that `save` wrote: float32, on the CPU, in evaluation mode.
 
-    Raises FileNotFoundError, or CheckpointError for a truncated, altered or foreign file.
+    Raises FileNotFoundError, or CheckpointError for a truncated, altered or foreign file, or NaN or infinity in it.
     """
-    metadata, weights = _read(path)
+    metadata, weights = read_file(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: a .safetensors file of another tool (no {FORMAT!r} in its header); "
-            "for public weights use patchout.checkpoint.import_passt or import_maskspec on the .pt or .pth file"
+            f"{path}: a file of another tool (no {FORMAT!r} in a .safetensors header): public weights are read by "
+            "patchout.load, or by import_passt and import_maskspec of this module"
         )
     if metadata.get("sha256") != _digest(metadata.get("config", ""), weights):
         raise CheckpointError(f"{path}: damaged, its content does not match its own SHA-256: bring the file again")
     kind = metadata.get("model", "Passt")
     if kind not in KINDS:
         raise CheckpointError(f"{path}: holds a {kind}, here are {', '.join(KINDS)}: the file needs a newer patchout")
+    check_finite(weights, str(path))
     model: Model = KINDS[kind][0](config_from_json(metadata["config"], kind))
     fill(model, weights, str(path))
     return model
+
+
+def is_own(path: Path_) -> bool:
+    """Whether `save` wrote this file; its weights are not read."""
+    return read_header(path).get("format") == FORMAT
 
 
 def config_from_json(text: str, kind: str = "Passt") -> Any:
@@ -99,17 +105,6 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def _read(path: Path_) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a .safetensors file."""
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole .safetensors file ({error}): bring the file again") from None
-
-
 def _digest(config: str, weights: Mapping[str, Tensor]) -> str:
     """SHA-256 over the config and every tensor's name, type, shape and bytes."""
     digest = hashlib.sha256(config.encode())
@@ -124,46 +119,41 @@ def _digest(config: str, weights: Mapping[str, Tensor]) -> str:
 
 
 def import_passt(
-    source: Mapping[str, Tensor] | Path_,
+    source: Source,
     *,
     mel: MelConfig | None = None,
     labels: tuple[str, ...] | None = None,
     task: Literal["multi_class", "multi_label"] = "multi_label",
     stride: int | tuple[int, int] | None = None,
 ) -> Passt:
-    """A model from public PaSST weights: a state dict or a .pt file, sizes read from the shapes.
+    """A model from public PaSST weights: a state dict or a file, sizes read from the shapes.
 
     The shapes tell the frequency stride; the time stride is taken to be the same unless `stride` (frequency, time) says
     otherwise. `mel` cannot be read from the weights: give the hop of the hop-160 and hop-100 models. 527 classes are
-    AudioSet's, other counts are named "class 0" ... unless `labels` names them. The unused `head_dist` is dropped; any
-    other unknown or missing name is a CheckpointError that names it.
+    AudioSet's, other counts are named "class 0" ... unless `labels` names them; without a last layer it is an encoder
+    that knows no classes. The unused `head_dist` is dropped; any other unknown or missing name is a CheckpointError
+    that names it.
     """
-    where = str(source) if isinstance(source, str | os.PathLike) else "state dict"
-    public = public_weights(source if isinstance(source, Mapping) else unpickle(source), where)
+    _, public, where = read_public(source, "passt")
     mel = mel or MelConfig()
-    if (
-        not {"cls_token", "patch_embed.proj.weight", "time_new_pos_embed", "freq_new_pos_embed", "head.1.weight"}
-        <= public.keys()
-    ):
-        raise CheckpointError(f"{where}: no PaSST weights, it holds {sorted(public)[:4]} ...")
-    width, num_classes = public["cls_token"].shape[-1], len(public["head.1.weight"])
+    width, patch = public["cls_token"].shape[-1], public["patch_embed.proj.weight"].shape[-1]
+    num_classes = len(public["head.1.weight"]) if "head.1.weight" in public else 0
+    if not num_classes:  # the norm of a head that is not there
+        public = {"head.0.weight": torch.ones(width), "head.0.bias": torch.zeros(width)} | public
     config = PasstConfig(
         labels=class_names(labels, num_classes, where),
         task=task,
         mel=mel,
         width=width,
-        depth=len({name.split(".")[1] for name in public if name.startswith("blocks.")}),
-        heads=max(1, width // HEAD_WIDTH),
-        patch=public["patch_embed.proj.weight"].shape[-1],
-        stride=_stride(stride, public["freq_new_pos_embed"].shape[2], public["patch_embed.proj.weight"].shape[-1], mel),
+        depth=num_blocks(public),
+        heads=num_heads(width),
+        patch=patch,
+        stride=_stride(stride, public["freq_new_pos_embed"].shape[2], patch, mel),
         columns=public["time_new_pos_embed"].shape[-1],
         distilled="dist_token" in public,
     )
     model = Passt(config)
-    expected = export_passt(model)
-    missing, unknown = sorted(expected.keys() - public.keys()), sorted(public.keys() - expected.keys())
-    if missing or unknown:
-        raise CheckpointError(f"{where}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
+    check_names(public, export_passt(model), where)
     fill(model, _own_names(public), where)
     return model
 

@@ -1,7 +1,6 @@
 """Public MaskSpec weights in and out, and the start of fine-tuning from any of them (MaskSpec, section 2.4)."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -11,7 +10,9 @@ from torch import Generator, Tensor, nn
 from patchout.maskspec import GridConfig, MaskSpec, MaskSpecConfig
 from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.mel import MelConfig
-from patchout.weights import HEAD_WIDTH, CheckpointError, Path_, class_names, public_weights, unpickle
+from patchout.mel_statistics import audioset_statistics
+from patchout.public import Source, class_names, num_blocks, num_heads, read_public
+from patchout.weights import CheckpointError, check_fit, fill
 
 NEW_HEAD_STD = 2e-5  # of a head put on an encoder that has learnt
 DECODER_HEADS = {512: 16, 384: 6}  # by width: the published decoder, and that of `pretrain own`
@@ -39,21 +40,29 @@ class Start(NamedTuple):
     unexpected: tuple[str, ...]  # public names of what was left behind
 
 
-def import_maskspec(
-    source: Mapping[str, Tensor] | Path_, *, mel: MelConfig, decoder_heads: int | None = None
-) -> MaskSpec:
-    """A model for pre-training from public weights: a state dict or a .pth file, sizes read from the shapes.
+def public_mel(*, half_precision: bool = True) -> MelConfig:
+    """The front end that the public weights were trained with: AudioSet's statistics, deaf above 11 kHz.
 
-    `mel` is the front end: its statistics are not in the file (`mel_statistics.audioset_statistics` for the public
-    ones), nor are the decoder's heads: give those of another width than 512 (16 heads) and 384 (6). A missing or
-    unknown name, and a fine-tuned file, are a CheckpointError.
+    Their training rounded the waveform, and what pre-emphasis made of it, to float16 (mean effect: .05 of a log-mel,
+    nine deviations in the empty bands). `half_precision=False` leaves that out.
     """
-    public, where = _public(source)
+    return MelConfig(**audioset_statistics()._asdict(), low_pass_hz=11_000.0, half_precision=half_precision)
+
+
+def import_maskspec(source: Source, *, mel: MelConfig | None = None, decoder_heads: int | None = None) -> MaskSpec:
+    """A model for pre-training from public weights: a state dict or a file, sizes read from the shapes.
+
+    `mel` is the front end, which is not in the file: that of the published weights (`public_mel()`) unless given. Nor
+    are the decoder's heads: give those of another width than 512 (16 heads) and 384 (6). A missing or unknown name,
+    and a fine-tuned file, are a CheckpointError.
+    """
+    _, public, where = read_public(source, "maskspec")
+    mel = mel or public_mel()
     if "head.weight" in public:
         raise CheckpointError(f"{where}: a fine-tuned MaskSpec: read it with import_maskspec_classifier")
     if "decoder_embed.weight" not in public:
         raise CheckpointError(f"{where}: no decoder to pre-train with: read it with start_classifier")
-    width, depth = public["decoder_embed.weight"].shape[0], _depth(public, "decoder_blocks.")
+    width, depth = public["decoder_embed.weight"].shape[0], num_blocks(public, "decoder_blocks.")
     heads = decoder_heads or DECODER_HEADS.get(width)
     if heads is None:
         raise CheckpointError(f"{where}: does not tell the heads of a decoder of width {width}: give decoder_heads")
@@ -63,18 +72,19 @@ def import_maskspec(
 
 
 def import_maskspec_classifier(
-    source: Mapping[str, Tensor] | Path_,
+    source: Source,
     *,
-    mel: MelConfig,
+    mel: MelConfig | None = None,
     labels: tuple[str, ...] | None = None,
     task: Literal["multi_class", "multi_label"] = "multi_label",
 ) -> MaskSpecClassifier:
-    """A tagger from public fine-tuned weights: a state dict or a .pth file, sizes and pooling read from the shapes.
+    """A tagger from public fine-tuned weights: a state dict or a file, sizes and pooling read from the shapes.
 
     527 classes are AudioSet's, other counts are named "class 0" ... unless `labels` names them. `mel` as for
     `import_maskspec`. A missing or unknown name, and a pre-training file, are a CheckpointError.
     """
-    public, where = _public(source)
+    _, public, where = read_public(source, "maskspec")
+    mel = mel or public_mel()
     if "mask_token" in public or "head.weight" not in public:
         raise CheckpointError(
             f"{where}: a pre-trained MaskSpec has no classes yet: fine-tune it (patchout train maskspec-... --init "
@@ -86,15 +96,13 @@ def import_maskspec_classifier(
     return _filled(MaskSpecClassifier(config), public, where)
 
 
-def start_classifier(
-    source: Mapping[str, Tensor] | Path_, config: MaskSpecClassifierConfig, *, rng: Generator | None = None
-) -> Start:
+def start_classifier(source: Source, config: MaskSpecClassifierConfig, *, rng: Generator | None = None) -> Start:
     """A classifier with the encoder of public weights and a new head, as fine-tuning starts (section 2.4).
 
     `source`: pre-trained or fine-tuned, for a model of ours `export_maskspec(model)`. Without a norm of the right kind
     in it a new one begins as one. An encoder of another size is a CheckpointError.
     """
-    public, where = _public(source)
+    _, public, where = read_public(source, "maskspec")
     model = MaskSpecClassifier(config, rng=rng)
     if model.head is not None:
         nn.init.trunc_normal_(model.head.weight, std=NEW_HEAD_STD, generator=rng)
@@ -114,32 +122,22 @@ def encoder_of(model: MaskSpec) -> MaskSpecClassifier:
     return encoder.to(next(model.parameters()).device)
 
 
-def is_maskspec(public: Mapping[str, Tensor]) -> bool:
-    """Whether public weights are a MaskSpec's: one position a patch like a ViT, but of pictures without colours."""
-    kernel = public.get("patch_embed.proj.weight")
-    return "pos_embed" in public and kernel is not None and kernel.shape[1] == 1
-
-
 def export_maskspec(model: MaskSpec | MaskSpecClassifier) -> dict[str, Tensor]:
     """The weights of a model under the public names and in the public shapes, position tables and all."""
-    norm = "fc_norm." if isinstance(model, MaskSpecClassifier) and model.config.pooling == "mean" else "norm."
     public = {}
-    for name, tensor in (*model.state_dict().items(), *model.named_buffers()):
-        start = next((start for start in NAMES if name.startswith(start)), "")
-        other = NAMES.get(start, "") + name.removeprefix(start)
-        other = norm + other.removeprefix("norm.") if other.startswith("norm.") else other
+    for _, other, tensor in _named(model):
         shape = (1, 1, -1) if other.endswith("_token") else (1, *tensor.shape) if other in TABLES else tensor.shape
         public[other] = tensor.detach().reshape(shape)
     return public
 
 
-def _public(source: Mapping[str, Tensor] | Path_) -> tuple[dict[str, Tensor], str]:
-    """Weights under public names, and what to call their source."""
-    where = "state dict" if isinstance(source, Mapping) else os.fspath(source)
-    public = public_weights(source if isinstance(source, Mapping) else unpickle(source), where)
-    if not {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= public.keys():
-        raise CheckpointError(f"{where}: no MaskSpec weights, it holds {sorted(public)[:4]} ...")
-    return public, where
+def _named(model: MaskSpec | MaskSpecClassifier) -> Iterator[tuple[str, str, Tensor]]:
+    """Our name, the public name, and the tensor of every parameter and fixed table."""
+    norm = "fc_norm." if isinstance(model, MaskSpecClassifier) and model.config.pooling == "mean" else "norm."
+    for name, tensor in (*model.state_dict().items(), *model.named_buffers()):
+        start = next((start for start in NAMES if name.startswith(start)), "")
+        other = NAMES.get(start, "") + name.removeprefix(start)
+        yield name, norm + other.removeprefix("norm.") if other.startswith("norm.") else other, tensor
 
 
 def _sizes(public: Mapping[str, Tensor], mel: MelConfig, where: str) -> dict[str, Any]:
@@ -149,27 +147,17 @@ def _sizes(public: Mapping[str, Tensor], mel: MelConfig, where: str) -> dict[str
     rows = mel.n_mels // patch
     if rows < 1 or cells % rows or cells < rows:
         raise CheckpointError(f"{where}: {cells} positions do not divide into {rows} rows of {mel.n_mels} mels")
-    depth, heads = _depth(public, "blocks."), max(1, width // HEAD_WIDTH)
-    return {"width": width, "depth": depth, "heads": heads, "patch": patch, "columns": cells // rows}
-
-
-def _depth(public: Mapping[str, Tensor], prefix: str) -> int:
-    """Blocks whose names begin with `prefix`."""
-    return len({name.removeprefix(prefix).partition(".")[0] for name in public if name.startswith(prefix)})
+    sizes = {"width": width, "depth": num_blocks(public), "heads": num_heads(width)}
+    return {**sizes, "patch": patch, "columns": cells // rows}
 
 
 def _filled(model: Model, public: Mapping[str, Tensor], where: str) -> Model:
     """The model with these weights, in evaluation mode; every name and shape must match, every fixed table agree."""
-    own = export_maskspec(model)
-    missing, unknown = sorted(own.keys() - public.keys()), sorted(public.keys() - own.keys())
-    if missing or unknown:
-        raise CheckpointError(f"{where}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-    for name, tensor in own.items():
-        if tensor.shape != public[name].shape:
-            given, wanted = tuple(public[name].shape), tuple(tensor.shape)
-            raise CheckpointError(f"{where}: {name} is {given}, the model has {wanted}")
-        if isinstance(model, MaskSpecClassifier) or name not in TABLES:
-            tensor.copy_(public[name])  # a view of the model's own
-        elif not torch.allclose(public[name], tensor, atol=TABLE_TOLERANCE):
-            raise CheckpointError(f"{where}: {name} is not the fixed table of {model.config.rows} rows: give its mel")
-    return model.eval()
+    check_fit(public, export_maskspec(model), where)
+    fixed, own = dict(model.named_buffers()), {}
+    for name, other, tensor in _named(model):
+        own[name] = public[other].reshape(tensor.shape)
+        if name in fixed and not torch.allclose(own.pop(name), tensor, atol=TABLE_TOLERANCE):
+            raise CheckpointError(f"{where}: {other} is not the fixed table of {model.config.rows} rows: give its mel")
+    fill(model, own, where)
+    return model

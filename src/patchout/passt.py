@@ -11,7 +11,8 @@ from patchout.mel import MelConfig
 from patchout.patches import PatchEmbed, Patchout, Positions, patchout
 from patchout.transformer import INIT_STD, Encoder, every_other_block, init_linear
 
-SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}  # width, heads
+SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12), "huge": (1280, 16)}  # width, heads
+HALVED = 32  # blocks of ViT-huge, of which PaSST kept sixteen (section 3.2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class PasstConfig:
     `stride` is (frequency, time) in pixels, `columns` the length of the time-position table, `distilled` says whether a
     distillation token D stands beside the class token C, `positions` whether a patch's position is the sum of its row's
     and its column's, or its own. `task`: one class a clip (softmax) or any number (sigmoid). `pad_s`: a shorter sound
-    gets silence after it up to so many seconds before it is tagged, as in the training of this model.
+    gets silence after it up to so many seconds before it is tagged, as in the training of this model. Without labels
+    it is an encoder for embeddings alone.
     """
 
     labels: tuple[str, ...]
@@ -41,8 +43,6 @@ class PasstConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no model."""
-        if not self.labels:
-            raise ValueError("a model needs at least one label")
         if len(set(self.labels)) != len(self.labels):
             twice = next(label for label in self.labels if self.labels.count(label) > 1)
             raise ValueError(f"label {twice!r} stands twice: every class needs its own name")
@@ -98,7 +98,9 @@ class Passt(nn.Module):
         self.tokens = nn.Parameter(torch.empty(prefix, width))  # C and D
         self.token_position = nn.Parameter(torch.empty(prefix, width))
         self.encoder = Encoder(width, config.depth, config.heads)
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(config.labels)))  # eps 1e-5, as published
+        self.head = nn.Sequential(nn.LayerNorm(width))  # eps 1e-5, as published
+        if config.labels:
+            self.head.append(nn.Linear(width, len(config.labels)))
         self.init_weights(rng)
 
     def init_weights(self, rng: Generator | None = None) -> None:
@@ -127,7 +129,7 @@ class Passt(nn.Module):
         tokens = self.encoder(torch.cat([prefix, patches], dim=1))  # (B, 2 + N, D)
         with torch.autocast(mel.device.type, enabled=False):
             embedding = tokens[:, : len(self.tokens)].float().mean(dim=1)
-            logits = self.head(embedding)
+            logits = self.head(embedding) if self.config.labels else embedding[:, :0]
         return Output(logits, embedding, tokens)
 
     def _grid(
@@ -172,11 +174,16 @@ def keep_blocks(model: Passt, keep: tuple[int, ...]) -> Passt:
 
 
 def cut_depth(model: Passt, depth: int) -> Passt:
-    """The model with `depth` blocks: itself, or every other block of it where that leaves so many; else ValueError."""
+    """The model with `depth` blocks: itself, every other block of it where that leaves so many, or half of 32.
+
+    ValueError for any other depth. Which half the paper does not say: here evenly spread, the first and the last too.
+    """
     has = model.config.depth
     if depth == has:
         return model
     keep = every_other_block(has) if depth < has and has > 2 else ()
+    if has == HALVED and 2 * depth == has:
+        keep = tuple(round(index * (has - 1) / (depth - 1)) for index in range(depth))
     if len(keep) != depth:
         fits = f"{has} or {len(every_other_block(has))}" if has > 2 else f"{has}"
         raise ValueError(f"{has} blocks do not become {depth}: set depth to {fits} (all, or every other block)")

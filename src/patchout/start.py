@@ -2,18 +2,19 @@
 
 import reprlib
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Generator
 
 from patchout import imagenet, zoo
-from patchout.import_maskspec import export_maskspec, is_maskspec, start_classifier
+from patchout.checkpoint import is_own
+from patchout.import_maskspec import export_maskspec, start_classifier
 from patchout.masking import sincos_positions
 from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.mel import MelConfig
 from patchout.passt import Passt, PasstConfig, cut_depth
+from patchout.public import Public, read_public
 from patchout.tagger import Tagger, TaggerConfig
 from patchout.weights import fill
 
@@ -22,11 +23,11 @@ FIXED_MASKSPEC = ("width", "depth", "heads", "patch", "columns")
 
 
 class Start(NamedTuple):
-    """What training starts from: nothing, a model, or a file of weights for images."""
+    """What training starts from: nothing, a model, or weights for images."""
 
     name: str
     model: Tagger | None = None
-    images: Path | None = None
+    images: Public | None = None
 
 
 def find(init: str) -> Start:
@@ -36,17 +37,14 @@ def find(init: str) -> Start:
     """
     if not init:
         return Start(init)
-    if init in imagenet.FILES:
-        return Start(init, images=imagenet.fetch(init))
     try:
-        path = zoo.locate(init)
+        path = imagenet.fetch(init) if init in imagenet.FILES else zoo.locate(init)
     except zoo.UnknownModelError as error:
         raise zoo.UnknownModelError(f"{error}; weights for images are {', '.join(imagenet.FILES)}") from None
-    if path.suffix != ".safetensors":
-        public = imagenet.image_weights(path)[0]
-        if "pos_embed" in public and not is_maskspec(public):
-            return Start(init, images=path)
-    return Start(init, model=zoo.load(path, "cpu"))
+    if is_own(path):
+        return Start(init, model=zoo.load(path, "cpu"))
+    public = read_public(path)
+    return Start(init, images=public) if public.family == "image" else Start(init, model=zoo.tagger_of(public))
 
 
 def start(config: TaggerConfig, found: Start, *, rng: Generator | None, device: torch.device) -> Tagger:
@@ -62,7 +60,7 @@ def start(config: TaggerConfig, found: Start, *, rng: Generator | None, device: 
         return adapt(found.model, config, found.name, rng=rng).to(device)
     if found.images is None:
         return Passt(config, rng=rng).to(device)
-    distilled = "dist_token" in imagenet.image_weights(found.images)[0]
+    distilled = "dist_token" in found.images.weights
     importer = imagenet.import_deit if distilled else imagenet.import_vit
     return importer(found.images, config, rng=rng).to(device)
 

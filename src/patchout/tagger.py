@@ -10,7 +10,11 @@ TaggerConfig = PasstConfig | MaskSpecClassifierConfig
 def check_labels(config: TaggerConfig) -> None:
     """Refuse an encoder that knows no classes, before anything is heard."""
     if not config.labels:
+        passt = isinstance(config, PasstConfig)
+        name, recipe = (
+            ("PaSST without its last layer", "esc50") if passt else ("pre-trained MaskSpec", "maskspec-esc50")
+        )
         raise ValueError(
-            "a pre-trained MaskSpec has no classes yet: fine-tune it (patchout train maskspec-esc50 --data ... --init "
-            "FILE), or take its embeddings (patchout embed)"
+            f"a {name} has no classes yet: fine-tune it (patchout train {recipe} --data ... --init FILE), or take its "
+            "embeddings (patchout embed)"
         )

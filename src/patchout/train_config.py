@@ -55,15 +55,16 @@ class TrainConfig:
 
     # the model
     init: str = ""
-    """start weights: a model, a file, deit-base-384, deit-small, deit-tiny; "": random"""
+    """start weights: a model, a file, deit-base-384, deit-small, deit-tiny (ImageNet-1k), vit-base-21k, -small-21k,
+    -tiny-21k, vit-huge-21k (ImageNet-21k; with --size huge --depth 16); "": random"""
     model: Literal["passt", "maskspec"] | None = None
     """family; None: that of the start weights, else passt"""
     pooling: Literal["mean", "token"] | None = None
     """what a MaskSpec's head reads: the mean of the patches or the class token; else mean"""
     freeze: Literal["", "encoder"] = ""
     """what keeps its start weights"""
-    size: Literal["tiny", "small", "base"] | None = None
-    """width 192, 384 or 768; None here and below: as the start weights, else base"""
+    size: Literal["tiny", "small", "base", "huge"] | None = None
+    """width 192, 384, 768 or 1280; None here and below: as the start weights, else base"""
     depth: int | None = None
     """transformer blocks; fewer than the start weights have: every other one; else 12"""
     stride: tuple[int, int] | None = None

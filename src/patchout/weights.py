@@ -1,22 +1,45 @@
-"""Weights on their way into a model: foreign files read without running anything, every name and shape checked."""
+"""A file of weights: read without running anything in it, and copied into a model, every name and shape checked."""
 
 import argparse
 import os
 import pickle
-from collections.abc import Mapping
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from patchout.errors import InputError
-from patchout.labels import label_names
 
-HEAD_WIDTH = 64  # of every attention head in the public models
 UNREADABLE = (  # what torch.load raises for damaged files
     *(pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError),
     *(TypeError, AttributeError, AssertionError),
+)
+_SCALAR = np.float64().__reduce__()[0]  # as numpy pickles a number, by its name of today and of before 2.0
+HARMLESS: list[Any] = [  # beside tensors: arguments, and the scores that training tools store as numbers of numpy
+    *(argparse.Namespace, np.dtype, type(np.dtype("f8")), type(np.dtype("f4")), type(np.dtype("i8"))),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+BEGINNINGS = {  # of files that are no weights; they are compared without leading blanks, in lower case
+    b"version https://git-lfs": "a Git LFS pointer, not the file it stands for: run `git lfs pull`",
+    b"<": "a web page, not a file of weights: a login or an error stands in between, download it again",
+    b"{": "a text of JSON, not a file of weights: ",
+    b"[": "a text of JSON, not a file of weights: ",
+    b"\x1f\x8b": "a compressed archive: unpack it, and give the file of weights in it",
+    b"7z\xbc\xaf": "an archive: unpack it, and give the file of weights in it",
+    b"rar!": "an archive: unpack it, and give the file of weights in it",
+    b"\x89hdf": "an HDF5 file of another tool: save its weights with torch.save or safetensors",
+}
+SAVE_ALONE = (
+    "import torch; c = torch.load({source!r}, map_location='cpu', weights_only=False); "
+    "c = c.get('state_dict', c.get('model', c)) if isinstance(c, dict) else c; "
+    "torch.save(c.state_dict() if hasattr(c, 'state_dict') else c, {target!r})"
 )
 Path_ = str | os.PathLike[str]
 
@@ -25,56 +48,141 @@ class CheckpointError(InputError):
     """A file that is not a whole checkpoint, or not one of ours."""
 
 
-def unpickle(path: Path_) -> Mapping[str, Any]:
-    """Read a .pt file without running anything in it."""
-    if not Path(path).exists():
+class Content(NamedTuple):
+    """What a file of weights holds: the text in its header (of .safetensors alone), and a dictionary of tensors."""
+
+    header: dict[str, str]
+    tensors: Mapping[str, Any]
+
+
+def read_file(path: Path_) -> Content:
+    """The content of a .safetensors or pickled file, whatever its name ends in; nothing in it is run.
+
+    Raises FileNotFoundError, or CheckpointError that says what the file is instead.
+    """
+    if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    with Path(path).open("rb") as file:
+        start = file.read(512)
+    is_safetensors = _is_safetensors(start)
+    if not is_safetensors and (reason := _not_weights(start)):
+        raise _unusable(path, reason)
+    if start.startswith(b"PK"):
+        _check_zip(path)
+    elif is_safetensors or Path(path).suffix == ".safetensors":
+        with _safetensors(path) as content:
+            return Content(content.metadata() or {}, {name: content.get_tensor(name) for name in content.keys()})  # noqa: SIM118
+    return Content({}, _unpickle(path))
+
+
+def read_header(path: Path_) -> dict[str, str]:
+    """The text in the header of a .safetensors file, {} of any other; its tensors are not read."""
+    with Path(path).open("rb") as file:
+        if not _is_safetensors(file.read(9)):
+            return {}
+    with _safetensors(path) as content:
+        return content.metadata() or {}
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Whether a file begins with the length of a header, whose first bytes may be any, and the header."""
+    return start[4:9] == b"\0\0\0\0{"
+
+
+def _not_weights(start: bytes) -> str:
+    """What a file is that begins so, where that is no file of weights; else ""."""
+    text = start.lstrip().lower()
+    if not text.strip(b"\0"):
+        return "it is empty or holds zeros alone: bring it again"
+    for beginning, reason in BEGINNINGS.items():
+        if text.startswith(beginning):
+            return reason + start[:80].decode(errors="replace").strip() if reason.endswith(": ") else reason
+    return "a tar archive: unpack it, and give the file of weights in it" if start[257:262] == b"ustar" else ""
+
+
+def _check_zip(path: Path_) -> None:
+    """Refuse a zip archive that torch did not write."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # of the arguments that some tools store
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        raise _unusable(path, "its end is missing or damaged: bring it again") from None
+    if not any(name.endswith("/data.pkl") and name.count("/") == 1 for name in names):
+        listed = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+        raise _unusable(path, f"a zip archive of {listed}: unpack it, and give the file of weights in it")
+    if any("/code/" in name for name in names):
+        raise _unusable(path, "a TorchScript program: save the state_dict of its model instead")
+
+
+@contextmanager
+def _safetensors(path: Path_) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as content:
+            yield content
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole .safetensors file ({error}): bring the file again") from None
+
+
+def _unpickle(path: Path_) -> Mapping[str, Any]:
+    try:
+        with torch.serialization.safe_globals(HARMLESS), Path(path).open("rb") as file:  # a path's ending would count
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
+        if foreign := re.search(r"(?:unsupported|Unsupported) (?:global: )?GLOBAL (\S+)", str(error)):
+            raise _unusable(path, _save_alone(path, foreign[1])) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: not a readable file of plain tensors ({reason})") from None
+        raise _unusable(path, f"damaged, or of another tool: {reason}") from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
     return content
 
 
-def public_weights(content: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """Unwrap what training tools put around the weights; averaged weights (net_swa) come before the last ones (net)."""
-    for outer in ("state_dict", "model"):
-        if isinstance(content.get(outer), Mapping):
-            content = content[outer]
-    names = {str(name).replace("_orig_mod.", ""): tensor for name, tensor in content.items()}
-    for prefix in ("net_swa.", "net."):
-        if any(name.startswith(prefix) for name in names):
-            strange = [name for name in names if not name.startswith(("net_swa.", "net.")) and name != "device_proxy"]
-            if strange:
-                raise CheckpointError(f"{where}: unknown {strange} beside the weights of {prefix}*")
-            names = {name.removeprefix(prefix): tensor for name, tensor in names.items() if name.startswith(prefix)}
-            break
-    if strange := [name for name, tensor in names.items() if not isinstance(tensor, Tensor)]:
-        raise CheckpointError(f"{where}: {strange[:4]} are no tensors: give the file or dictionary of weights itself")
-    return {name: tensor.float() for name, tensor in names.items() if not name.startswith("head_dist.")}
+def _save_alone(path: Path_, name: str) -> str:
+    """How to get at the weights beside an object of this class."""
+    line = SAVE_ALONE.format(source=os.fspath(path), target=os.fspath(Path(path).with_suffix(".weights.pt")))
+    return (
+        f"a {name} stands in it, and nothing in a file is run: if you trust it, paste into a Python that has it: {line}"
+    )
 
 
-def class_names(given: tuple[str, ...] | None, count: int, where: str) -> tuple[str, ...]:
-    """Class names: given, AudioSet's for 527, numbers otherwise."""
-    if given is None:
-        return label_names("audioset") if count == 527 else tuple(f"class {index}" for index in range(count))
-    if len(given) != count:
-        raise CheckpointError(f"{where}: has {count} classes, {len(given)} labels were given")
-    return tuple(given)
+def _unusable(path: Path_, reason: str) -> CheckpointError:
+    whole = "a whole .safetensors file" if Path(path).suffix == ".safetensors" else "a readable file of plain tensors"
+    return CheckpointError(f"{path}: not {whole} ({reason})")
+
+
+# -- into a model -----------------------------------------------------------------------------------------------------
+
+
+def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that hold NaN or infinity."""
+    broken = [  # a sum costs a tenth of asking every number, and may only overflow
+        name for name, tensor in weights.items() if not tensor.sum().isfinite() and not tensor.isfinite().all()
+    ]
+    if broken:
+        raise CheckpointError(
+            f"{source}: {broken[0]} holds NaN or infinity, as do {len(broken)} of its {len(weights)} tensors: "
+            "the training that wrote it diverged, or the file is damaged: give another checkpoint"
+        )
+
+
+def check_names(given: Iterable[str], wanted: Iterable[str], source: str) -> None:
+    """Refuse weights that have not exactly the wanted names."""
+    missing, unknown = sorted({*wanted} - {*given}), sorted({*given} - {*wanted})
+    if missing or unknown:
+        raise CheckpointError(f"{source}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
+
+
+def check_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that have not exactly the wanted names and shapes."""
+    check_names(weights, wanted, source)
+    for name, tensor in weights.items():
+        if tensor.shape != wanted[name].shape:
+            given, own = tuple(tensor.shape), tuple(wanted[name].shape)
+            raise CheckpointError(f"{source}: {name} is {given}, the model has {own}")
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy weights into the model; every name and shape must match."""
-    own = model.state_dict()
-    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    if missing or unknown:
-        raise CheckpointError(f"{source}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-    for name, tensor in weights.items():
-        if tensor.shape != own[name].shape:
-            raise CheckpointError(f"{source}: {name} is {tuple(tensor.shape)}, the model has {tuple(own[name].shape)}")
+    """Copy weights into the model, in evaluation mode then; every name and shape must match."""
+    check_fit(weights, model.state_dict(), source)
     model.load_state_dict(dict(weights))
     model.eval()

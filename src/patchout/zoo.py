@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -15,11 +16,13 @@ from patchout.zoo_list import MODELS as MODELS
 if TYPE_CHECKING:
     from patchout.checkpoint import Model
     from patchout.maskspec import MaskSpec
+    from patchout.public import Public
     from patchout.tagger import Tagger
 
 Progress = Callable[[int, int | None], None]  # bytes done, and bytes in all where the server says so
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
+PAPERS = {"passt": "arXiv:2110.05069", "maskspec": "arXiv:2204.12768"}
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 class UnknownModelError(ValueError):
@@ -56,23 +59,25 @@ def load(
     *,
     labels: Sequence[str] | None = None,
     hop_length: int | None = None,
+    half_precision: bool = True,
     progress: Progress | None = None,
 ) -> "Tagger":
-    """A model, fp32 and in evaluation mode, from a file, a zoo name or a hub repository id ("owner/name").
+    """A model, fp32 and in evaluation mode, from a file, a zoo name or a hub repository id ("owner/name", "hf://...").
 
     A name that is a file, a run folder, or ends like a weight file is a path; then the zoo is asked, then the hub.
     `device` "auto" is cuda, else mps, else cpu. `labels` replaces the class names. A public weight file whose
     name the zoo does not list is read with the default front end, or at this `hop_length` (samples): give a whole other
     one to `checkpoint.import_passt`. Of a pre-trained MaskSpec it is the encoder, which knows no classes.
+    `half_precision=False` makes a model hear in float32 whose front end rounds to float16, as that of the public
+    MaskSpec weights does; `checkpoint.save` keeps that, for a command.
     Raises UnknownModelError, DownloadError, FileNotFoundError, or ValueError for a wrong device, file or label count.
     """
     from patchout.device import pick_device
-    from patchout.import_maskspec import encoder_of
-    from patchout.maskspec import MaskSpec
 
     target = pick_device(device)
-    held = _read(locate(name_or_path, progress=progress), hop_length)
-    model = encoder_of(held) if isinstance(held, MaskSpec) else held
+    model = tagger_of(locate(name_or_path, progress=progress), hop_length)
+    if not half_precision:
+        model.config = replace(model.config, mel=replace(model.config.mel, half_precision=False))
     if labels is not None:
         if len(labels) != len(model.config.labels):
             raise ValueError(f"{len(labels)} labels for the {len(model.config.labels)} classes of {name_or_path}")
@@ -85,46 +90,48 @@ def load_pretrained(name_or_path: str | Path, device: str = "auto") -> "MaskSpec
     from patchout.device import pick_device
     from patchout.maskspec import MaskSpec
 
-    held = _read(locate(name_or_path))
-    if not isinstance(held, MaskSpec):
+    model = _model_of(locate(name_or_path))
+    if not isinstance(model, MaskSpec):
         raise ValueError(
             f"{name_or_path} is a tagger without a decoder: give the run folder or file of `patchout pretrain`, or the "
             "public pre-trained weights (maskspec-base)"
         )
-    return held.to(pick_device(device)).eval()
+    return model.to(pick_device(device)).eval()
 
 
-def _read(path: Path, hop_length: int | None = None) -> "Model":
-    """Our file or a public one."""
+def tagger_of(source: "Path | Public", hop_length: int | None = None) -> "Tagger":
+    """The model in a file, on the CPU; of a pre-trained MaskSpec its encoder."""
+    from patchout.import_maskspec import encoder_of
+    from patchout.maskspec import MaskSpec
+
+    model = _model_of(source, hop_length)
+    return encoder_of(model) if isinstance(model, MaskSpec) else model
+
+
+def _model_of(source: "Path | Public", hop_length: int | None = None) -> "Model":
+    """Our file or public weights; a file name that the zoo lists brings its front end, classes, licence and score."""
     from patchout import checkpoint
-
-    return checkpoint.load(path) if path.suffix == ".safetensors" else _import_public(path, hop_length)
-
-
-def _import_public(path: Path, hop_length: int | None) -> "Model":
-    """A public weight file; a file name that the zoo lists brings its front end, class names, licence and score."""
-    from patchout import checkpoint
-    from patchout.import_maskspec import is_maskspec
     from patchout.mel import MelConfig
-    from patchout.mel_statistics import audioset_statistics
-    from patchout.weights import public_weights, unpickle
+    from patchout.public import read_public
+    from patchout.weights import CheckpointError
 
-    public = public_weights(unpickle(path), str(path))
-    entry = next((entry for entry in MODELS.values() if entry.url and _local_path(entry).name == path.name), None)
-    labels = label_names(entry.labels) if entry and entry.labels else None
+    if isinstance(source, Path) and checkpoint.is_own(source):
+        return checkpoint.load(source)
+    public = read_public(source)
+    file = Path(public.where).name
+    entry = next((entry for entry in MODELS.values() if entry.url and _local_path(entry).name == file), None)
     model: Model
-    if is_maskspec(public):  # their training sounds ended at 11 kHz
-        mel = MelConfig(**audioset_statistics()._asdict(), low_pass_hz=11_000.0)
-        tuned = "head.weight" in public
-        importer = checkpoint.import_maskspec_classifier if tuned else checkpoint.import_maskspec
-        model, paper = importer(public, mel=mel), "arXiv:2204.12768"
-    elif entry is None:
-        return checkpoint.import_passt(path, mel=MelConfig(hop_length=hop_length or MelConfig.hop_length))
+    if public.family == "image":
+        raise CheckpointError(f"{public.where}: weights for images know no sounds: give them to patchout train --init")
+    if public.family == "maskspec":
+        tuned = "head.weight" in public.weights
+        model = (checkpoint.import_maskspec_classifier if tuned else checkpoint.import_maskspec)(public)
     else:
-        mel, paper = MelConfig(hop_length=entry.hop_length), "arXiv:2110.05069"
-        model = checkpoint.import_passt(path, mel=mel, labels=labels, task=entry.task)
+        mel = MelConfig(hop_length=(entry.hop_length if entry else hop_length) or MelConfig.hop_length)
+        labels = label_names(entry.labels) if entry and entry.labels else None
+        model = checkpoint.import_passt(public, mel=mel, labels=labels, task=entry.task if entry else "multi_label")
     if entry:
-        provenance = {"name": entry.name, "url": entry.url, "score": entry.score, "paper": paper}
+        provenance = {"name": entry.name, "url": entry.url, "score": entry.score, "paper": PAPERS[public.family]}
         model.config = replace(model.config, licence=entry.licence, provenance=provenance)
     return model
 
@@ -132,6 +139,8 @@ def _import_public(path: Path, hop_length: int | None) -> "Model":
 def locate(name_or_path: str | Path, *, progress: Progress | None = None) -> Path:
     """The file of a model on this machine, brought there if need be; `load` says what a name may be."""
     name, path = str(name_or_path), Path(name_or_path).expanduser()
+    if scheme := re.match(r"(\w+):/", name):
+        return _from_address(name, scheme[1].lower())
     if path.is_dir() and (path / "model.safetensors").is_file():  # a run folder
         return path / "model.safetensors"
     if path.suffix in SUFFIXES:
@@ -145,15 +154,25 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None) -> Pat
     if name in MODELS or name in ALIASES:
         return fetch(name, progress=progress)
     if path.is_dir():
-        raise ValueError(f"{path}: a folder without model.safetensors: give a weight file or a finished run")
+        unpacked = ", but the parts of one: zip them again, as NAME.pt" if (path / "data.pkl").is_file() else ""
+        raise ValueError(f"{path}: a folder without model.safetensors{unpacked}: give a weight file or a finished run")
     if path.parent.is_dir() and "/" in name:
         raise FileNotFoundError(f"{path}: no such file or run folder")
     if name.count("/") == 1 and all(name.split("/")):
-        return _from_hub(name)
+        return from_hub(name)
     raise _unknown(name)
 
 
-def _from_hub(repo_id: str) -> Path:
+def _from_address(address: str, scheme: str) -> Path:
+    """The file of "hf://owner/name"; other addresses are not fetched."""
+    owner, _, name = address.partition(":/")[2].strip("/").partition("/")
+    if scheme == "hf" and name and "/" not in name:
+        return from_hub(f"{owner}/{name}")
+    hint = "give hf://owner/name" if scheme == "hf" else "download the file and give its path"
+    raise ValueError(f"{address}: only names that `patchout models` lists and hub ids owner/name are fetched: {hint}")
+
+
+def from_hub(repo_id: str) -> Path:
     """`model.safetensors` of a hub repository, through huggingface_hub; from its cache alone if the hub is silent."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError
