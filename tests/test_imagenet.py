@@ -12,7 +12,7 @@ from torch import Tensor
 from patchout import imagenet
 from patchout.checkpoint import CheckpointError
 from patchout.download import DownloadError
-from patchout.imagenet import import_deit, import_vit
+from patchout.imagenet import import_deit, import_vit, resized_patch
 from patchout.passt import PasstConfig
 
 
@@ -145,6 +145,48 @@ def test_a_deeper_file_keeps_every_other_block() -> None:
         assert torch.equal(own, image[f"blocks.{block}.mlp.fc1.weight"])
     with pytest.raises(ValueError, match="12 blocks do not become 6: set depth to 12 or 7"):
         import_deit(image, config(depth=6))
+
+
+def test_of_32_blocks_half_may_be_kept_first_and_last_among_them() -> None:
+    image = image_file(width=32, depth=32)
+    model = import_vit(
+        {n: t for n, t in image.items() if n != "dist_token"} | {"pos_embed": image["pos_embed"][:, 1:]},
+        config(width=32, depth=16),
+    )
+    norms = [model.state_dict()[f"encoder.blocks.{index}.norm1.weight"] for index in range(16)]
+    kept = [
+        block for block in range(32) if any(torch.equal(norm, image[f"blocks.{block}.norm1.weight"]) for norm in norms)
+    ]
+    assert kept == [0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31]
+
+
+def test_an_enlarged_patch_gives_the_token_of_the_patch() -> None:
+    """As 14 pixels of ViT-huge become 16."""
+    kernel, patch = torch.randn(5, 14, 14, generator=rng()), torch.randn(1, 1, 14, 14, generator=rng())
+    larger = torch.nn.functional.interpolate(patch, (16, 16), mode="bilinear", align_corners=False)[0, 0]
+    tokens = (resized_patch(kernel, 16) * larger).sum(dim=(1, 2))
+    torch.testing.assert_close(tokens, (kernel * patch[0, 0]).sum(dim=(1, 2)), atol=1e-3, rtol=1e-3)
+    assert resized_patch(kernel, 14) is kernel
+
+
+def test_patches_of_another_size_are_resized() -> None:
+    image = image_file()
+    image["patch_embed.proj.weight"] = torch.randn(64, 3, 14, 14, generator=rng())
+    assert import_deit(image, config()).embed.proj.weight.shape == (64, 1, 16, 16)
+    assert import_deit(image, config(patch=14)).embed.proj.weight.shape == (64, 1, 14, 14)
+
+
+def test_the_heads_of_vit_huge_are_known() -> None:
+    """80 wide, not 64; its shapes do not say so."""
+    with pytest.raises(ValueError, match=r"\(1280, 16, 16\) \(size huge\), the config asks for \(64, 1, 16\)"):
+        import_vit(image_file(1, tokens=1, width=1280, depth=0), config())
+
+
+def test_names_of_imagenet_21k_are_files_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagenet, "from_hub", lambda repo: Path("/cache") / repo / "model.safetensors")
+    path = imagenet.fetch("vit-huge-21k")
+    assert path == Path("/cache/timm/vit_huge_patch14_224.orig_in21k/model.safetensors")
+    assert all("in21k" in imagenet.FILES[name] for name in imagenet.FILES if name.endswith("-21k"))
 
 
 def test_missing_and_unknown_names_are_named() -> None:

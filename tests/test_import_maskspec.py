@@ -8,18 +8,20 @@ import pytest
 import torch
 from conftest import LABELS
 
+from patchout import import_maskspec as import_maskspec_module
 from patchout.checkpoint import CheckpointError
 from patchout.import_maskspec import (
     TABLES,
     export_maskspec,
     import_maskspec,
     import_maskspec_classifier,
+    public_mel,
     start_classifier,
 )
 from patchout.masking import patchify
 from patchout.maskspec import MaskSpec, MaskSpecConfig
 from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
-from patchout.mel import MelConfig
+from patchout.mel import MelConfig, log_mel
 
 WIDTH = 64  # one head, as wide as the public ones
 HEAD = ("head.bias", "head.weight")
@@ -105,6 +107,29 @@ def test_a_public_file_is_read_without_running_it(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "checkpoint-75.pth")
     model = import_maskspec(tmp_path / "checkpoint-75.pth", mel=MelConfig(), decoder_heads=16)
     assert same(export_maskspec(model), pretrained())
+
+
+def test_without_a_front_end_public_weights_hear_as_they_were_trained() -> None:
+    """Rounded to float16 and low-passed: nothing above 11 kHz, and a noise floor that float32 has not."""
+    for model in (import_maskspec_classifier(fine_tuned()), import_maskspec(pretrained(), decoder_heads=16)):
+        assert model.config.mel == public_mel()
+    sound = 0.1 * torch.randn(1, 3200, generator=rng())
+    rounded, exact = log_mel(sound, public_mel()), log_mel(sound, public_mel(half_precision=False))
+    assert rounded[:, 120:].abs().max() < 0.1
+    assert 0 < (rounded - exact).abs().max() < 0.1
+    assert (
+        import_maskspec_classifier(fine_tuned(), mel=public_mel(half_precision=False)).config.mel.half_precision
+        is False
+    )
+
+
+def test_weights_are_copied_even_where_an_export_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not through views of what the exporter returns, which would leave random weights without a word."""
+    copied = {name: tensor.clone() for name, tensor in fine_tuned().items()}
+    monkeypatch.setattr(import_maskspec_module, "export_maskspec", lambda model: copied)
+    model = import_maskspec_classifier(fine_tuned(), mel=MelConfig())
+    monkeypatch.undo()
+    assert same(export_maskspec(model), copied)
 
 
 def test_the_decoder_of_own_comes_back_with_its_heads() -> None:

@@ -147,7 +147,7 @@ def _save_alone(path: Path_, name: str) -> str:
 
 def _unusable(path: Path_, reason: str) -> CheckpointError:
     whole = "a whole .safetensors file" if Path(path).suffix == ".safetensors" else "a readable file of plain tensors"
-    return CheckpointError(f"{path}: not {whole} ({reason})")
+    return CheckpointError(f"{path}: not {whole}: {reason}")
 
 
 # -- into a model -----------------------------------------------------------------------------------------------------
@@ -160,8 +160,8 @@ def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
     ]
     if broken:
         raise CheckpointError(
-            f"{source}: {broken[0]} holds NaN or infinity, as do {len(broken)} of its {len(weights)} tensors: "
-            "the training that wrote it diverged, or the file is damaged: give another checkpoint"
+            f"{source}: {broken[0]} holds NaN or infinity ({len(broken)} of {len(weights)} tensors do): the training "
+            "that wrote it diverged, or the file is damaged: give another checkpoint"
         )
 
 
