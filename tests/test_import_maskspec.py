@@ -18,7 +18,7 @@ from patchout.import_maskspec import (
     public_mel,
     start_classifier,
 )
-from patchout.masking import patchify
+from patchout.masking import patchify, sincos_positions
 from patchout.maskspec import MaskSpec, MaskSpecConfig
 from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.mel import MelConfig, log_mel
@@ -188,6 +188,15 @@ def test_a_front_end_with_other_bands_is_refused() -> None:
         import_maskspec(pretrained(), mel=MelConfig(n_mels=64), decoder_heads=16)
     with pytest.raises(CheckpointError, match="48 positions do not divide into 5 rows of 80 mels"):
         import_maskspec_classifier(fine_tuned(), mel=MelConfig(n_mels=80))
+
+
+def test_patches_in_order_of_time_are_no_maskspec() -> None:
+    """AudioMAE has the same names and shapes, and would hear nonsense without a word."""
+    by_time = sincos_positions(6, 8, WIDTH)[None] + 0.1 * torch.randn(1, 49, WIDTH, generator=rng())
+    with pytest.raises(CheckpointError, match="its patches go by time, as AudioMAE's do"):
+        import_maskspec_classifier(fine_tuned() | {"pos_embed": by_time})
+    learnt = sincos_positions(8, 6, WIDTH)[None] + 0.1 * torch.randn(1, 49, WIDTH, generator=rng())
+    assert import_maskspec_classifier(fine_tuned() | {"pos_embed": learnt}).config.columns == 6
 
 
 # -- the start of fine-tuning -----------------------------------------------------------------------------------------

@@ -5,8 +5,10 @@ from dataclasses import fields
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from patchout.masking import sincos_positions
 from patchout.maskspec import GridConfig, MaskSpec, MaskSpecConfig
 from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.mel import MelConfig
@@ -17,6 +19,7 @@ from patchout.weights import CheckpointError, check_fit, fill
 NEW_HEAD_STD = 2e-5  # of a head put on an encoder that has learnt
 DECODER_HEADS = {512: 16, 384: 6}  # by width: the published decoder, and that of `pretrain own`
 TABLE_TOLERANCE = 1e-4  # float32 tables of other machines against ours
+TIME_ORDER = 0.9  # likeness of a table of positions, learnt or not, to that of patches in order of time
 NAMES = dict(  # ours -> public, by the beginning of a name
     pair.split(":")
     for pair in (
@@ -93,7 +96,13 @@ def import_maskspec_classifier(
     labels = class_names(labels, len(public["head.weight"]), where)
     pooling: Literal["mean", "token"] = "mean" if "fc_norm.weight" in public else "token"
     config = MaskSpecClassifierConfig(labels=labels, task=task, pooling=pooling, mel=mel, **_sizes(public, mel, where))
-    return _filled(MaskSpecClassifier(config), public, where)
+    model = _filled(MaskSpecClassifier(config), public, where)
+    grid = config.rows, config.columns
+    orders = [sincos_positions(*sides, config.width) for sides in (grid[::-1], grid)]
+    by_time, by_frequency = (F.cosine_similarity(model.embed.position, table)[1:].mean() for table in orders)
+    if by_time > max(by_frequency, TIME_ORDER):
+        raise CheckpointError(f"{where}: its patches go by time, as AudioMAE's do, and a MaskSpec's by frequency")
+    return model
 
 
 def start_classifier(source: Source, config: MaskSpecClassifierConfig, *, rng: Generator | None = None) -> Start:
