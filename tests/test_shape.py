@@ -142,6 +142,13 @@ def test_the_public_weights_are_no_weights_for_images(tmp_path: Path) -> None:
     assert found.model.config.mel.low_pass_hz == 11_000  # as the public weights heard
 
 
+@pytest.mark.parametrize("family", ["passt", "maskspec"])
+def test_clips_without_a_class_are_refused(family: str, class_folder: Path) -> None:
+    unlabelled = replace(scan(class_folder), classes=())
+    with pytest.raises(ValueError, match="data: its clips have no labels to train on"):
+        model_config(config(model=family), unlabelled, None)
+
+
 # -- runs -------------------------------------------------------------------------------------------------------------
 
 

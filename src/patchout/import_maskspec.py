@@ -99,7 +99,7 @@ def import_maskspec_classifier(
     model = _filled(MaskSpecClassifier(config), public, where)
     grid = config.rows, config.columns
     orders = [sincos_positions(*sides, config.width) for sides in (grid[::-1], grid)]
-    by_time, by_frequency = (F.cosine_similarity(model.embed.position, table)[1:].mean() for table in orders)
+    by_time, by_frequency = (F.cosine_similarity(model.embed.position, table)[1:].mean().item() for table in orders)
     if by_time > max(by_frequency, TIME_ORDER):
         raise CheckpointError(f"{where}: its patches go by time, as AudioMAE's do, and a MaskSpec's by frequency")
     return model

@@ -179,12 +179,11 @@ def cut_depth(model: Passt, depth: int) -> Passt:
     ValueError for any other depth. Which half the paper does not say: here evenly spread, the first and the last too.
     """
     has = model.config.depth
-    if depth == has:
-        return model
-    keep = every_other_block(has) if depth < has and has > 2 else ()
-    if has == HALVED and 2 * depth == has:
-        keep = tuple(round(index * (has - 1) / (depth - 1)) for index in range(depth))
-    if len(keep) != depth:
-        fits = f"{has} or {len(every_other_block(has))}" if has > 2 else f"{has}"
+    cuts = [tuple(range(has)), *([every_other_block(has)] if has > 2 else [])]
+    if has == HALVED:
+        cuts.append(tuple(round(index * (has - 1) / (has // 2 - 1)) for index in range(has // 2)))
+    keep = {len(blocks): blocks for blocks in cuts}
+    if depth not in keep:
+        fits = " or ".join(map(str, keep))
         raise ValueError(f"{has} blocks do not become {depth}: set depth to {fits} (all, or every other block)")
-    return keep_blocks(model, keep)
+    return model if depth == has else keep_blocks(model, keep[depth])

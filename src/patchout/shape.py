@@ -20,6 +20,8 @@ def model_config(config: TrainConfig, clips: ClipSet, source: TaggerConfig | Non
     Without sizes from either: Base, 12 blocks, a 10 ms hop, and a table of positions as long as a clip; of a PaSST
     stride 10. What the family has not, and clips longer than the table of positions, are ValueErrors.
     """
+    if not clips.classes:
+        raise ValueError(f"{config.data}: its clips have no labels to train on: give labels, or run patchout pretrain")
     family = config.model or ("maskspec" if isinstance(source, MaskSpecClassifierConfig) else "passt")
     foreign = {"maskspec": ("stride", "positions", "table_s"), "passt": ("drop_path", "pooling")}[family]
     if strange := [name for name in foreign if getattr(config, name)]:
