@@ -307,3 +307,8 @@ def test_hf_addresses_are_hub_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     assert zoo.locate("hf://ada/barks") == Path("/cache/ada/barks")
     with pytest.raises(ValueError, match=r"hf://ada: .*give hf://owner/name"):
         zoo.locate("hf://ada")
+
+
+def test_a_drive_is_no_address() -> None:
+    with pytest.raises(FileNotFoundError, match=r"C:/models/w\.pt: no such file"):
+        zoo.locate("C:/models/w.pt")

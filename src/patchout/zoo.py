@@ -139,7 +139,7 @@ def _model_of(source: "Path | Public", hop_length: int | None = None) -> "Model"
 def locate(name_or_path: str | Path, *, progress: Progress | None = None) -> Path:
     """The file of a model on this machine, brought there if need be; `load` says what a name may be."""
     name, path = str(name_or_path), Path(name_or_path).expanduser()
-    if scheme := re.match(r"(\w+):/", name):
+    if scheme := re.match(r"(\w\w+):/", name):
         return _from_address(name, scheme[1].lower())
     if path.is_dir() and (path / "model.safetensors").is_file():  # a run folder
         return path / "model.safetensors"
