@@ -61,6 +61,7 @@ def stop_after_an_epoch(out: Path, words: Sequence[str]) -> None:
 
 def hear_task(folder: Path) -> None:
     """A HEAR task of two classes with three clips a split."""
+    splits = ("train", "valid", "test")
     about = {
         "task_name": "toy",
         "version": "v1",
@@ -69,10 +70,10 @@ def hear_task(folder: Path) -> None:
         "split_mode": "trainvaltest",
         "sample_duration": SECONDS,
         "evaluation": ["top1_acc"],
-        "splits": ["train", "valid", "test"],
+        "splits": splits,
         "mode": "full",
     }
-    for split in about["splits"]:
+    for split in splits:
         labels = {f"{split}{index}.wav": ["bell" if index % 2 else "dog"] for index in range(3)}
         for file, (label,) in labels.items():
             write(folder / "32000" / split / file, wave(label, int(file[-5]), rate=32_000), rate=32_000)
