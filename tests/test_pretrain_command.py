@@ -64,7 +64,7 @@ def test_the_pictures_of_a_long_sound_and_of_one_shorter_than_a_patch(
 @pytest.mark.parametrize(
     ("command", "code", "reason"),
     [
-        (("pretrain",), 2, "recipes: maskspec, maskspec-small, maskspec-tiny, own"),
+        (("pretrain",), 2, "recipes: maskspec, maskspec-small, maskspec-tiny, maskspec-code, maskspec-paper, own"),
         (("pretrain", "owm"), 2, "did you mean own"),
         (("pretrain", "own", "--data", "nowhere", "--out", "x"), 1, "nowhere: no such folder"),
         (("pretrain", "own", "--data", "x", "--out", "y", "--mask-ratio", "1"), 2, "from 0.05 to 0.95, got 1"),

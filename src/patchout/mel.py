@@ -18,6 +18,7 @@ LOG_MEAN, LOG_SCALE = -4.5, 5.0  # fixed constants of the published models, not 
 class MelConfig:
     """The front end of one model: sizes in samples, band edges in Hz. The defaults are PaSST's at a 10 ms hop.
 
+    The window is a Hann of `win_length`; MaskSpec's text says a Hamming of 1024, its public weights heard this one.
     `mean` and `std`, one value a band or one for all, standardise the log-mel (MaskSpec). `low_pass_hz` deafens it
     above a frequency and `half_precision` rounds the waveform to float16: the public MaskSpec weights heard their
     training sounds through an 11 kHz low-pass and in half precision.

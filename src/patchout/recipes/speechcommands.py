@@ -5,7 +5,8 @@
 
 Cited accuracy: -tiny .953, -small .971, none for Base. No set-up was published for PaSST: this one is ours, and we
 have not run it. A second is 108 patches: nothing is dropped (MaskSpec drops nothing here either), and the word stands
-in the middle: it is not rolled. The validation split chooses, the test split reports. Starts as in `dcase2019`.
+in the middle: it is not rolled. The validation split chooses among averaged weights, the test split reports; the paper
+does not say which weights it scored. Starts as in `dcase2019`.
 """
 
 from dataclasses import replace
