@@ -353,6 +353,11 @@ def test_scores_that_are_not_numbers_are_null_in_json(
     assert run_command(["evaluate", files[0], "--data", str(class_folder), "--format", "json"]) == 0
     record = json.loads(capfd.readouterr().out, parse_constant=pytest.fail)
     assert (record["mAP"], record["AUC"], record["intervals"]["AUC"]) == (1.0, None, [None, None])
+    assert record["absent"] == ["dog", "rain"]
+    assert run_command(["evaluate", files[0], "--data", str(class_folder)]) == 0
+    shown = capfd.readouterr().out
+    assert "AUC       undefined  95 % within undefined and undefined" in shown
+    assert "no clip of 2 classes, which count in no score: dog, rain" in shown
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
-from patchout.metrics import CHUNK, accuracy, bootstrap, class_means, d_prime, ranking, wilson_interval
+from patchout.metrics import CHUNK, accuracy, bootstrap, class_means, d_prime, ranking, score_text, wilson_interval
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -116,6 +116,12 @@ def test_classes_without_a_score_are_left_out_of_the_mean() -> None:
 def test_without_any_class_to_score_the_means_are_nan() -> None:
     means = class_means(ranking(np.ones((3, 2)), np.zeros((3, 2))))
     assert all(math.isnan(values[0]) for values in means.values())
+
+
+def test_a_score_that_is_no_number_is_a_word() -> None:
+    assert [score_text(value) for value in (0.5, math.inf, -math.inf, math.nan)] == [
+        *("0.5000", "infinite", "minus infinite", "undefined")
+    ]
 
 
 def test_d_prime_by_its_definition() -> None:

@@ -50,6 +50,13 @@ def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     assert repeat(config(tmp_path, folds=("1", "2")), lambda single: {"mAP": 0.5}) == {"mAP": 0.5}
 
 
+def test_a_score_that_a_run_could_not_have_makes_the_mean_undefined(tmp_path: Path) -> None:
+    scores = iter([{"mAP": float("nan"), "d_prime": float("inf")}, {"mAP": 0.7, "d_prime": 1.0}])
+    mean = repeat(config(tmp_path, folds=("1", "2")), lambda single: next(scores))
+    assert str(mean) == "{'mAP': nan, 'd_prime': inf}"
+    assert json.loads((tmp_path / "scores.json").read_text())["mean"] == {"mAP": None, "d_prime": None}
+
+
 def test_a_score_that_only_some_runs_have_is_left_out(tmp_path: Path) -> None:
     scores = iter([{"mAP": 0.5, "accuracy/device=a": 0.1}, {"mAP": 0.7}])
     assert repeat(config(tmp_path, folds=("1", "2")), lambda single: next(scores)) == {"mAP": 0.6}

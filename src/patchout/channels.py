@@ -7,7 +7,7 @@ from accelerate import PartialState
 
 from patchout import evaluate, zoo
 from patchout.audio import Channel
-from patchout.files import write_json
+from patchout.files import finite, write_json
 from patchout.repeat import Scores
 from patchout.split import choose
 from patchout.train_config import TrainConfig
@@ -38,5 +38,5 @@ def each_channel(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> S
     for one, own in zip(single, alone, strict=True):
         scores |= {f"{name}/{one.channel}": score for name, score in own.items()}
     if PartialState().is_main_process:
-        write_json(config.out / "scores.json", scores)
+        write_json(config.out / "scores.json", finite(scores))
     return scores

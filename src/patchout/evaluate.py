@@ -42,6 +42,7 @@ class Evaluation:
     clips: int
     failed: tuple[str, ...]  # clips that could not be read, each with its reason
     ids_sha256: str  # of the clips that were scored
+    absent: tuple[str, ...]  # classes that none of these clips has: they count in no mean over classes
     draws: int  # of the bootstrap behind all intervals but that of the accuracy
 
 
@@ -140,7 +141,8 @@ def judge(
         told = [*found][:1] if suffix else [*found]
         scores |= {name + suffix: found[name] for name in told}
         intervals |= {name + suffix: sure[name] for name in told if name in sure}
-    return Evaluation(scores, intervals, len(table), predictions.failed, read.ids_sha256(), draws)
+    absent = tuple(labels[c] for c in np.flatnonzero((targets * known).sum(axis=0) == 0).tolist())
+    return Evaluation(scores, intervals, len(table), predictions.failed, read.ids_sha256(), absent, draws)
 
 
 def group_by(clips: ClipSet, column: str, training: ClipSet | None = None) -> dict[str, Mask]:

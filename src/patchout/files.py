@@ -1,6 +1,7 @@
 """Files that are whole or not there: written aside, flushed to the disk, renamed."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,13 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def finite(content: Any) -> Any:
+    """The same content with None where a number is infinite or undefined: JSON has no word for these."""
+    if isinstance(content, dict):
+        return {name: finite(value) for name, value in content.items()}
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

@@ -192,6 +192,10 @@ class _Run:
             return scores
         if job.metric not in scores:
             raise ValueError(f"no score {job.metric!r} to choose the best by: there are {', '.join(scores) or 'none'}")
+        if job.result == "best" and math.isnan(scores[job.metric]):
+            raise ValueError(
+                f"{job.metric} is undefined, no class has a clip held out: hold out others, or report last"
+            )
         if scores[job.metric] > self.best.get("score", -math.inf):
             own = self._keep("best", scores, averaged=job.metric.startswith(AVERAGE))
             self.best = {"score": scores[job.metric], "scores": own}

@@ -71,6 +71,13 @@ def class_means(found: Ranking) -> dict[str, Float[np.ndarray, "draw"]]:
     return {**means, "d_prime": d_prime(means["AUC"])}
 
 
+def score_text(value: float, digits: int = 4) -> str:
+    """A score for people: so many digits, or in a word that it is infinite or undefined."""
+    if math.isnan(value):
+        return "undefined"
+    return f"{value:.{digits}f}" if math.isfinite(value) else "infinite" if value > 0 else "minus infinite"
+
+
 def d_prime(auc: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
     """How far apart two normal distributions of width 1 are whose AUC this is: sqrt(2) times its normal quantile."""
     return math.sqrt(2) * ndtri(auc)

@@ -3,10 +3,11 @@
 import csv
 import io
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from patchout.files import finite
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -120,30 +121,33 @@ def print_evaluation(
     about: dict[str, Any], result: "Evaluation", format: Literal["table", "json"], out: TextIO
 ) -> None:
     """Scores of one evaluation with their intervals, and on what they stand; JSON has null for what is not finite."""
+    from patchout.metrics import score_text
+
     if format == "json":
-        scores = {name: _finite(value) for name, value in result.scores.items()}
-        intervals = {name: [_finite(end) for end in ends] for name, ends in result.intervals.items()}
+        intervals = {name: [finite(end) for end in ends] for name, ends in result.intervals.items()}
         behind = {"clips": result.clips, "ids_sha256": result.ids_sha256, "draws": result.draws}
-        line(json.dumps({**about, **behind, **scores, "intervals": intervals, "failed": list(result.failed)}), out)
+        behind |= {"absent": list(result.absent), **finite(result.scores)}
+        line(json.dumps({**about, **behind, "intervals": intervals, "failed": list(result.failed)}), out)
         return
     width = max(map(len, result.scores))
     for name, value in result.scores.items():
-        low, high = result.intervals.get(name, (math.nan, math.nan))
-        line(f"{name:<{width}}  {value:.4f}  95 % within {low:.4f} and {high:.4f}", out)
+        low, high = map(score_text, result.intervals[name])
+        line(f"{name:<{width}}  {score_text(value)}  95 % within {low} and {high}", out)
     line(f"{result.clips} clips (sha256 {result.ids_sha256[:12]})", out)
+    if result.absent:
+        few = ", ".join(result.absent[:10]) + (", ..." if len(result.absent) > 10 else "")
+        line(f"no clip of {len(result.absent)} classes, which count in no score: {few}", out)
     for split, count in about["official"].items():
         share = count["present"] / count["listed"]
         line(f"{split}: {count['present']} of the {count['listed']} clips on the official list ({share:.1%})", out)
     line(f"intervals: Wilson's for accuracy, bootstrap of {result.draws} draws for other scores", out)
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def scores_text(scores: dict[str, float]) -> str:
     """Scores on one line."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    from patchout.metrics import score_text
+
+    return "  ".join(f"{name} {score_text(value)}" for name, value in scores.items())
 
 
 def _json(record: dict[str, Any], out: TextIO) -> str:

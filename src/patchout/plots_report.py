@@ -99,7 +99,9 @@ def training(path: Path_, lines: Sequence[Mapping[str, Any]]) -> None:
 
     Scores of groups and scores beyond 1 are left out. `path` is treated as by `plots.picture`.
     """
-    curves = {name: [(line["epoch"], line[name]) for line in lines if name in line] for name in _names(lines)}
+    curves = {
+        name: [(line["epoch"], line[name]) for line in lines if line.get(name) is not None] for name in _names(lines)
+    }
     scores = [name for name in curves if name not in _PANELS]
     shown = {panel: [name] for name, panel in _PANELS.items() if name in curves}
     shown |= {"score": scores} if scores else {}

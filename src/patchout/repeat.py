@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from accelerate import PartialState
 
-from patchout.files import write_json
+from patchout.files import finite, write_json
 from patchout.train_config import TrainConfig
 
 Scores = dict[str, float]
@@ -41,9 +41,10 @@ def repeat(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> Scores:
     seeds = [_mean(of_seed) for of_seed in found.values()]
     result = _mean(seeds)
     if len(seeds) > 1:
-        result |= {f"{name}_std": float(np.std([seed[name] for seed in seeds], ddof=1)) for name in result}
+        with np.errstate(invalid="ignore"):  # infinite scores have no spread: NaN is the answer
+            result |= {f"{name}_std": float(np.std([seed[name] for seed in seeds], ddof=1)) for name in result}
     if PartialState().is_main_process:
-        write_json(config.out / "scores.json", {"mean": result, "runs": by_run})
+        write_json(config.out / "scores.json", finite({"mean": result, "runs": by_run}))
     return result
 
 

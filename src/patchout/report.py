@@ -75,7 +75,7 @@ def write_report(
 def _summary(found: Evaluation, clips: ClipSet, weights: str, num_classes: int) -> str:
     """Scores, and on what they stand."""
     rows = [
-        (name, f"{value:.4f}", " and ".join(map(_number, found.intervals[name])))
+        (name, metrics.score_text(value), " and ".join(map(_number, found.intervals[name])))
         for name, value in found.scores.items()
     ]
     facts = [
@@ -83,6 +83,8 @@ def _summary(found: Evaluation, clips: ClipSet, weights: str, num_classes: int) 
         f"weights: {weights}",
         f"intervals: Wilson's for accuracy, bootstrap of {found.draws} draws for other scores",
     ]
+    if found.absent:
+        facts.append(f"no clip of {len(found.absent)} classes, which count in no score: {', '.join(found.absent)}")
     facts += [
         f"official list, {split}: {count['present']} of {count['listed']} clips are here"
         for split, count in clips.info.get("official", {}).items()

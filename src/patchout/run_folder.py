@@ -5,10 +5,10 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import accelerate
 import torch
@@ -16,12 +16,18 @@ from filelock import FileLock, Timeout
 
 import patchout
 from patchout.errors import InputError
-from patchout.files import write_aside, write_json
+from patchout.files import finite, write_aside, write_json
 from patchout.weights import UNREADABLE
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Config = TypeVar("Config", bound=DataclassInstance)
 
 MODELS = ("model.safetensors", "best.safetensors", "last.safetensors", "average.safetensors")
 FILES = ("config.json", "metrics.jsonl", "state.pt", "scores.json", *MODELS)
 HELD = (*FILES, "report", "tensorboard")  # what a run writes
+OF_ONE = ("data", "out", "workers", "trackers", "seed", "seeds", "folds", "split", "channel")  # differ between two runs
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,10 @@ class RunFolder:
     replaced: str = ""  # what a restart moved away, in words; "": nothing
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
+        """Add a line to metrics.jsonl; a score that is not finite is null there."""
         path = self.path / "metrics.jsonl"
         with _explained(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(finite({**line})) + "\n")
 
     def drop_lines_after(self, step: int) -> None:
         """Take the lines of later steps out of metrics.jsonl, and one that a kill cut short."""
@@ -100,6 +106,32 @@ def open_run(
 def stored_config(out: Path) -> dict[str, Any]:
     """The config of the run in a folder, empty where there is none; a damaged config.json is an InputError."""
     return _stored(out).get("config", {})
+
+
+def settings_of(config: "DataclassInstance", stored: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields of a config, but for those that a stored one lacks and whose default it had: they came later."""
+    later = {f.name for f in fields(config) if stored and f.name not in stored and getattr(config, f.name) == f.default}
+    return {name: value for name, value in asdict(config).items() if name not in later}
+
+
+def as_begun(config: "Config", recipe: "Config", out: Path) -> tuple["Config", str]:
+    """A config with the values that the run in `out` began with, where it has its recipe's; and these in words.
+
+    A recipe may change between two versions; a run that is continued does not. Of several seeds, folds or channels the
+    first one's config counts, without what differs between them.
+    """
+    began = [path for depth in ("", "*/", "*/*/", "*/*/*/") for path in sorted(out.glob(f"{depth}config.json"))]
+    began = [path.parent for path in began if "replaced-" not in str(path.relative_to(out))]
+    stored = stored_config(began[0]) if began else {}
+    if stored.get("recipe") != getattr(recipe, "recipe", None):
+        return config, ""
+    untouched = {name: value for name, value in vars(recipe).items() if getattr(config, name) == value}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+    values = {name: value for name, value in values.items() if name in untouched and name not in OF_ONE}
+    if not untouched.get("batch", 1):  # 0 was decided by memory, and is again
+        values.pop("batch", None)
+    changed = _changes({name: untouched[name] for name in values}, values)
+    return replace(config, **{name: values[name] for name in changed}), _told(changed)
 
 
 def _stored(out: Path) -> dict[str, Any]:

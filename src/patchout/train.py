@@ -1,8 +1,7 @@
 """Supervised training, from random weights or a model's: the model, the plan, the run (PaSST, section 3)."""
 
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -20,11 +19,11 @@ from patchout.batches import Batch, StepSampler, Waves, balance_weights, batches
 from patchout.channels import EVALUATION_BATCH, each_channel
 from patchout.clips import ClipSet
 from patchout.device import pick_device
-from patchout.files import write_json
+from patchout.files import finite, write_json
 from patchout.plan import Plan, fitting_batch, measure
 from patchout.repeat import Scores, repeat
 from patchout.report import write_report
-from patchout.run_folder import RunFolder, open_run, stored_config
+from patchout.run_folder import RunFolder, open_run, settings_of, stored_config
 from patchout.shape import freeze, model_config, num_class_tokens, num_columns
 from patchout.split import Split, choose
 from patchout.start import find, start
@@ -102,12 +101,13 @@ def _run(config: TrainConfig, *, listener: Listener, restart: bool, accept_chang
         raise ValueError(f"{config.draws} draws an epoch of {len(split.training)} clips, none twice: lower draws")
     weight = class_weights(split.training) if config.balance == "loss" else torch.ones(len(split.training.classes))
     task = _Task(config, split, model, StepLoss(config, model.config, weight), world, listener)
-    made = plan(task, 0 if restart else stored_config(config.out).get("batch", 0))
+    stored = {} if restart else stored_config(config.out)
+    made = plan(task, stored.get("batch", 0))
     task = replace(task, config=replace(config, batch=made.batch))
     data = {"root": str(split.training.root), "classes": split.training.classes, "clips": len(split.training)}
     data["ids_sha256"] = split.training.ids_sha256()
     same = {"data": "", "out": "", "workers": 0, "trackers": ()}  # what moves no weight
-    settings = asdict(task.config) | same
+    settings = settings_of(task.config, stored) | same
     main = world.is_main_process
     with open_run(config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main) as folder:
         if main:
@@ -226,7 +226,7 @@ def _save(task: _Task, model: nn.Module, path: Path, scores: Scores) -> None:
     """Write weights with what made them."""
     assert isinstance(model, Tagger)
     made = {"recipe": task.config.recipe, "seed": task.config.seed, "version": patchout.__version__}
-    made |= {"init": task.config.init, "clips": len(task.split.training), "scores": scores}
+    made |= {"init": task.config.init, "clips": len(task.split.training), "scores": finite(scores)}
     model.config = replace(model.config, provenance=made)
     checkpoint.save(model, path)
 
@@ -249,11 +249,10 @@ def _validate(task: _Task, told: set[str], model: nn.Module) -> Scores:
 
 
 def _judge(task: _Task, found: evaluate.Predictions, clips: ClipSet) -> Scores:
-    """Scores of these predictions, by the values of the config's column too; JSON has no word for those not finite."""
+    """Scores of these predictions, by the values of the config's column too."""
     groups = evaluate.group_by(clips, task.config.by, task.split.training) if task.config.by else {}
     shape = task.model.config
-    scores = evaluate.judge(found, clips, labels=shape.labels, task=shape.task, groups=groups).scores
-    return {name: score for name, score in scores.items() if math.isfinite(score)}
+    return evaluate.judge(found, clips, labels=shape.labels, task=shape.task, groups=groups).scores
 
 
 def _conclude(task: _Task, folder: RunFolder, scores: Scores) -> Scores:
@@ -269,5 +268,5 @@ def _conclude(task: _Task, folder: RunFolder, scores: Scores) -> Scores:
     final = _judge(task, found, clips)
     if which == "test":
         _save(task, model, path, final)
-    write_json(folder.path / "scores.json", {"clips": which, "scores": final, "validation": scores})
+    write_json(folder.path / "scores.json", finite({"clips": which, "scores": final, "validation": scores}))
     return final

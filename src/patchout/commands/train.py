@@ -38,9 +38,14 @@ def main(args: Sequence[str]) -> int:
 
     options = tyro.cli(TrainOptions, args=args[1:], prog=f"patchout train {args[0]}", description=chosen.about)
     from patchout.loop import Stopped
+    from patchout.run_folder import as_begun
     from patchout.train import Listener, run
 
     config = replace(options.config, data=options.data, out=options.out)
+    if not (options.restart or options.accept_changes):
+        config, begun = as_begun(config, chosen.config, options.out)
+        if begun:
+            say(f"{options.out} goes on as it began ({begun}); --accept-changes takes the recipe's values of today")
     with output.Bar("steps", None, sys.stderr) as bar:
         listener = Listener(on_plan=lambda plan: say(plan.describe()), on_progress=bar.training, on_problem=say)
         try:
