@@ -60,7 +60,7 @@ def test_a_run_goes_on_as_it_began_when_its_recipe_has_changed(tmp_path: Path, p
     enter(tmp_path / place, settings_of(replace(old, split="1", seed=7), {}) | {"out": ""})
     config, changes = as_begun(replace(today, epochs=3), today, tmp_path)
     assert config == replace(old, epochs=3)  # but for what a flag asks for
-    assert changes == "lr 0.2 -> 0.1, gain_db (0, 0) -> (-7, 6)"
+    assert changes == "gain_db (0, 0) -> (-7, 6), lr 0.2 -> 0.1"
     other = replace(today, recipe="other")
     assert as_begun(other, other, tmp_path) == (other, "")
 
