@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from patchout.errors import InputError
-from patchout.run_folder import RunFolder, as_begun, open_run, settings_of
+from patchout.run_folder import RunFolder, as_begun, open_run
 from patchout.train_config import TrainConfig
 
 CONFIG: dict[str, Any] = {"recipe": "test", "lr": 0.1, "gain_db": (-7, 6), "seed": 3}
@@ -57,21 +57,12 @@ def test_a_changed_config_is_refused_key_by_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", [".", "seed-0/fold-1", "left"])
 def test_a_run_goes_on_as_it_began_when_its_recipe_has_changed(tmp_path: Path, place: str) -> None:
     old, today = (TrainConfig(recipe="test", lr=lr, gain_db=gain) for lr, gain in ((0.1, (-7, 6)), (0.2, (0, 0))))
-    enter(tmp_path / place, settings_of(replace(old, split="1", seed=7), {}) | {"out": ""})
+    enter(tmp_path / place, vars(replace(old, split="1", seed=7)) | {"out": ""})
     config, changes = as_begun(replace(today, epochs=3), today, tmp_path)
     assert config == replace(old, epochs=3)  # but for what a flag asks for
     assert changes == "gain_db (0, 0) -> (-7, 6), lr 0.2 -> 0.1"
     other = replace(today, recipe="other")
     assert as_begun(other, other, tmp_path) == (other, "")
-
-
-def test_a_run_of_a_version_without_a_field_goes_on_with_its_default(tmp_path: Path) -> None:
-    config = TrainConfig(recipe="test")
-    before = {name: value for name, value in vars(config).items() if name != "drop_path"} | {"out": ""}
-    enter(tmp_path, before)
-    enter(tmp_path, settings_of(config, before) | {"out": ""})
-    with pytest.raises(ValueError, match=r"another config \(drop_path None -> 0\.1\)"):
-        enter(tmp_path, settings_of(replace(config, drop_path=0.1), before) | {"out": ""})
 
 
 def test_an_accepted_change_is_kept_with_those_before(tmp_path: Path) -> None:

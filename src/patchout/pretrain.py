@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from patchout.plan import Plan, fitting_batch, measure
 from patchout.pretrain_config import MASKSPEC, PretrainConfig
 from patchout.pretrain_loss import PretrainLoss
 from patchout.probe import Probe, Subject, table
-from patchout.run_folder import RunFolder, open_run, settings_of, stored_config
+from patchout.run_folder import RunFolder, open_run, stored_config
 from patchout.survey import Survey, choose_start, cut_long, survey
 
 LARGEST_BATCH = 512  # the published one
@@ -110,7 +110,7 @@ def run(
     same = {"data": "", "out": "", "probe": "", "probe_every": 0, "workers": 0, "trackers": ()}  # moves no weight
     data = {"root": str(clips.root), "clips": len(clips), "ids_sha256": clips.ids_sha256()}
     main = world.is_main_process
-    settings = settings_of(task.config, stored) | same | {"mel_cache": bool(config.mel_cache)}
+    settings = asdict(task.config) | same | {"mel_cache": bool(config.mel_cache)}
     with open_run(config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main) as folder:
         if main:
             cut = f"{len(sounds)} recordings, the long ones cut: {len(clips)} clips" if clips is not sounds else ""

@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 MODELS = ("model.safetensors", "best.safetensors", "last.safetensors", "average.safetensors")
 FILES = ("config.json", "metrics.jsonl", "state.pt", "scores.json", *MODELS)
 HELD = (*FILES, "report", "tensorboard")  # what a run writes
-OF_ONE = ("data", "out", "workers", "trackers", "seed", "seeds", "folds", "split", "channel")  # differ between two runs
+OWN = {  # settings that differ between the runs of one recipe, or that a run does not store
+    *("data", "out", "workers", "trackers", "batch_per_process"),
+    *("seed", "seeds", "folds", "split", "channel"),
+}
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,6 @@ def stored_config(out: Path) -> dict[str, Any]:
     return _stored(out).get("config", {})
 
 
-def settings_of(config: "DataclassInstance", stored: Mapping[str, Any]) -> dict[str, Any]:
-    """All fields of a config, but for those that a stored one lacks and whose default it had: they came later."""
-    later = {f.name for f in fields(config) if stored and f.name not in stored and getattr(config, f.name) == f.default}
-    return {name: value for name, value in asdict(config).items() if name not in later}
-
-
 def as_begun(config: "Config", recipe: "Config", out: Path) -> tuple["Config", str]:
     """A config with the values that the run in `out` began with, where it has its recipe's; and these in words.
 
@@ -127,8 +124,8 @@ def as_begun(config: "Config", recipe: "Config", out: Path) -> tuple["Config", s
         return config, ""
     untouched = {name: value for name, value in vars(recipe).items() if getattr(config, name) == value}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
-    values = {name: value for name, value in values.items() if name in untouched and name not in OF_ONE}
-    if not untouched.get("batch", 1):  # 0 was decided by memory, and is again
+    values = {name: value for name, value in values.items() if name in untouched.keys() - OWN}
+    if untouched.get("batch") == 0 or untouched.get("batch_per_process"):  # decided by memory, by processes
         values.pop("batch", None)
     changed = _changes({name: untouched[name] for name in values}, values)
     return replace(config, **{name: values[name] for name in changed}), _told(changed)

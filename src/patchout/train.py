@@ -1,7 +1,7 @@
 """Supervised training, from random weights or a model's: the model, the plan, the run (PaSST, section 3)."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from patchout.files import finite, write_json
 from patchout.plan import Plan, fitting_batch, measure
 from patchout.repeat import Scores, repeat
 from patchout.report import write_report
-from patchout.run_folder import RunFolder, open_run, settings_of, stored_config
+from patchout.run_folder import RunFolder, open_run, stored_config
 from patchout.shape import freeze, model_config, num_class_tokens, num_columns
 from patchout.split import Split, choose
 from patchout.start import find, start
@@ -101,13 +101,12 @@ def _run(config: TrainConfig, *, listener: Listener, restart: bool, accept_chang
         raise ValueError(f"{config.draws} draws an epoch of {len(split.training)} clips, none twice: lower draws")
     weight = class_weights(split.training) if config.balance == "loss" else torch.ones(len(split.training.classes))
     task = _Task(config, split, model, StepLoss(config, model.config, weight), world, listener)
-    stored = {} if restart else stored_config(config.out)
-    made = plan(task, stored.get("batch", 0))
+    made = plan(task, 0 if restart else stored_config(config.out).get("batch", 0))
     task = replace(task, config=replace(config, batch=made.batch))
     data = {"root": str(split.training.root), "classes": split.training.classes, "clips": len(split.training)}
     data["ids_sha256"] = split.training.ids_sha256()
     same = {"data": "", "out": "", "workers": 0, "trackers": ()}  # what moves no weight
-    settings = settings_of(task.config, stored) | same
+    settings = asdict(task.config) | same
     main = world.is_main_process
     with open_run(config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main) as folder:
         if main:
