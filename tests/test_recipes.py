@@ -1,10 +1,13 @@
 """Every recipe's numbers against the published ones, and every recipe builds what it says."""
 
-from dataclasses import fields
+import json
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from patchout.cli import run_command
 from patchout.passt import SIZES
 from patchout.patches import Patchout
 from patchout.recipes import names, recipe
@@ -181,6 +184,22 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         ValueError, match=r"unknown recipe 'esc51' \(did you mean esc50\?\): recipes are audioset, dcase"
     ):
         recipe("esc51")
+
+
+def test_the_command_goes_on_as_a_run_began_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    began = vars(replace(config("maskspec-esc50-paper"), lr=2.5e-4, split="1", folds=())) | {"out": ""}
+    (tmp_path / "fold-1").mkdir()
+    stored = {"config": began, "data": {}, "versions": {}, "changes": []}
+    (tmp_path / "fold-1" / "config.json").write_text(json.dumps(stored))
+    rates: list[float] = []
+    monkeypatch.setattr("patchout.train.run", lambda config, *args, **options: rates.append(config.lr) or {})
+    command = ("train", "maskspec-esc50-paper", "--data", "x", "--out", str(tmp_path))
+    for more in ((), ("--accept-changes",), ("--lr", "0.1")):
+        assert run_command([*command, *more]) == 0
+    assert rates == [2.5e-4, 1e-3, 0.1]
+    assert "goes on as it began (lr 0.001 -> 0.00025)" in capfd.readouterr().err
 
 
 # -- MaskSpec ---------------------------------------------------------------------------------------------------------
