@@ -194,7 +194,12 @@ def test_the_command_goes_on_as_a_run_began_and_says_so(
     stored = {"config": began, "data": {}, "versions": {}, "changes": []}
     (tmp_path / "fold-1" / "config.json").write_text(json.dumps(stored))
     rates: list[float] = []
-    monkeypatch.setattr("patchout.train.run", lambda config, *args, **options: rates.append(config.lr) or {})
+
+    def run(config: TrainConfig, *listener: object, **options: bool) -> dict[str, float]:
+        rates.append(config.lr)
+        return {}
+
+    monkeypatch.setattr("patchout.train.run", run)
     command = ("train", "maskspec-esc50-paper", "--data", "x", "--out", str(tmp_path))
     for more in ((), ("--accept-changes",), ("--lr", "0.1")):
         assert run_command([*command, *more]) == 0
