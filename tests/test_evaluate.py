@@ -357,7 +357,7 @@ def test_scores_that_are_not_numbers_are_null_in_json(
     assert run_command(["evaluate", files[0], "--data", str(class_folder)]) == 0
     shown = capfd.readouterr().out
     assert "AUC       undefined  95 % within undefined and undefined" in shown
-    assert "no clip of 2 classes, which count in no score: dog, rain" in shown
+    assert "no clip of 2 classes, which count in no mean over classes: dog, rain" in shown
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The training loop: loop.py, step.py, stop.py, on a model of one weight and made-up batches."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -297,6 +298,14 @@ def test_nothing_averaged_is_the_best_before_the_first_snapshot(tmp_path: Path) 
     line = Line(tmp_path, [-1, -1, 1, 1], evaluate_every=1, **options)
     assert line.run() == {"weight": 2.0, "depth": -2.0}
     assert ["average_weight" in entry for entry in log(tmp_path)] == [False, True]
+
+
+def test_the_best_by_a_score_that_is_undefined_is_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"metric": "mAP", "validate": lambda model: {"mAP": math.nan}}
+    with pytest.raises(ValueError, match="mAP is undefined, no class has a clip held out"):
+        Line(tmp_path, [1], result="best", **options).run()
+    assert math.isnan(Line(tmp_path, [1], **options).run()["mAP"])
+    assert log(tmp_path)[-1]["mAP"] is None
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones(tmp_path: Path) -> None:

@@ -42,8 +42,14 @@ class Evaluation:
     clips: int
     failed: tuple[str, ...]  # clips that could not be read, each with its reason
     ids_sha256: str  # of the clips that were scored
-    absent: tuple[str, ...]  # classes that none of these clips has: they count in no mean over classes
+    absent: tuple[str, ...]  # classes that none of these clips has
     draws: int  # of the bootstrap behind all intervals but that of the accuracy
+
+    @property
+    def unscored(self) -> str:
+        """Which classes the means over classes leave out, in words; "": none."""
+        few = ", ".join(self.absent[:10]) + (", ..." if len(self.absent) > 10 else "")
+        return f"no clip of {len(self.absent)} classes, which count in no mean over classes: {few}" if few else ""
 
 
 def predict(

@@ -135,8 +135,7 @@ def print_evaluation(
         line(f"{name:<{width}}  {score_text(value)}  95 % within {low} and {high}", out)
     line(f"{result.clips} clips (sha256 {result.ids_sha256[:12]})", out)
     if result.absent:
-        few = ", ".join(result.absent[:10]) + (", ..." if len(result.absent) > 10 else "")
-        line(f"no clip of {len(result.absent)} classes, which count in no score: {few}", out)
+        line(result.unscored, out)
     for split, count in about["official"].items():
         share = count["present"] / count["listed"]
         line(f"{split}: {count['present']} of the {count['listed']} clips on the official list ({share:.1%})", out)

@@ -83,8 +83,7 @@ def _summary(found: Evaluation, clips: ClipSet, weights: str, num_classes: int) 
         f"weights: {weights}",
         f"intervals: Wilson's for accuracy, bootstrap of {found.draws} draws for other scores",
     ]
-    if found.absent:
-        facts.append(f"no clip of {len(found.absent)} classes, which count in no score: {', '.join(found.absent)}")
+    facts += [found.unscored] if found.absent else []
     facts += [
         f"official list, {split}: {count['present']} of {count['listed']} clips are here"
         for split, count in clips.info.get("official", {}).items()

@@ -244,14 +244,14 @@ def _validate(task: _Task, told: set[str], model: nn.Module) -> Scores:
     for problem in sorted({*found.failed} - told):
         task.listener.on_problem(problem)
     told.update(found.failed)
-    return _judge(task, found, clips)
+    return _judge(task, found, clips).scores
 
 
-def _judge(task: _Task, found: evaluate.Predictions, clips: ClipSet) -> Scores:
+def _judge(task: _Task, found: evaluate.Predictions, clips: ClipSet) -> evaluate.Evaluation:
     """Scores of these predictions, by the values of the config's column too."""
     groups = evaluate.group_by(clips, task.config.by, task.split.training) if task.config.by else {}
     shape = task.model.config
-    return evaluate.judge(found, clips, labels=shape.labels, task=shape.task, groups=groups).scores
+    return evaluate.judge(found, clips, labels=shape.labels, task=shape.task, groups=groups)
 
 
 def _conclude(task: _Task, folder: RunFolder, scores: Scores) -> Scores:
@@ -264,7 +264,10 @@ def _conclude(task: _Task, folder: RunFolder, scores: Scores) -> Scores:
     found = evaluate.predict(model, clips, precision=task.config.precision, batch_size=EVALUATION_BATCH)
     weights = f"{path.name}, the {task.config.result} of {task.steps} steps, on the {which} clips"
     write_report(folder.path, found, clips, labels=model.config.labels, task=model.config.task, weights=weights)
-    final = _judge(task, found, clips)
+    judged = _judge(task, found, clips)
+    final = judged.scores
+    if judged.absent:
+        task.listener.on_problem(f"{which} clips: {judged.unscored}")
     if which == "test":
         _save(task, model, path, final)
     write_json(folder.path / "scores.json", finite({"clips": which, "scores": final, "validation": scores}))
