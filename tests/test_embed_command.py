@@ -177,6 +177,7 @@ def test_a_broken_file_fails_alone(run: Run, clips: Path, tmp_path: Path) -> Non
         (["--out", "x", "--format", "hdf5"], 2, "writes a name that ends in .h5 or a name that ends in .hdf5"),
         (["--out", "memory://x.parquet"], 2, "a URL takes a folder of Parquet shards"),
         (["--out", "x", "--preset", "base2levl"], 2, "did you mean base2level?"),
+        (["--out", "x", "--preset", "hop160base"], 2, "give one such as passt-s-hop160-ap473, or a preset that fits"),
         (["--out", "x", "--levels", "mid", "mid"], 2, "each once"),
         (["--out", "x", "--fields-ms", "1"], 2, "does not fit"),
         (["--out", "no/such/x.parquet"], 1, "no such folder to write into"),

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 import patchout.hear
 from patchout import zoo
-from patchout.checkpoint import save
+from patchout.checkpoint import export_passt, save
 from patchout.embedding import EmbedConfig
 from patchout.hear import api
+from patchout.hear.settings import Settings, settings_of
+from patchout.hear.subject import open_subject
 from patchout.mel import MelConfig
 from patchout.passt import Passt
 
@@ -43,10 +45,11 @@ def module(name: str) -> ModuleType:
 
 
 @cache
-def small_model(hop: int) -> Passt:
-    """1.05 s at any STFT hop."""
-    sizes = {320: 9, 160: 20, 100: 33}
-    config = tiny_config(mel=MelConfig(hop_length=hop), columns=sizes[hop])
+def small_model(hop: int, seconds: float = 1.05, classes: int = 3) -> Passt:
+    """One block at any STFT hop, for clips of up to so many seconds."""
+    mel = MelConfig(hop_length=hop)
+    columns = (mel.num_frames(round(seconds * 32_000)) - 16) // 10 + 1
+    config = tiny_config(mel=mel, columns=columns, depth=1, labels=tuple(map(str, range(classes))))
     return Passt(config, rng=torch.Generator().manual_seed(0)).eval()
 
 
@@ -56,9 +59,10 @@ def hop_of(name: str) -> int:
 
 @pytest.fixture
 def model_file(tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """A small model at the STFT hop of the preset `name`."""
-    hop = hop_of(request.node.callspec.params.get("name", "base")) if hasattr(request.node, "callspec") else 320
-    save(small_model(hop), tmp_path / "small.safetensors")
+    """A small model that fits the preset `name`."""
+    name = request.node.callspec.params.get("name", "base") if hasattr(request.node, "callspec") else "base"
+    long_s, classes = {"base20sec": 20.0, "base30sec": 30.0}.get(name, 1.05), 20 if name == "openmic2008" else 3
+    save(small_model(hop_of(name), long_s, classes), tmp_path / "small.safetensors")
     return str(tmp_path / "small.safetensors")
 
 
@@ -229,6 +233,54 @@ def test_modules_can_be_imported_in_every_way() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_module_is_imported_when_it_is_asked_for() -> None:
+    assert patchout.hear.base2levelmel is module("base2levelmel")
+    with pytest.raises(AttributeError, match="no attribute 'base3level'"):
+        _ = patchout.hear.base3level
+
+
+@pytest.mark.parametrize(
+    ("name", "hop", "seconds", "wanted", "fits"),
+    [
+        ("hop160base", 320, 1.05, "log-mel frames every 5 ms, not 10 as ", "base, base2level, base2levelmel"),
+        (
+            "base2level",
+            160,
+            1.05,
+            "log-mel frames every 10 ms, not 5 as ",
+            "hop160base, hop160base2lvl, hop160base2lvl",
+        ),
+        ("best", 100, 1.05, "log-mel frames every 5 ms, not 3.125 as ", "hop100base, hop100base2lvl"),
+        ("base20sec", 320, 10.0, "passes of 20 s, not of 10.05 at most as ", "base, base2level, base2levelmel"),
+        ("base30sec", 320, 20.0, "passes of 30 s, ", "base, base2level, base2levelmel, base20sec"),
+        ("openmic2008", 320, 10.0, "20 classes, not 3 as ", "base, base2level, base2levelmel"),
+    ],
+)
+def test_a_preset_of_another_front_end_is_refused(
+    name: str, hop: int, seconds: float, wanted: str, fits: str, tmp_path: Path
+) -> None:
+    """Taken, it would equal `base` bit for bit and pass for the module that it names."""
+    path = tmp_path / "own.safetensors"
+    save(small_model(hop, seconds), path)
+    for take in (module(name).load_model, lambda path: open_subject(path, config=EmbedConfig(), preset=name)):
+        with pytest.raises(ValueError, match=f"preset {name} is for a model with {wanted}") as error:
+            take(str(path))
+        assert f"such as {api.PRESETS[name].zoo_name}, or a preset that fits {path}: {fits}" in str(error.value)
+
+
+def test_presets_fit_by_hop_and_length_whatever_a_model_is_called() -> None:
+    long_model = small_model(320, 30.0).config
+    assert [name for name, preset in api.PRESETS.items() if not preset.misfit(long_model)] == [
+        *("base", "base2level", "base2levelmel", "base20sec", "base30sec")
+    ]
+
+
+def test_a_public_file_is_read_at_the_hop_of_its_preset(tmp_path: Path) -> None:
+    torch.save(export_passt(Passt(tiny_config(width=64, heads=1, depth=1))), tmp_path / "own.pt")
+    subject = open_subject(str(tmp_path / "own.pt"), config=EmbedConfig(), preset="hop160base")
+    assert settings_of(subject.model) == Settings(EmbedConfig(), mel_hop_ms=5.0)
+
+
 def test_modes_take_parts_away(model_file: str) -> None:
     base = module("base2levelmel")
     audio = torch.from_numpy(noise(0.8))[None]
@@ -244,8 +296,6 @@ def test_modes_take_parts_away(model_file: str) -> None:
 
 
 def test_a_public_weight_file_is_taken(tmp_path: Path) -> None:
-    from patchout.checkpoint import export_passt
-
     wide = Passt(
         tiny_config(width=64, heads=1, depth=1), rng=torch.Generator().manual_seed(0)
     )  # public heads are 64 wide

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from patchout.checkpoint import save
 from patchout.embedding import EmbedConfig
 from patchout.hear.embeddings import EmbeddingError, Rows, embed_task, embedding_s, read_embeddings, read_rows
+from patchout.hear.settings import Settings, stored_settings
 from patchout.hear.subject import ModuleError, Subject, batch_size, open_module, open_subject, timestamps
 from patchout.hear.tasks import Task, TaskError, read_task
 from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
@@ -333,8 +334,8 @@ def test_whatever_the_zoo_knows_is_one_of_ours(name: str, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("patchout.zoo.load", load)
     subject = open_subject(name)
-    assert subject.detail == f"{EmbedConfig()!r}, hop_length=320"
-    assert subject.identity().keys() == {"model", "detail", "weights_sha256"}
+    assert subject.identity().keys() == {"model", "detail", "settings", "weights_sha256"}
+    assert stored_settings(json.loads(json.dumps(subject.identity())), "") == Settings(EmbedConfig(), mel_hop_ms=10.0)
     assert asked == [name]
     assert open_subject(f"./{name}").name == (name if "/one" in name else f"./{name}")  # a folder has one name
 
@@ -344,9 +345,33 @@ def test_an_encoder_without_classes_has_no_high_level(monkeypatch: pytest.Monkey
     monkeypatch.setattr("patchout.zoo.load", lambda name, *, progress: MaskSpecClassifier(shape))
     subject = open_subject("runs/pre")
     assert subject.model.scene_embedding_size == 32
-    assert "(levels=('mid',), scene_levels=('mid',)," in subject.detail
+    assert subject.identity()["settings"]["levels"] == subject.identity()["settings"]["scene_levels"] == ["mid"]
     with pytest.raises(ValueError, match="runs/pre is an encoder without class scores: ask for --levels mid"):
         open_subject("runs/pre", config=EmbedConfig())
+
+
+@pytest.mark.parametrize("earlier", [{"detail": f"{EmbedConfig()!r}, hop_length=320"}, {"detail": ""}])
+def test_what_an_earlier_version_embedded_is_the_same_model_s(
+    earlier: dict[str, str], scene_task: Task, tmp_path: Path
+) -> None:
+    """The settings stood as Python text in `detail`, and nowhere if a module of the package was named."""
+    save(Passt(tiny_config(), rng=torch.Generator().manual_seed(0)), tmp_path / "tiny.safetensors")
+    subject = open_subject(str(tmp_path / "tiny.safetensors"))
+    embed_task(subject, scene_task, tmp_path / "out")
+    for path in (tmp_path / "out" / "model.json", tmp_path / "out" / scene_task.folder.name / "task.json"):
+        record = json.loads(path.read_text())
+        assert record.pop("settings") == subject.identity()["settings"]
+        path.write_text(json.dumps(record | earlier))
+    embed_task(subject, scene_task, tmp_path / "out")
+    other = open_subject(str(tmp_path / "tiny.safetensors"), config=EmbedConfig(levels=("mid",)))
+    if earlier["detail"]:
+        with pytest.raises(EmbeddingError, match="was made with settings"):
+            embed_task(other, scene_task, tmp_path / "out")
+
+
+def test_code_of_this_package_is_no_part_of_a_model() -> None:
+    """It changes with every version; what it makes of the weights does not."""
+    assert "code_sha256" not in open_module("x", module(__name__="patchout.hear.base", __file__=__file__)).identity()
 
 
 class OwnError(Exception):

@@ -16,6 +16,7 @@ from patchout.commands.hear import main
 from patchout.embedding import EmbedConfig
 from patchout.hear import report
 from patchout.hear.results import ReportError, read_results
+from patchout.hear.settings import Settings
 from patchout.hear.tasks import BOARDS
 from patchout.plots_hear import Line
 
@@ -31,9 +32,10 @@ def put(root: Path, model: str, task: str, *scores: float, config: EmbedConfig |
         for split, score in zip(splits, scores, strict=True)
     }
     record |= {"aggregated_scores": {"test_score_mean": 0.5}, "hparams": {}, "score_mode": "max"}
-    if config or "weights" in more:
-        whose = {"model": model, "detail": repr(config), "weights_sha256": more.get("weights", "0")}
-        record["patchout"] = whose | {"grid": "two"}
+    if config or more.keys() & {"weights", "about"}:
+        whose = {"model": model, "detail": "", "weights_sha256": more.get("weights", "0")}
+        settings = {"settings": Settings(config, more.get("hop_ms", 10.0)).record()} if config else {}
+        record["patchout"] = whose | settings | more.get("about", {}) | {"grid": "two"}
     path = root / model / task / FILE
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(record))
@@ -259,7 +261,7 @@ def test_ours_stand_beside_the_official_ones(tmp_path: Path, drawn: dict[str, Se
     assert "| **ours** | **measured** | - (0 of 7) | - (0 of 5) | 0.500 (1 of 7) | 0.500 (1 of 19) |" in text
     assert "| **ours** | **measured** | - | - | - | 0.320 (0.50) | - | - | - |" in text
     assert "| CVSSP PANNS | cited | 0.446 (0.51) | 0.000 (0.00) | 0.909 (0.96) | - |" in text
-    assert "- **ours**: ours, None; grid of the probe: two\n" in text
+    assert "- **ours**: ours; grid of the probe: two\n" in text
     rows = rows_of(tmp_path / "out" / "hear-scores.csv")
     (row,) = [row for row in rows if row["source"] == "measured"]
     assert float(row["normalised"]) == pytest.approx(0.5)
@@ -317,8 +319,64 @@ def test_levels_are_compared_at_the_shortest_field_and_fields_at_the_same_levels
     assert [line.name for line in drawn["open-levels.png"]] == ["b: L", "a: L+M, 160 ms"]
     assert [line.name for line in drawn["open-fields.png"]] == ["a: L+M, 160 ms", "d: L+M, 160 + 640 ms"]
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    settings = "low + mid (scenes: high + mid), fields of 160 and 640 ms, a time every 50 ms"
+    settings = (
+        "low + mid (scenes: high + mid), fields of 160 and 640 ms, a time every 50 ms, log-mel frames every 10 ms"
+    )
     assert f"- **d**: d, {settings}; grid of the probe: two\n" in text
+    left_out = text.partition("## Left out")[2]
+    assert (
+        "by level: no other result with which to compare c (M+H, 640 ms), d (L+M, 160 + 640 ms), e (settings"
+        in left_out
+    )
+    assert (
+        "by receptive field: no other result with which to compare b (L), c (M+H, 640 ms), e (settings not k"
+        in left_out
+    )
+
+
+def test_hops_are_not_mixed_and_none_is_lost(tmp_path: Path, drawn: dict[str, Sequence[Line]]) -> None:
+    for hop_ms in (10.0, 5.0):
+        for level in ("low", "mid"):
+            config = EmbedConfig(levels=(level,))  # type: ignore[arg-type]
+            put(tmp_path / "results", f"{level}{hop_ms:g}", "mini_office-v1-mini", 0.5, config=config, hop_ms=hop_ms)
+    report.write_report([tmp_path / "results"], tmp_path / "out")
+    assert [line.name for line in drawn["open-levels.png"]] == ["low10: L", "mid10: M, 160 ms"]
+    assert [line.name for line in drawn["open-levels-5ms.png"]] == ["low5: L, hop 5 ms", "mid5: M, 160 ms, hop 5 ms"]
+    assert "![timestamps by level, log-mel frames every 5 ms]" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_levels_are_compared_at_the_field_that_most_have(tmp_path: Path, drawn: dict[str, Sequence[Line]]) -> None:
+    office(tmp_path / "results", "odd", 0.5, ("mid",), 40.0)
+    office(tmp_path / "results", "a", 0.5, ("mid",))
+    office(tmp_path / "results", "b", 0.5, ("low", "mid"))
+    report.write_report([tmp_path / "results"], tmp_path / "out")
+    assert [line.name for line in drawn["open-levels.png"]] == ["a: M, 160 ms", "b: L+M, 160 ms"]
+
+
+def test_published_modules_stand_in_the_figures_whoever_ran_them(
+    tmp_path: Path, drawn: dict[str, Sequence[Line]]
+) -> None:
+    """The kit keeps no settings, an early record has none of a module, and one has them as Python text."""
+    results, task = tmp_path / "results", "mini_office-v1-mini"
+    put(results, "hear21passt.base", task, 0.5)
+    put(results, "ours", task, 0.5, about={"model": "patchout.hear.base2level"})
+    put(results, "early", task, 0.5, about={"detail": f"{EmbedConfig(levels=('low',))!r}, hop_length=320"})
+    put(results, "fused", task, 0.5, about={"model": "patchout.hear.base+theirs"})
+    report.write_report([results], tmp_path / "out")
+    assert [line.name for line in drawn["open-levels.png"]] == ["early: L", "hear21passt.base: M+H, 160 ms"]
+    assert [line.name for line in drawn["open-fields.png"]] == [
+        *("hear21passt.base: M+H, 160 ms", "ours: M+H, 160 + 800 ms")
+    ]
+    assert "fused (settings not known)" in (tmp_path / "out" / "report.md").read_text().partition("## Left out")[2]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"levels": ["mid"]}, {"levels": 3, "mel_hop_ms": 10.0}, {"mel_hop_ms": 1, "x": 2}]
+)
+def test_damaged_settings_are_named(settings: dict[str, Any], tmp_path: Path) -> None:
+    put(tmp_path, "ours", "mini_digits-v1-mini", 0.5)
+    put(tmp_path, "odd", "mini_digits-v1-mini", 0.5, about={"settings": settings})
+    assert "is no file of scores" in read_results([tmp_path])[1][0]
 
 
 def test_a_figure_that_the_results_do_not_suffice_for_is_left_out_and_named(

@@ -151,6 +151,8 @@ def test_our_models_are_judged_with_their_settings(tmp_path: Path, run: Run, mon
     found = (tmp_path / "out").rglob("test.embedding-dimensions.json")
     sizes = {path.parent.parent.name: json.loads(path.read_text())[1] for path in found}
     assert sizes == {"tiny-low+mid-160ms+640ms": 6 * 128 + 2 * 32, "tiny-base2level": 2 * (3 + 32)}
+    with pytest.raises(ValueError, match="preset hop160base is for a model with log-mel frames every 5 ms, not 10"):
+        run("--preset", "hop160base", model="tiny.safetensors")
 
 
 def test_a_module_gets_its_weights(tmp_path: Path, run: Run, models: list[Loudness]) -> None:

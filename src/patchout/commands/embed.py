@@ -61,8 +61,9 @@ def main(args: Sequence[str]) -> int:
     """Run `patchout embed`."""
     options = tyro.cli(Options, args=args, prog="patchout embed")
     _check(options)
+    from patchout.hear.api import check_preset
     from patchout.items import Item, read_items
-    from patchout.zoo import locate
+    from patchout.zoo import load, locate
 
     items = read_items(options.paths)
     if options.plot and list(items[:2]) != [Item(items[0].file)]:
@@ -70,6 +71,8 @@ def main(args: Sequence[str]) -> int:
     job = _job(options).sized(len(items))
     with output.download_bar(sys.stderr) as progress:
         locate(job.model, progress=progress)
+    if options.model and options.preset:
+        check_preset(options.preset, options.model, load(options.model, "cpu").config)
     failed = (_run if _is_folder(options) else _run_and_join)(items, job, options.out, options)
     _draw(options, items[0].file, job)
     return FAILED if failed else DONE

@@ -122,7 +122,9 @@ class Run:
         if self.tasks:
             sys.path.append(str(Path.cwd()))  # a HEAR module may lie here
             with output.download_bar(sys.stderr) as progress:
-                subject = open_subject(self.model, config=config, weights=self.weights, progress=progress)
+                subject = open_subject(
+                    self.model, config=config, preset=self.preset, weights=self.weights, progress=progress
+                )
         for folder in folders:
             try:
                 self._judge(subject, folder, devices)

@@ -4,25 +4,18 @@ Every module has `load_model`, `get_scene_embeddings` and `get_timestamp_embeddi
 this package, which is `base`. Audio is (sounds, samples), float32, at 32 kHz.
 """
 
-import sys
+from importlib import import_module
 from types import ModuleType
 
 from patchout.hear.api import PRESETS, HearModel, Preset, get_scene_embeddings, get_timestamp_embeddings, make_loader
 
 __all__ = ["PRESETS", "HearModel", "Preset", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
-load_model = make_loader(PRESETS["base"])
+load_model = make_loader("base")
 
 
-def _module(name: str, preset: Preset) -> ModuleType:
-    module = ModuleType(f"{__name__}.{name}", f"HEAR module {name}: {preset.zoo_name}, {preset.config}.")
-    module.__dict__.update(
-        load_model=make_loader(preset),
-        get_scene_embeddings=get_scene_embeddings,
-        get_timestamp_embeddings=get_timestamp_embeddings,
-    )
-    return module
-
-
-for _name, _preset in PRESETS.items():  # one table instead of a dozen files that differ in a word
-    globals()[_name] = sys.modules[f"{__name__}.{_name}"] = _module(_name, _preset)
+def __getattr__(name: str) -> ModuleType:
+    """A published module that nothing has imported yet."""
+    if name in PRESETS:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

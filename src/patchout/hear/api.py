@@ -2,6 +2,7 @@
 Training of Patchout Audio Transformers", sections 3 and 4).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 
 from patchout.embedding import EmbedConfig, Embedder, Level, Mode
 from patchout.errors import near
-from patchout.tagger import Tagger
+from patchout.labels import label_names
+from patchout.mel import MelConfig
+from patchout.tagger import Tagger, TaggerConfig
 from patchout.zoo import load
 from patchout.zoo_list import MODELS
 
@@ -25,6 +28,37 @@ class Preset:
 
     zoo_name: str
     config: EmbedConfig
+
+    @property
+    def hop_length(self) -> int:
+        """STFT hop of its model in samples at 32 kHz."""
+        return MODELS[self.zoo_name].hop_length
+
+    @property
+    def mel_hop_ms(self) -> float:
+        """From one log-mel frame of its model to the next."""
+        return 1000 * self.hop_length / MelConfig.sample_rate
+
+    def misfit(self, model: TaggerConfig) -> str:
+        """What it wants that a model does not have, or nothing: its STFT hop, the length of its passes, its classes.
+
+        A scene window of ten seconds, the default, is only an upper limit; a longer one is what the module is for. So
+        are classes other than AudioSet's.
+        """
+        hop_ms, longest_ms = mel_hop_ms(model), 1000 * model.max_samples / model.mel.sample_rate
+        window_ms, classes = self.config.scene_window_ms, MODELS[self.zoo_name].labels
+        if not math.isclose(self.mel_hop_ms, hop_ms):
+            return f"log-mel frames every {self.mel_hop_ms:g} ms, not {hop_ms:g}"
+        if window_ms > max(longest_ms, EmbedConfig.scene_window_ms):
+            return f"passes of {window_ms / 1000:g} s, not of {longest_ms / 1000:.4g} at most"
+        if classes != "audioset" and len(model.labels) != len(label_names(classes)):
+            return f"{len(label_names(classes))} classes, not {len(model.labels)}"
+        return ""
+
+
+def mel_hop_ms(model: TaggerConfig) -> float:
+    """From one log-mel frame of a model to the next."""
+    return 1000 * model.mel.hop_length / model.mel.sample_rate
 
 
 _BASE = EmbedConfig()
@@ -58,6 +92,16 @@ def asked(preset: str, levels: tuple[Level, ...], fields_ms: tuple[float, ...], 
     return replace(config, fields_ms=fields_ms) if fields_ms else config
 
 
+def check_preset(preset: str, name: str, model: TaggerConfig) -> None:
+    """Refuse a preset for a model of another front end, which would pass for the preset's own model in the results."""
+    if reason := PRESETS[preset].misfit(model):
+        fitting = ", ".join(other for other, each in PRESETS.items() if not each.misfit(model)) or "none"
+        raise ValueError(
+            f"the preset {preset} is for a model with {reason} as {name} has: give one such as "
+            f"{PRESETS[preset].zoo_name}, or a preset that fits {name}: {fitting}"
+        )
+
+
 class HearModel(nn.Module):
     """A model with the attributes that the HEAR rules ask for; in evaluation mode."""
 
@@ -75,17 +119,20 @@ class HearModel(nn.Module):
         self.eval()
 
 
-def make_loader(preset: Preset) -> Callable[..., HearModel]:
+def make_loader(name: str) -> Callable[..., HearModel]:
     """The `load_model` of a preset."""
+    preset = PRESETS[name]
 
     def load_model(model_file_path: str = "", mode: Mode = "all") -> HearModel:
         """A HEAR model from one of our files, a public PaSST `.pt`, or nothing (the published model, downloaded once).
 
         A `.pt` of a name that the zoo does not know is read at this module's hop; our files bring their own. Mode:
         "all", "embed_only" (without logits) or "logits" (without embeddings); the size attributes follow it.
+        ValueError: the file's model has another hop, shorter passes or other classes than this module is for.
         """
-        hop_length = MODELS[preset.zoo_name].hop_length
-        model = load(model_file_path or preset.zoo_name, hop_length=hop_length)
+        model = load(model_file_path or preset.zoo_name, hop_length=preset.hop_length)
+        if model_file_path:
+            check_preset(name, str(model_file_path), model.config)
         return HearModel(model, preset.config.in_mode(mode))
 
     return load_model
@@ -104,6 +151,13 @@ def get_timestamp_embeddings(
     check_audio(audio)
     values, times_ms = model.embedder.timestamps(audio)
     return values.to(audio.device), times_ms.to(audio.device)
+
+
+def published(
+    module: str,
+) -> tuple[Callable[..., HearModel], Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]:
+    """The three functions of a published module, by its name."""
+    return make_loader(module.rpartition(".")[2]), get_scene_embeddings, get_timestamp_embeddings
 
 
 def check_audio(audio: Tensor) -> None:

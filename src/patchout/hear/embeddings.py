@@ -29,6 +29,7 @@ from jaxtyping import Float, Int
 from patchout.errors import InputError
 from patchout.files import write_aside, write_json
 from patchout.hear.scores import frames_from_events
+from patchout.hear.settings import SETTINGS, current
 from patchout.hear.subject import Subject, batch_size, scenes, timestamps
 from patchout.hear.tasks import Task, read_task
 from patchout.hear.wavs import read_wav
@@ -85,8 +86,9 @@ def _claim(path: Path, record: dict[str, Any]) -> None:
 
 
 def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse a file that something else has made."""
-    if odd := [name for name, value in wanted.items() if found.get(name) != value]:
+    """Refuse a file that something else has made; one of an earlier version need not tell the settings of a module."""
+    found, wanted = current(found), current(wanted)
+    if odd := [name for name, value in wanted.items() if found.get(name, value if name == SETTINGS else None) != value]:
         made, this = found.get(odd[0]), wanted[odd[0]]
         raise EmbeddingError(
             f"{path}: was made with {odd[0]} {made!r}, this is {this!r}; give another --out, or move {path.parent} away"

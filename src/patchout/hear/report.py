@@ -6,7 +6,7 @@ Audio Transformers", section 5. `leaderboard.csv` is the challenge's, with FSD50
 """
 
 import csv
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -25,11 +25,12 @@ SHOWN = ("OpenL3", "wav2vec2", "CVSSP PANNS", "GURA Cat H+w+C", "GURA Fuse Cat H
 CATEGORIES = ("music", "speech", "general", "other")
 EVENTS = tuple(name for name, row in TABLE.items() if row.embedding_type == "event")
 LETTER = {"low": "L", "mid": "M", "high": "H"}
+HOP_MS = 10.0  # between log-mel frames, in Figures 4 and 5 of the paper
 OFFICIAL = """Medians and numbers in brackets are scores divided by that of the best submission. FSD50K is as corrected
 in July 2022; in the figures as before, like (it seems) the paper. What a model lacks is left out, not counted as 0."""
 OPEN = "These scores are as they are: there is no official one to divide them by."
 
-Described = list[tuple[Model, EmbedConfig]]
+Described = Sequence[tuple[Model, EmbedConfig]]
 
 
 class Board(NamedTuple):
@@ -214,16 +215,24 @@ def _pictures(board: Board, out: Path, compared: tuple[str, str], notes: list[st
 
     yield "### Figures\n\n" + drawn("categories", "by category and model", plots_hear.rows, shown, board.tasks)
     yield drawn("medians", "all models by median", plots_hear.rows, ranked, {"all tasks": tasks})
-    described = [(one, one.config) for one in board.models if one.config and not set(events).isdisjoint(one.primary())]
-    for name, caption, picked in (
-        ("levels", "timestamps by level", _by_level(described)),
-        ("fields", "timestamps by receptive field", _by_field(described)),
+    timed = [model for model in board.measured() if not set(events).isdisjoint(model.primary())]
+    for name, caption, choose in (
+        ("levels", "timestamps by level", _by_level),
+        ("fields", "timestamps by receptive field", _by_field),
     ):
-        lines = [_line(board, model, f": {_settings(config)}") for model, config in picked]
-        if lines:
-            yield drawn(name, caption, plots_hear.rows, [*cited, *lines], {task: [task] for task in events})
-        else:
-            notes.append(f"{board.title}: {caption}: there are no results of our models that differ in {name}")
+        left_out = {model.name: _settings(model) for model in timed}
+        for hop_ms, described in _by_hop(timed):
+            at, stem = (f", log-mel frames every {hop_ms:g} ms", f"{name}-{hop_ms:g}ms") if hop_ms else ("", name)
+            picked = choose(described)
+            lines = [_line(board, model, f": {left_out.pop(model.name)}") for model, _ in picked]
+            if lines:
+                panels = {task: [task] for task in events}
+                yield drawn(name if hop_ms == HOP_MS else stem, caption + at, plots_hear.rows, [*cited, *lines], panels)
+        if left_out:
+            models = ", ".join(f"{name} ({settings})" for name, settings in left_out.items())
+            notes.append(f"{board.title}: {caption}: no other result with which to compare {models}")
+        elif not timed:
+            notes.append(f"{board.title}: {caption}: no measured model has a task with timestamps")
     if two := _pair(board, *compared):
         names = f"{two[0].name} and {two[1].name}"
         yield drawn("pair", names, plots_hear.pair, [_line(board, model) for model in two], cited, tasks)
@@ -235,15 +244,32 @@ def _line(board: Board, model: Model, more: str = "") -> Line:
     return Line(model.name + more, board.shares(model), model.is_cited)
 
 
-def _settings(config: EmbedConfig) -> str:
+def _settings(model: Model) -> str:
+    """Levels, fields, and the hop unless it is the paper's."""
+    if model.settings is None:
+        return "settings not known"
+    config, hop_ms = model.settings.config, model.settings.mel_hop_ms
     levels = "+".join(letter for level, letter in LETTER.items() if level in config.levels)
-    return levels if levels == "L" else f"{levels}, {' + '.join(f'{ms:g}' for ms in config.fields_ms)} ms"
+    fields = "" if levels == "L" else f", {' + '.join(f'{ms:g}' for ms in config.fields_ms)} ms"
+    return levels + fields + (f", hop {hop_ms:g} ms" if hop_ms not in (None, HOP_MS) else "")
+
+
+def _by_hop(models: Sequence[Model]) -> list[tuple[float | None, Described]]:
+    """Models whose settings are known, by the hop of their log-mel; the paper's first."""
+    groups: defaultdict[float | None, list[tuple[Model, EmbedConfig]]] = defaultdict(list)
+    for model in models:
+        if model.settings:
+            groups[model.settings.mel_hop_ms].append((model, model.settings.config))
+    return sorted(groups.items(), key=lambda group: (group[0] != HOP_MS, -(group[0] or 0.0)))
 
 
 def _by_level(models: Described) -> Described:
-    """Those with one receptive field, the shortest (the log-mel has none), if their levels differ."""
-    shortest = min((ms for _, config in models for ms in config.fields_ms), default=0.0)
-    picked = [(one, config) for one, config in models if config.fields_ms == (shortest,) or config.levels == ("low",)]
+    """Those with one receptive field, that of most of them (the log-mel has none), if their levels differ."""
+    fields = Counter(
+        config.fields_ms for _, config in models if config.levels != ("low",) and len(config.fields_ms) == 1
+    )
+    common = min(fields, key=lambda ms: (-fields[ms], ms), default=())
+    picked = [(model, config) for model, config in models if config.fields_ms == common or config.levels == ("low",)]
     picked.sort(key=lambda pair: len(pair[1].levels))
     return picked if len({frozenset(config.levels) for _, config in picked}) > 1 else []
 
@@ -252,7 +278,7 @@ def _by_field(models: Described) -> Described:
     """Those whose levels are there with other receptive fields too."""
     there = {(frozenset(config.levels), config.fields_ms) for _, config in models if config.levels != ("low",)}
     count = Counter(levels for levels, _ in there)
-    return [(one, config) for one, config in models if count[frozenset(config.levels)] > 1]
+    return [(model, config) for model, config in models if count[frozenset(config.levels)] > 1]
 
 
 def _pair(board: Board, base: str, best: str) -> tuple[Model, Model] | None:

@@ -1,8 +1,6 @@
 """Results of HEAR tasks, ours or the kit's: `<model>/<task folder>/test.predicted-scores.json` at any depth."""
 
-import ast
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from patchout.embedding import EmbedConfig
 from patchout.errors import InputError
 from patchout.hear.scores import EVENT_SCORES, MINIMIZED, SCENE_SCORES
+from patchout.hear.settings import Settings, current, stored_settings
 from patchout.hear.tasks import BOARD_OF, TABLE, TVT
 
 SCORES_FILE = "test.predicted-scores.json"
@@ -31,7 +29,7 @@ class Model(NamedTuple):
     name: str
     scores: dict[str, Scores]  # task -> name -> mean over the test splits
     is_cited: bool = False
-    config: EmbedConfig | None = None  # of one of ours
+    settings: Settings | None = None  # of one of ours
     about: str = ""  # whose embeddings, and how they were probed
 
     @property
@@ -48,7 +46,7 @@ class _Result(NamedTuple):
     """One file of scores."""
 
     scores: Scores
-    whose: tuple[str, str, str]  # model, what else makes its embeddings what they are, hash of its weights
+    model: tuple[str, str, str, Settings | None]  # name, file of weights, their hash, settings
     grid: str
 
 
@@ -68,7 +66,7 @@ def read_results(results: Sequence[Path]) -> tuple[list[Model], list[str], list[
                 result = _read(path)
                 if task in found[name]:
                     raise ReportError(f"{path}: {name} has a result of this task already; rename one of the models")
-                if any(other.whose != result.whose for other in found[name].values()):
+                if any(other.model != result.model for other in found[name].values()):
                     raise ReportError(f"{path}: another model made other results of {name}; give each its own folder")
                 found[name][task] = result
             except ReportError as error:
@@ -90,7 +88,10 @@ def _read(path: Path) -> _Result:
         splits = [value for value in record.values() if isinstance(value, dict) and "test_score" in value]
         names = [name for key in splits[0] if (name := key.removeprefix("test_")) in NAMES]
         table = {name: np.array([split[f"test_{name}"] for split in splits], np.float64) for name in names}
-        about = {key: str(value) for key, value in record.get("patchout", {}).items()}
+        about = {
+            key: value if isinstance(value, dict) else str(value) for key, value in record.get("patchout", {}).items()
+        }
+        settings = stored_settings(about, path.parts[-3])
     except (OSError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         reason = f"is no file of scores ({type(error).__name__}: {error})"
         raise ReportError(f"{path}: {reason}; run this task again") from None
@@ -105,8 +106,9 @@ def _read(path: Path) -> _Result:
         raise ReportError(f"{path}: test_score is no number from 0 to 1; run this task again")
     if not MINIMIZED.isdisjoint(names[1:2]):  # the primary score is an error, which would turn every order round
         del scores["score"]
-    whose = about.get("model", ""), about.get("detail", ""), about.get("weights_sha256", "")
-    return _Result(scores, whose, about.get("grid", "not known"))
+    about = current(about)
+    model = about.get("model", ""), about.get("detail", ""), about.get("weights_sha256", ""), settings
+    return _Result(scores, model, about.get("grid", "not known"))
 
 
 def _model(name: str, results: Mapping[str, _Result], notes: list[str]) -> Model:
@@ -120,29 +122,12 @@ def _model(name: str, results: Mapping[str, _Result], notes: list[str]) -> Model
         task: {key: float(np.mean([one.get(key, np.nan) for one in each])) for key in each[0]}
         for task, each in whole.items()
     }
-    model, detail, _ = next(iter(results.values())).whose
+    model, detail, _, settings = next(iter(results.values())).model
     grids = ", ".join(sorted({result.grid for result in results.values()}))
-    config = _config(detail)
-    hop = re.search(r"hop_length=(\d+)", detail)
-    frames = f"log-mel frames every {hop[1]} samples" if hop else ""
-    settings = (_described(config), frames) if config else (detail,)
-    made = ", ".join(filter(None, (model or "model not known", *settings)))
-    return Model(name, scores, config=config, about=f"{made}; grid of the probe: {grids}")
+    words = filter(None, (model or "model not known", detail, settings.describe() if settings else ""))
+    return Model(name, scores, settings=settings, about=f"{', '.join(words)}; grid of the probe: {grids}")
 
 
 def _task_of(name: str, mode: str) -> str:
     """The leaderboard's name of a task, or another one for what is not on it."""
     return BOARD_OF.get((name, mode)) or (name if mode in ("full", "mini", name) else f"{name} ({mode})")
-
-
-def _config(detail: str) -> EmbedConfig | None:
-    """The settings that `Subject.detail` shows of one of our models."""
-    found = re.findall(r"\b(levels|scene_levels|fields_ms|hop_ms)=(\([^()]*\)|[\d.]+)", detail)
-    return EmbedConfig(**{name: ast.literal_eval(text) for name, text in found}) if found else None
-
-
-def _described(config: EmbedConfig) -> str:
-    """In words."""
-    fields = " and ".join(f"{ms:g}" for ms in config.fields_ms)
-    scenes = "" if config.scene_levels == config.levels else f" (scenes: {' + '.join(config.scene_levels)})"
-    return f"{' + '.join(config.levels)}{scenes}, fields of {fields} ms, a time every {config.hop_ms:g} ms"

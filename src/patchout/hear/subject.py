@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from patchout import hear, zoo
 from patchout.download import file_sha256
 from patchout.embedding import MID, EmbedConfig
 from patchout.errors import InputError
-from patchout.hear.api import fuse
+from patchout.hear.api import PRESETS, check_preset, fuse
+from patchout.hear.settings import SETTINGS, settings_of
 from patchout.hear.wavs import RATES
 
 EVENNESS_MS = 1.0  # of timestamps, as the public validator has it
@@ -32,31 +34,39 @@ class Subject:
     name: str
     module: Any  # has get_scene_embeddings and get_timestamp_embeddings
     model: nn.Module
-    detail: str = ""  # what else makes the embeddings what they are
+    detail: str = ""  # the weights that a HEAR module was given
 
     @property
     def rate(self) -> int:
         """Hz."""
         return int(self.model.sample_rate)  # type: ignore[arg-type]  # checked by `open_module`
 
-    def identity(self) -> dict[str, str]:
-        """Tells any two models apart, also two states of one file; of a module in files of its own also its code."""
+    def identity(self) -> dict[str, Any]:
+        """Tells any two models apart, also two states of one file; with our settings, or the code of someone's file."""
         digest = hashlib.sha256()
         for name, value in self.model.state_dict().items():
             digest.update(name.encode())
             if isinstance(value, Tensor):
                 digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        file = getattr(self.module, "__file__", None)
-        code = {"code_sha256": file_sha256(Path(file))} if file and self.module is not hear else {}
-        return {"model": self.name, "detail": self.detail, "weights_sha256": digest.hexdigest(), **code}
+        file, settings = getattr(self.module, "__file__", None), settings_of(self.model)
+        is_ours = getattr(self.module, "__name__", "").partition(".")[0] == "patchout"
+        more: dict[str, Any] = {SETTINGS: settings.record()} if settings else {}
+        more |= {"code_sha256": file_sha256(Path(file))} if file and not is_ours else {}
+        return {"model": self.name, "detail": self.detail, "weights_sha256": digest.hexdigest(), **more}
 
 
 def open_subject(
-    name: str, *, config: EmbedConfig | None = None, weights: str = "", progress: zoo.Progress | None = None
+    name: str,
+    *,
+    config: EmbedConfig | None = None,
+    preset: str = "",
+    weights: str = "",
+    progress: zoo.Progress | None = None,
 ) -> Subject:
     """One of our models (whatever `zoo.load` takes) with its `config`, or any importable HEAR module with `weights`.
 
     `a+b` are modules side by side. Without a config ours have that of `base`, an encoder without classes its tokens.
+    With the `preset` that the config comes from, a model that it does not fit is a ValueError.
     """
     module = _module(name)
     if module is not None:
@@ -66,14 +76,16 @@ def open_subject(
     if weights:
         raise ValueError(f"{name} is no HEAR module that can be imported: only such a one takes --weights")
     try:
-        model = zoo.load(name, progress=progress)
+        load = partial(zoo.load, hop_length=PRESETS[preset].hop_length) if preset else zoo.load
+        model = load(name, progress=progress)
     except zoo.UnknownModelError as error:
         raise ValueError(f"{error}; so will a HEAR module that can be imported") from None
+    if preset:
+        check_preset(preset, name, model.config)
     if not model.config.labels and config and "high" in (*config.levels, *config.scene_levels):
         raise ValueError(f"{name} is an encoder without class scores: ask for --levels mid, or low mid")
     config = config or (EmbedConfig() if model.config.labels else MID)
-    detail = f"{config!r}, hop_length={model.config.mel.hop_length}"
-    return Subject(str(Path(name)) if Path(name).exists() else name, hear, hear.HearModel(model, config), detail)
+    return Subject(str(Path(name)) if Path(name).exists() else name, hear, hear.HearModel(model, config))
 
 
 def _module(name: str) -> Any:
