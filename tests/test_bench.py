@@ -12,8 +12,19 @@ from matplotlib.image import imread
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from patchout import bench, cli, cnn14, kernels, plan
-from patchout.bench_rows import CITED, VARIANTS, Cited, known, passt_gflop
+from patchout import bench, bench_tables, cli, cnn14, kernels, plan
+from patchout.bench_rows import (
+    CITED,
+    CITED_ONLY,
+    MEASURED,
+    ROWS,
+    TABLES,
+    VARIANTS,
+    Cited,
+    TableName,
+    known,
+    passt_gflop,
+)
 from patchout.cnn14 import Cnn14
 from patchout.labels import label_names
 from patchout.passt import Passt, PasstConfig
@@ -52,6 +63,64 @@ def test_an_unknown_row_is_refused() -> None:
     assert known(()) == tuple(CITED)
     with pytest.raises(ValueError, match=r"no row S-M: there are B, U, S, S-L"):
         known(("S", "S-M"))
+
+
+def test_fine_tuning_has_the_clips_and_the_patchout_of_its_recipe() -> None:
+    tokens = {name: bench.make(name, TINY).tokens for name in ("esc50-b", "esc50-s", "esc50-s-n", "fsd50k-s")}
+    plain, half = 2 + 12 * 49, 2 + 8 * 31  # of five seconds
+    assert tokens["esc50-b"] == (plain, plain)
+    assert tokens["esc50-s"] == (2 + 273, plain)
+    assert tokens["esc50-s-n"] == (2 + 126, half)
+    assert tokens["fsd50k-s"][1] == 2 + 12 * 99
+    assert MEASURED["openmic-s-l"].config(BASE).depth == 7
+
+
+# -- whole tables -----------------------------------------------------------------------------------------------------
+
+
+def made_up(name: str) -> bench.Row:
+    """As if this machine were the paper's and twice as fast as its own base."""
+    cited = ROWS[name]
+    speed = 10.0 * (cited.speed_up or 1.0)
+    got = bench.Measured(7, 9, 1, 1.0, 1.0, speed, 6.0, 0.125, None, 0.5)
+    return bench.Row(name, None if name in CITED_ONLY else got, cited)
+
+
+def cells_of(name: TableName) -> dict[str, list[str]]:
+    """The cells of every line by its first one."""
+    lines = bench_tables.table(name, [made_up(row) for row in TABLES[name]]).splitlines()
+    split = [[cell for part in line.split(" | ") for cell in part.strip().split("  ") if cell] for line in lines]
+    return {cells[0]: [cell.strip() for cell in cells[1:]] for cells in split}
+
+
+def test_table_1_is_whole() -> None:
+    lines = cells_of("1")
+    assert [name for name in lines if name in bench_tables.LABELS.values()] == list(bench_tables.LABELS.values())
+    assert lines["Baseline (AudioSet paper)"] == ["0.314", *"--------"]
+    assert lines["AST"] == ["0.459", "-", "23.1", "-", "1", "-", "2.33", "-", "1212"]
+    assert lines["RF-CNN, authors' run"] == ["0.438", "-", "126.3", "-", "5.5", "-", "0.213", "-", "-"]
+    assert lines["PaSST-S-N"] == ["0.466", "80.00", "184.2", "8.0", "8", "0.125", "0.202", "7", "254"]
+
+
+def test_table_2_has_every_task_with_its_own_speed_up() -> None:
+    lines = cells_of("2")
+    assert lines["best before"] == ["0.831", "-", "-", "95.6", "-", "-", "73.7", "-", "-", "0.558", "-", "-"]
+    assert lines["PaSST-S-N"] == ["0.840", "8.0", "8", "96.4", "4.0", "4", "73.9", "8.0", "8", "0.637", "8.0", "8"]
+
+
+def test_the_hear_table_has_the_gain_of_patchout_at_every_hop() -> None:
+    lines = cells_of("hear")
+    assert lines["5 ms"][4:] == ["9.2", "9.2", "6.00", "18.9", "0.473"]
+    assert lines["3 ms"][:4] == ["7 / 7", "3828 / 1014", "10.00 / 99.00", "3 / 29.7"]
+
+
+def test_what_was_not_measured_has_no_speed_up() -> None:
+    """Nor have others over it."""
+    rows = [made_up(name) for name in TABLES["1"]]
+    broken = [bench.Row(row.name, None, row.cited, "no room") if row.name == "AST" else row for row in rows]
+    text = bench_tables.table("1", broken)
+    assert "PaSST-B                   | 0.462 | 10.00   23.1 |    -      1 |" in text
+    assert text.splitlines()[-1] == "AST: no room"
 
 
 # -- what is counted --------------------------------------------------------------------------------------------------
@@ -169,14 +238,14 @@ def test_a_row_that_does_not_fit_does_not_stop_the_table(monkeypatch: pytest.Mon
     monkeypatch.setattr(bench, "measure", small)
     first, second = bench.rows(["B", "S"], settings(), peak_flops=1e9)
     assert first.measured is None
-    assert "a batch of 1 does not fit: lower --batch" in bench.text(first)
+    assert "a batch of 1 does not fit: lower --batch" in bench_tables.text(first)
     assert second.measured is not None
 
 
 def test_a_line_stands_under_its_heading() -> None:
     got = bench.Measured(474, 1190, 86_000_000, 266.8, 254.8, 1.234, 0.5, 0.159, None, 0.56)
-    line = bench.text(bench.Row("S", got, Cited(474, 0.471, 88.7, 62.5, 0.513)))
-    width = {len(part) for part in (*bench.HEADER.splitlines(), line)}
+    line = bench_tables.text(bench.Row("S", got, Cited(474, 0.471, 88.7, 62.5, 0.513)))
+    width = {len(part) for part in (*bench_tables.HEADER.splitlines(), line)}
     assert len(width) == 1
     measured, cited = line.split("|")
     assert measured.split() == ["S", "474", "86.0", "266.8", "254.8", "1.23", "0.50", "159", "-", "56"]
@@ -186,7 +255,7 @@ def test_a_line_stands_under_its_heading() -> None:
 # -- picture and command ----------------------------------------------------------------------------------------------
 
 
-def test_a_circle_has_the_area_of_its_memory(tmp_path: Path) -> None:
+def test_the_radius_of_a_circle_is_its_memory(tmp_path: Path) -> None:
     def blue(memory_gb: float) -> int:
         circles = [Circle("", 1.0, 0.46, memory_gb), Circle("", 4.0, 0.47, 4.0)]
         speed_and_score(tmp_path / "bench.png", circles, title="")
@@ -194,7 +263,7 @@ def test_a_circle_has_the_area_of_its_memory(tmp_path: Path) -> None:
         return int((pixels[..., 2] - pixels[..., 0] > 0.2).sum())
 
     largest = blue(4.0) / 2
-    assert (blue(1.0) - largest) / largest == pytest.approx(0.25, rel=0.1)
+    assert (blue(1.0) - largest) / largest == pytest.approx((1 / 4) ** 2, rel=0.1)
 
 
 def test_nothing_to_draw_is_refused(tmp_path: Path) -> None:
@@ -223,12 +292,21 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path, capfd: pytest.C
 
 
 @pytest.mark.usefixtures("small_models")
+def test_the_command_prints_a_table(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+    monkeypatch.setattr(bench, "measure", lambda name, *_: (measured.append(name), made_up(name).measured)[1])
+    assert cli.run_command(["bench", "--table", "2", "--seconds", "0.001", "--device", "cpu"]) == 0
+    assert bench_tables.table("2", [made_up(row) for row in TABLES["2"]]) in capfd.readouterr().out
+    assert [name for name in measured if name.startswith(("dcase2020", "fsd50k"))] == ["fsd50k-s", "fsd50k-s-l"]
+
+
+@pytest.mark.usefixtures("small_models")
 def test_the_command_prints_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.run_command(["bench", "--rows", "S", "--seconds", "0.001", "--format", "json", "--device", "cpu"]) == 0
     assert json.loads(capfd.readouterr().out)["rows"][0]["name"] == "S"
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--rows", "X"), ("--batch", "-1"), ("--seconds", "0")])
-def test_a_wrong_request_is_one_line(flag: str, value: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli.run_command(["bench", "--device", "cpu", flag, value]) == 2
+@pytest.mark.parametrize("options", ["--rows X", "--batch -1", "--seconds 0", "--table 1 --rows S"])
+def test_a_wrong_request_is_one_line(options: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["bench", "--device", "cpu", *options.split()]) == 2
     assert len(capfd.readouterr().err.splitlines()) == 1

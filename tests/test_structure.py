@@ -69,13 +69,13 @@ LEVELS = (
         "train_config",
     ),
     (
-        "bench_rows",
         "hub",
         "maskspec_classifier",
         "recipes",
         "repeat",
     ),
     (
+        "bench_rows",
         "data",
         "import_maskspec",
         "tagger",
@@ -118,6 +118,7 @@ LEVELS = (
         "start",
     ),
     (
+        "bench_tables",
         "bulk_ray",
         "prepare",
         "train",
@@ -155,7 +156,7 @@ OPTIONS = {
     "hear make-mini": "data out",
     "hear run": "tasks out task weights preset levels fields-ms grid seed device",
     "hear report": "out base best",
-    "bench": "device precision rows batch seconds out format",
+    "bench": "device precision rows table batch seconds out format",
     "models": "format",
     "train": "data out restart accept-changes",
     "pretrain": "data out restart accept-changes",

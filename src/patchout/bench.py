@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from patchout import cnn14
-from patchout.bench_rows import CITED, CLIP_S, CNN14, VARIANTS, Cited, passt_gflop
+from patchout.bench_rows import CITED_ONLY, CLIP_S, CNN14, MEASURED, ROWS, Cited, columns, passt_gflop
 from patchout.device import Precision, autocast, pick_precision
 from patchout.labels import label_names
 from patchout.mel import MelConfig, log_mel
@@ -62,6 +62,7 @@ class Subject(NamedTuple):
 
     model: nn.Module
     mel: MelConfig
+    clip_s: float
     learn: Callable[[Tensor], Tensor]
     infer: Callable[[Tensor], Tensor]
     tokens: tuple[int, int]  # in training, in inference
@@ -70,7 +71,7 @@ class Subject(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table; `problem` says why nothing was measured."""
+    """A line of a table; `problem` says why nothing was measured, unless it is cited only."""
 
     name: str
     measured: Measured | None
@@ -82,13 +83,16 @@ def rows(names: Sequence[str], settings: Settings, peak_flops: float) -> Iterato
     """Measure the rows one after the other; what is the same model with the same Patchout is measured once."""
     done: dict[object, Measured] = {}
     for name in names:
-        key = replace(VARIANTS[name], cited=Cited(None)) if name in VARIANTS else name
+        if name in CITED_ONLY:
+            yield Row(name, None, ROWS[name])
+            continue
+        key = replace(MEASURED[name], cited=Cited()) if name in MEASURED else name
         try:
             done[key] = done[key] if key in done else measure(name, settings, peak_flops)
         except torch.OutOfMemoryError:
-            yield Row(name, None, CITED[name], f"a batch of {settings.clips} does not fit: lower --batch")
+            yield Row(name, None, ROWS[name], f"a batch of {settings.clips} does not fit: lower --batch")
         else:
-            yield Row(name, done[key], CITED[name])
+            yield Row(name, done[key], ROWS[name])
 
 
 def measure(name: str, settings: Settings, peak_flops: float) -> Measured:
@@ -147,7 +151,7 @@ def training_step(subject: Subject, settings: Settings) -> Callable[[], None]:
 
 def _noise(subject: Subject, settings: Settings) -> Tensor:
     """Clips of white noise, two at least, (clips, samples)."""
-    samples = CLIP_S * subject.mel.sample_rate
+    samples = round(subject.clip_s * subject.mel.sample_rate)
     return 0.1 * torch.randn(max(2, settings.clips), samples, device=settings.device)
 
 
@@ -155,14 +159,16 @@ def make(name: str, base: PasstConfig) -> Subject:
     """The model of a row, with random weights."""
     if name == CNN14:
         return _make_cnn14(len(base.labels))
-    config, drop = VARIANTS[name].config(base), VARIANTS[name].drop
+    config, drop, clip_s = MEASURED[name].config(base), MEASURED[name].drop, MEASURED[name].clip_s
     model = Passt(config, rng=torch.Generator().manual_seed(0))
     rng = torch.Generator().manual_seed(0)
-    prefix, patches = len(model.tokens), config.rows * config.columns
-    kept = drop.num_kept(config.rows, config.columns) if drop else patches
+    prefix, across = len(model.tokens), columns(config, clip_s)
+    patches = config.rows * across
+    kept = drop.num_kept(config.rows, across) if drop else patches
     return Subject(
         model,
         config.mel,
+        clip_s,
         lambda mel: model(mel, patchout=drop, rng=rng).logits,
         lambda mel: model(mel).logits,
         (prefix + kept, prefix + patches),
@@ -173,13 +179,16 @@ def make(name: str, base: PasstConfig) -> Subject:
 def _make_cnn14(num_classes: int) -> Subject:
     model, mel = cnn14.Cnn14(num_classes), cnn14.MEL
     with torch.device("meta"):  # counted, not computed
-        shadow, clip = cnn14.Cnn14(num_classes), torch.empty(2, mel.n_mels, mel.num_frames(CLIP_S * mel.sample_rate))
+        shadow, clip = (
+            cnn14.Cnn14(num_classes),
+            torch.empty(2, mel.n_mels, mel.num_frames(round(CLIP_S * mel.sample_rate))),
+        )
     with FlopCounterMode(display=False) as forward:
         logits = shadow(clip)
     with FlopCounterMode(display=False) as backward:
         torch.autograd.backward(logits.sum())
     once, back = (counter.get_total_flops() / len(clip) / 1e9 for counter in (forward, backward))
-    return Subject(model, mel, model, model, (0, 0), (once + back, once))
+    return Subject(model, mel, CLIP_S, model, model, (0, 0), (once + back, once))
 
 
 def best_s(call: Callable[[], object], device: torch.device, *, seconds: float) -> float:
@@ -208,38 +217,6 @@ def matrix_flops(settings: Settings) -> float:
     dtype = torch.bfloat16 if pick_precision(settings.precision, device) == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / best_s(lambda: a @ b, device, seconds=settings.seconds)
-
-
-def _line(name: str, measured: Sequence[str], cited: Sequence[str]) -> str:
-    left, right = ("".join(f"{cell:>9}" for cell in cells) for cells in (measured, cited))
-    return f"{name:<9}{left}  |{right}"
-
-
-HEADER = _line(  # "infer": the column before it, in inference
-    "",
-    ("tokens", "M param", "GFLOP", "infer", "clips/s", "infer", "MB/clip", "peak GB", "% peak"),
-    ("cited mAP", "tokens", "clips/s", "infer", "GB/clip"),
-)
-
-
-def text(row: Row) -> str:
-    """The row under `HEADER`."""
-    got, said = row.measured, row.cited
-    speeds = (_number(said.training_clips_per_s, ".1f"), _number(said.inference_clips_per_s, ".1f"))
-    cited = (_number(said.mAP, ".3f"), _number(said.tokens, "d"), *speeds, _number(said.training_gb, ".3f"))
-    if got is None:
-        return _line(row.name, [f"{row.problem:<81}"], cited)
-    measured = (
-        *(f"{got.tokens}" if got.tokens else "-", f"{got.parameters / 1e6:.1f}"),
-        *(f"{got.training_gflop:.1f}", f"{got.inference_gflop:.1f}"),
-        *(f"{got.training_clips_per_s:.2f}", f"{got.inference_clips_per_s:.2f}"),
-        *(f"{1e3 * got.activation_gb:.0f}", _number(got.peak_gb, ".1f"), f"{100 * got.utilisation:.0f}"),
-    )
-    return _line(row.name, measured, cited)
-
-
-def _number(value: float | int | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
 
 
 def machine(settings: Settings, peak_flops: float) -> dict[str, Any]:

@@ -4,13 +4,12 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from patchout.files import write_aside
-from patchout.plots import picture_format, save
+from patchout.plots import picture
 
-LARGEST_POINTS = 46.0  # diameter of the largest circle
+LARGEST_POINTS = 72.0  # diameter of the largest circle
+GAP_POINTS = 3.0  # between a circle and its name
 
 
 class Circle(NamedTuple):
@@ -23,29 +22,34 @@ class Circle(NamedTuple):
 
 
 def speed_and_score(path: str | os.PathLike[str], circles: Sequence[Circle], *, title: str) -> None:
-    """Draw training speed (log, to the right) against cited mAP (upwards); a circle's area is its memory.
+    """Draw training speed (log, to the right) against cited mAP (upwards); a circle's radius is its memory.
 
-    The suffix of `path` is the format. ValueError: another suffix, or no circle. OSError: the folder is missing.
+    `path` is treated as by `plots.picture`. ValueError: there is no circle.
     """
-    kind = picture_format(path)
     if not circles:
         raise ValueError("nothing to draw: no row has both a measured speed and a cited score")
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
     largest = max(circle.memory_gb for circle in circles)
-    for circle in sorted(circles, key=lambda circle: -circle.memory_gb):  # small ones on top
-        diameter = LARGEST_POINTS * (circle.memory_gb / largest) ** 0.5
-        axes.plot(circle.clips_per_s, circle.score, "o", markersize=diameter, color="#0072b2", alpha=0.35)
-        axes.text(circle.clips_per_s, circle.score, circle.name, ha="center", va="center", parse_math=False)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(0.15)
-    axes.set_xlabel("training speed here, 10 s clips/s")
-    axes.set_ylabel("AudioSet mAP, cited")
-    axes.grid(alpha=0.3)
-    axes.set_title(f"area: activation memory of a clip, largest {largest:.2g} GB", loc="right", fontsize="small")
-    figure.suptitle(title, x=0.01, ha="left", parse_math=False)
-    with write_aside(path) as aside:
-        save(figure, aside, kind)
+    with picture(path, (8, 5), title=title) as figure:
+        axes = figure.add_subplot()
+        for circle in sorted(circles, key=lambda circle: -circle.memory_gb):  # small ones on top
+            diameter = LARGEST_POINTS * circle.memory_gb / largest
+            place = (circle.clips_per_s, circle.score)
+            axes.plot(*place, "o", markersize=diameter, color="#0072b2", alpha=0.35)
+            axes.annotate(
+                f"{circle.name}  {circle.memory_gb:.2g} GB" if circle.name else "",
+                place,
+                (0, diameter / 2 + GAP_POINTS),
+                textcoords="offset points",
+                ha="center",
+                fontsize="small",
+                parse_math=False,
+            )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(0.2)
+        axes.set_xlabel("training speed here, 10 s clips/s")
+        axes.set_ylabel("AudioSet mAP, cited")
+        axes.grid(alpha=0.3)
+        axes.set_title("radius: activation memory of a clip", loc="right", fontsize="small")

@@ -26,7 +26,9 @@ class Options:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 where the hardware computes it natively"""
     rows: tuple[str, ...] = ()
-    """the rows to measure, e.g. B S S-N; else all"""
+    """the rows to measure, e.g. B S S-N, or openmic-s; else all of ten seconds"""
+    table: Literal["", "1", "2", "hear"] = ""
+    """a whole table with the rows that are cited only: 1 or 2 of the Patchout paper, or hear (HEAR paper, Table 2)"""
     batch: int = 0
     """clips a step; 0: 64 on cuda, 8 on mps, 2 on cpu"""
     seconds: float = 3.0
@@ -41,7 +43,9 @@ def main(args: Sequence[str]) -> int:
     options = tyro.cli(Options, args=args, prog="patchout bench")
     if options.batch < 0 or options.seconds <= 0:
         raise ValueError(f"--batch counts clips and --seconds are more than 0, got {options.batch}, {options.seconds}")
-    from patchout import bench, bench_rows
+    if options.table and options.rows:
+        raise ValueError(f"--table {options.table} is a whole table: leave --rows out")
+    from patchout import bench, bench_rows, bench_tables
     from patchout.device import pick_device
 
     settings = bench.Settings(
@@ -50,22 +54,29 @@ def main(args: Sequence[str]) -> int:
         batch=options.batch,
         seconds=options.seconds,
     )
-    names = bench_rows.known(options.rows)
+    names = bench_rows.TABLES[options.table] if options.table else bench_rows.known(options.rows)
     peak_flops = bench.matrix_flops(settings)
     about = bench.machine(settings, peak_flops)
-    if options.format == "table":
-        output.line("  ".join(f"{name} {value}" for name, value in about.items()) + f"\n{bench.HEADER}", sys.stdout)
-    found = []
-    for row in bench.rows(names, settings, peak_flops):
-        found.append(row)
-        if options.format == "table":
-            output.line(bench.text(row), sys.stdout)
-    record = {"machine": about, "rows": [asdict(row) for row in found]}
+    is_text = options.format == "table"
+    if is_text:
+        output.line("  ".join(f"{name} {value}" for name, value in about.items()), sys.stdout)
+    if is_text and not options.table:
+        output.line(bench_tables.HEADER, sys.stdout)
+    measured = []
+    with output.Bar("rows", len(names), sys.stderr) as advance:
+        for row in bench.rows(names, settings, peak_flops):
+            measured.append(row)
+            advance(1)
+            if is_text and not options.table:
+                output.line(bench_tables.text(row), sys.stdout)
+    if is_text and options.table:
+        output.line(bench_tables.table(options.table, measured), sys.stdout)
+    record = {"machine": about, "rows": [asdict(row) for row in measured]}
     if options.format == "json":
         output.line(json.dumps(record, indent=1), sys.stdout)
     if options.out:
-        _write(options.out, record, found)
-    return FAILED if any(row.problem for row in found) else DONE
+        _write(options.out, record, measured)
+    return FAILED if any(row.problem for row in measured) else DONE
 
 
 def _write(folder: Path, record: dict[str, Any], rows: "Sequence[Row]") -> None:
