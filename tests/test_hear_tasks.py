@@ -1,6 +1,8 @@
 """HEAR task folders: read in every split mode, refused with a reason, listed, resampled."""
 
 import json
+import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from conftest import RATE, tone
 from hear_folders import change, make_task, silence
 
 from patchout.commands.hear import main
+from patchout.hear.sources import sources
 from patchout.hear.tasks import BOARD_OF, BOARDS, TABLE, TaskError, find_tasks, read_task
 from patchout.hear.wavs import inspect, read_wav, resample, write_wav
 
@@ -245,6 +248,52 @@ def test_list_names_the_official_tasks_that_are_not_there(tmp_path: Path, capfd:
     assert out == "speech_commands-v1-full  complete  category speech  score top1_acc  clips 9  rates [32000]\n"
     assert "of the 19 tasks of HEAR, not here: beehive_states, " in err
     assert "speech_commands_full" not in err
+    assert "speech_commands-v0.0.2-full" not in err
+    assert "  esc50-v2.0.0-full: 2000 clips, 2.8 h, 0.97 GB at 48 kHz; CC BY-NC 3.0 (https://github.com" in err
+
+
+def test_every_task_of_the_leaderboard_has_a_source() -> None:
+    assert {BOARD_OF[source.task] for source in sources()} == set(BOARDS)
+    assert len(sources()) == len(BOARD_OF) == 20
+
+
+def test_the_documentation_has_every_source() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "hear" / "README.md").read_text(encoding="utf-8")
+    for source in sources():
+        size = f"{source.clips} | {source.hours:g} | {source.size_gb:.2g}"
+        assert f"| `{source.folder}` | {size} | {source.licence} | <{source.source}> |" in page
+
+
+def test_archives_are_to_be_unpacked(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The sentence names the command; run, it leaves the folder that the sentence names."""
+    folder = tmp_path / "down loads"
+    folder.mkdir()
+    task = make_task(tmp_path / "tasks")
+    with tarfile.open(folder / "hear2021-toy-v1-full-48000.tar.gz", "w:gz") as archive:
+        archive.add(task, f"tasks/{task.name}")
+    with pytest.raises(TaskError, match=r"holds archives \(1\) and no task folder: untar") as error:
+        find_tasks(folder)
+    subprocess.run(str(error.value).split("`")[1], shell=True, check=True)
+    with pytest.raises(TaskError, match=f"the task folders lie deeper: give {folder}/tasks"):
+        find_tasks(folder)
+    assert [path.name for path in find_tasks(folder / "tasks")] == [task.name]
+    with pytest.raises(TaskError, match=f"is itself a task folder: give {folder}/tasks"):
+        find_tasks(folder / "tasks" / task.name)
+
+
+def test_an_archive_beside_task_folders_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    make_task(tmp_path)
+    for name in ("toy", "esc50"):
+        (tmp_path / f"hear2021-{name}-v1-full-48000.tar.gz").touch()
+    assert main(["list", "--tasks", str(tmp_path)]) == 0
+    err = capfd.readouterr().err
+    assert "hear2021-esc50-v1-full-48000.tar.gz is not unpacked: untar these with" in err
+    assert "hear2021-toy" not in err
+
+
+def test_an_empty_folder_says_where_the_tasks_are(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="there is nothing; the tasks of HEAR are at"):
+        find_tasks(tmp_path)
 
 
 def test_the_resample_command_says_what_failed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ SHOWN = 5  # labels of one message
 
 @dataclass(kw_only=True)
 class List:
-    """Say which tasks are there, whole or damaged, and at which rates."""
+    """Say which tasks are there, whole or damaged, at which rates, and where those of HEAR are that are not."""
 
     tasks: Path
     """folder of task folders, such as esc50-v2.0.0-full"""
@@ -30,7 +30,8 @@ class List:
 
     def run(self) -> list[str]:
         """What is wrong."""
-        from patchout.hear.tasks import BOARDS, find_tasks
+        from patchout.hear.sources import packed, unpacking
+        from patchout.hear.tasks import find_tasks
         from patchout.hear.wavs import inspect
 
         records = [inspect(folder) for folder in find_tasks(self.tasks)]
@@ -40,9 +41,27 @@ class List:
             for record in records:
                 shown = [f"{key} {record[key]}" for key in ("category", "score", "clips", "rates") if key in record]
                 output.line("  ".join([record["task"], record["state"], *shown]), sys.stdout)
-        if here := {record.get("board") for record in records} & set(BOARDS):
-            say(f"of the {len(BOARDS)} tasks of HEAR, not here: {', '.join(sorted(set(BOARDS) - here)) or 'none'}")
+        _say_absent([record["task"] for record in records])
+        if tars := packed(self.tasks):
+            say(f"{self.tasks}: {', '.join(path.name for path in tars)} is not unpacked: {unpacking(self.tasks)}")
         return [problem for record in records for problem in record["problems"]]
+
+
+def _say_absent(folders: Sequence[str]) -> None:
+    """Name the tasks of HEAR that are not here, how large they are, and whose; nothing if none of HEAR is."""
+    from patchout.hear.sources import ARCHIVE, sources, task_of
+    from patchout.hear.tasks import BOARD_OF, BOARDS
+
+    here = {task_of(folder) for folder in folders}
+    if not here & BOARD_OF.keys():
+        return
+    absent = [source for source in sources() if source.task not in here]
+    boards = sorted({BOARD_OF[source.task] for source in absent})
+    at = f"; as archives at {ARCHIVE}:" if boards else ""
+    say(f"of the {len(BOARDS)} tasks of HEAR, not here: {', '.join(boards) or 'none'}{at}")
+    for source in absent:
+        size = f"{source.clips} clips, {source.hours:g} h, {source.size_gb:.2g} GB at 48 kHz"
+        output.line(f"  {source.folder}: {size}; {source.licence} ({source.source})", sys.stderr)
 
 
 @dataclass(kw_only=True)

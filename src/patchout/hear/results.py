@@ -11,6 +11,7 @@ import numpy as np
 from patchout.errors import InputError
 from patchout.hear.scores import EVENT_SCORES, MINIMIZED, SCENE_SCORES
 from patchout.hear.settings import Settings, current, stored_settings
+from patchout.hear.sources import task_of
 from patchout.hear.tasks import BOARD_OF, TABLE, TVT
 
 SCORES_FILE = "test.predicted-scores.json"
@@ -115,7 +116,7 @@ def _model(name: str, results: Mapping[str, _Result], notes: list[str]) -> Model
     """Scores of whole tasks: those of both folds of Beehive are averaged, one fold alone is left out and noted."""
     parts: defaultdict[str, list[Scores]] = defaultdict(list)
     for folder, result in results.items():
-        parts[_task_of(folder.partition("-")[0], folder.rpartition("-")[2])].append(result.scores)
+        parts[_task_of(*task_of(folder))].append(result.scores)
     whole = {task: each for task, each in parts.items() if len(each) == max(FOLDERS[task], 1)}
     notes += [f"{name}: {task}, of which not every folder has results" for task in parts if task not in whole]
     scores = {

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from patchout.errors import InputError, near
 from patchout.hear.scores import EVENT_SCORES, SCENE_SCORES
+from patchout.hear.sources import ARCHIVE, METADATA, advice
 
 Category = Literal["music", "speech", "general"]
 EmbeddingType = Literal["scene", "event"]
@@ -159,13 +160,16 @@ class Task:
 
 def find_tasks(tasks: Path, names: Sequence[str] = ()) -> list[Path]:
     """The folders under `tasks`, or those with these names (`esc50` or `esc50-v2.0.0-full`), sorted."""
+    if todo := advice(tasks):
+        raise TaskError(f"{tasks}: {todo}")
     folders = sorted(path for path in tasks.iterdir() if path.is_dir() and not path.name.startswith("."))
     called = {name: [path for path in folders if f"{path.name}-".startswith(f"{name}-")] for name in names}
     if not folders or not all(called.values()):
         missing = next((name for name, found in called.items() if not found), "in it")
         there = [path.name for path in folders]
         hint = near(missing, [*there, *(name.partition("-")[0] for name in there)])
-        raise TaskError(f"{tasks}: there is no task {missing}{hint}; there is {', '.join(there) or 'nothing'}")
+        there_is = ", ".join(there) or f"nothing; the tasks of HEAR are at {ARCHIVE}"
+        raise TaskError(f"{tasks}: there is no task {missing}{hint}; there is {there_is}")
     return [path for path in folders if not names or any(path in found for found in called.values())]
 
 
@@ -175,7 +179,7 @@ def find_tasks(tasks: Path, names: Sequence[str] = ()) -> list[Path]:
 def read_task(folder: Path) -> Task:
     """Read a folder (one of embeddings has the same files); all that is wrong with it is one TaskError."""
     try:
-        metadata = _json(folder / "task_metadata.json")
+        metadata = _json(folder / METADATA)
         problems = list(_odd_metadata(metadata))
         if not problems:
             task = _read(folder, metadata)
