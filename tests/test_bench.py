@@ -294,7 +294,12 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path, capfd: pytest.C
 @pytest.mark.usefixtures("small_models")
 def test_the_command_prints_a_table(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[str] = []
-    monkeypatch.setattr(bench, "measure", lambda name, *_: (measured.append(name), made_up(name).measured)[1])
+
+    def measure(name: str, *_: object) -> bench.Measured | None:
+        measured.append(name)
+        return made_up(name).measured
+
+    monkeypatch.setattr(bench, "measure", measure)
     assert cli.run_command(["bench", "--table", "2", "--seconds", "0.001", "--device", "cpu"]) == 0
     assert bench_tables.table("2", [made_up(row) for row in TABLES["2"]]) in capfd.readouterr().out
     assert [name for name in measured if name.startswith(("dcase2020", "fsd50k"))] == ["fsd50k-s", "fsd50k-s-l"]

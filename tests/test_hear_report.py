@@ -324,20 +324,14 @@ def test_levels_are_compared_at_the_shortest_field_and_fields_at_the_same_levels
     )
     assert f"- **d**: d, {settings}; grid of the probe: two\n" in text
     left_out = text.partition("## Left out")[2]
-    assert (
-        "by level: no other result with which to compare c (M+H, 640 ms), d (L+M, 160 + 640 ms), e (settings"
-        in left_out
-    )
-    assert (
-        "by receptive field: no other result with which to compare b (L), c (M+H, 640 ms), e (settings not k"
-        in left_out
-    )
+    assert "by level: without c (M+H, 640 ms), d (L+M, 160 + 640 ms), e (settings" in left_out
+    assert "by receptive field: without b (L), c (M+H, 640 ms), e (settings not k" in left_out
 
 
 def test_hops_are_not_mixed_and_none_is_lost(tmp_path: Path, drawn: dict[str, Sequence[Line]]) -> None:
     for hop_ms in (10.0, 5.0):
         for level in ("low", "mid"):
-            config = EmbedConfig(levels=(level,))  # type: ignore[arg-type]
+            config = EmbedConfig(levels=(level,))
             put(tmp_path / "results", f"{level}{hop_ms:g}", "mini_office-v1-mini", 0.5, config=config, hop_ms=hop_ms)
     report.write_report([tmp_path / "results"], tmp_path / "out")
     assert [line.name for line in drawn["open-levels.png"]] == ["low10: L", "mid10: M, 160 ms"]

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from patchout import plots_hear
+from patchout import plots, plots_hear
 from patchout.plots_hear import Line
 
 WORDS = {"title": "made up", "score": "score"}
@@ -23,7 +23,7 @@ LINES = [Line("OpenL3", FOUR, is_cited=True), Line("ours", FOUR | {"e": 0.5}), L
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Every figure that is to be saved; nothing is."""
     figures: list[Figure] = []
-    monkeypatch.setattr(plots_hear, "save", lambda figure, path, kind: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path, kind: figures.append(figure))
     return figures
 
 

@@ -81,13 +81,17 @@ def _table_1(rows: Mapping[str, Row]) -> tuple[list[Group], list[list[str]]]:
     groups = [("mAP", ("cited",)), ("clips/s", both), ("x AST", both), ("GB a clip", both), ("sequence", both)]
     lines = []
     for name in TABLES["1"]:
-        row = rows[name]
-        got, cited = row.measured, row.cited
-        speeds = [_number(got and got.training_clips_per_s, ".2f"), _number(cited.training_clips_per_s, ".1f")]
-        gains = [_speed_up(row, rows["AST"]), _number(cited.speed_up, ".3g")]
-        memory = [_number(got and got.activation_gb, ".3f"), _number(cited.training_gb, ".4g")]
-        tokens = [_number((got and got.tokens) or None, "d"), _number(cited.tokens, "d")]
-        lines.append([LABELS[name], _number(cited.mAP, ".3f"), *speeds, *gains, *memory, *tokens])
+        row, cited = rows[name], rows[name].cited
+        speed, memory, tokens = "-", "-", "-"
+        if got := row.measured:
+            speed, memory = f"{got.training_clips_per_s:.2f}", f"{got.activation_gb:.3f}"
+            tokens = f"{got.tokens}" if got.tokens else "-"
+        cells = [
+            *(_number(cited.mAP, ".3f"), speed, _number(cited.training_clips_per_s, ".1f")),
+            *(_speed_up(row, rows["AST"]), _number(cited.speed_up, "g")),
+            *(memory, _number(cited.training_gb, "g"), tokens, _number(cited.tokens, "d")),
+        ]
+        lines.append([LABELS[name], *cells])
     return [("", ("model",)), *groups], lines
 
 
@@ -109,21 +113,17 @@ def _table_hear(rows: Mapping[str, Row]) -> tuple[list[Group], list[list[str]]]:
     titles = ("sequence / P", "training clips/s / P", "P speed-up", "inference clips/s")
     lines = []
     for name, hop in HOPS.items():
-        plain, dropped = rows[name], rows[f"{name}-S"]
-        pair, measured, cited = (plain, dropped), (plain.measured, dropped.measured), (plain.cited, dropped.cited)
-        lines.append(
-            [
-                hop,
-                " / ".join(_number(got and got.tokens, "d") for got in measured),
-                " / ".join(_number(each.tokens, "d") for each in cited),
-                " / ".join(_number(got and got.training_clips_per_s, ".2f") for got in measured),
-                " / ".join(_number(each.training_clips_per_s, ".3g") for each in cited),
-                *(_speed_up(*reversed(pair)), _number(dropped.cited.speed_up, "g")),
-                _number(plain.measured and plain.measured.inference_clips_per_s, ".2f"),
-                _number(plain.cited.inference_clips_per_s, "g"),
-                _number(dropped.cited.mAP, ".3f"),
-            ]
-        )
+        pair = plain, dropped = rows[name], rows[f"{name}-S"]
+        cells = [
+            " / ".join(f"{row.measured.tokens}" if row.measured else "-" for row in pair),
+            " / ".join(_number(row.cited.tokens, "d") for row in pair),
+            " / ".join(f"{row.measured.training_clips_per_s:.2f}" if row.measured else "-" for row in pair),
+            " / ".join(_number(row.cited.training_clips_per_s, "g") for row in pair),
+            *(_speed_up(dropped, plain), _number(dropped.cited.speed_up, "g")),
+            f"{plain.measured.inference_clips_per_s:.2f}" if plain.measured else "-",
+            *(_number(plain.cited.inference_clips_per_s, "g"), _number(dropped.cited.mAP, ".3f")),
+        ]
+        lines.append([hop, *cells])
     return [("", ("hop",)), *((title, both) for title in titles), ("mAP", ("cited",))], lines
 
 

@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from patchout.files import write_aside
-from patchout.plots import fonts, picture_format, plain, save
+from patchout.plots import fonts, picture, plain
 
 NAME = 56  # letters of a model
 ROW, HEAD = 0.27, 1.5  # inches of a row, and of what stands above and below all rows
@@ -46,26 +45,25 @@ def rows(path: Path_, lines: Sequence[Line], panels: Mapping[str, Sequence[str]]
 
     Quartiles by linear interpolation, whiskers to the last dot within 1.5 of their distance; a task that a model lacks
     is left out. A panel of one task has bars and their numbers. `panels` is name -> tasks. `path` is treated as by
-    `plots.tags_over_time`.
+    `plots.picture`.
     """
-    kind = picture_format(path)
-    figure, grid = _grid(lines, list(panels))
     kinds = sorted({line.is_cited for line in lines}, reverse=True)
     handles: list[Any] = [Patch(label=_WORD[is_cited], **_STYLE[is_cited]) for is_cited in kinds]
-    for axes, tasks in zip(grid, panels.values(), strict=True):
-        for row, line in enumerate(lines):
-            values = [line.values[task] for task in tasks if task in line.values]
-            if len(tasks) == 1:
-                axes.barh([row] * len(values), values, height=0.66, **_STYLE[line.is_cited])
-                text = f"{values[0]:.3f}" if values else "-"
-            else:
-                _box(axes, row, values, _STYLE[line.is_cited])
-                text = f"{len(values)}"
-            _beside(axes, row, text, _INK[line.is_cited])
-        if len(tasks) > 1:
-            _beside(axes, -0.95, "tasks")
-            handles[len(kinds) :] = [Line2D([], [], color=_MEDIAN, linewidth=2, label="median")]
-    _finish(figure, path, kind, (title, score), handles)
+    with picture(path, (4.6 + 2.7 * max(len(panels), 2), HEAD + ROW * max(len(lines), 2)), title=title) as figure:
+        for axes, tasks in zip(_grid(figure, lines, list(panels)), panels.values(), strict=True):
+            for row, line in enumerate(lines):
+                values = [line.values[task] for task in tasks if task in line.values]
+                if len(tasks) == 1:
+                    axes.barh([row] * len(values), values, height=0.66, **_STYLE[line.is_cited])
+                    text = f"{values[0]:.3f}" if values else "-"
+                else:
+                    _box(axes, row, values, _STYLE[line.is_cited])
+                    text = f"{len(values)}"
+                _beside(axes, row, text, _INK[line.is_cited])
+            if len(tasks) > 1:
+                _beside(axes, -0.95, "tasks")
+                handles[len(kinds) :] = [Line2D([], [], color=_MEDIAN, linewidth=2, label="median")]
+        _finish(figure, score, handles)
 
 
 def pair(
@@ -73,39 +71,36 @@ def pair(
 ) -> None:
     """Draw two measured models as bars for every task (row), and cited ones as marks on them.
 
-    `path` is treated as by `plots.tags_over_time`.
+    `path` is treated as by `plots.picture`.
     """
-    kind = picture_format(path)
-    figure = Figure(figsize=(9.5, HEAD + 0.9 + 2 * ROW * max(len(tasks), 2)), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    for offset, colour, line in zip((-0.19, 0.19), (_FIRST, _MEASURED["facecolor"]), two, strict=True):
-        values = {row + offset: line.values[task] for row, task in enumerate(tasks) if task in line.values}
-        style = _MEASURED | {"facecolor": colour, "label": _label(line)}
-        axes.barh(list(values), list(values.values()), height=0.36, **style)
-        for row, task in enumerate(tasks):
-            _beside(axes, row + offset, f"{line.values[task]:.3f}" if task in line.values else "-")
-    for marker, line in zip(_MARKERS, cited, strict=False):
-        values = {row: line.values[task] for row, task in enumerate(tasks) if task in line.values}
-        style = {"markerfacecolor": "none", "markeredgecolor": "#404040", "clip_on": False, "label": _label(line)}
-        axes.plot(list(values.values()), list(values), marker, markersize=6, **style)
-    _rows(axes, tasks)
-    _finish(figure, path, kind, (title, score), axes.get_legend_handles_labels()[0])
+    with picture(path, (9.5, HEAD + 0.9 + 2 * ROW * max(len(tasks), 2)), title=title) as figure:
+        axes = figure.subplots()
+        for offset, colour, line in zip((-0.19, 0.19), (_FIRST, _MEASURED["facecolor"]), two, strict=True):
+            values = {row + offset: line.values[task] for row, task in enumerate(tasks) if task in line.values}
+            style = _MEASURED | {"facecolor": colour, "label": _label(line)}
+            axes.barh(list(values), list(values.values()), height=0.36, **style)
+            for row, task in enumerate(tasks):
+                _beside(axes, row + offset, f"{line.values[task]:.3f}" if task in line.values else "-")
+        for marker, line in zip(_MARKERS, cited, strict=False):
+            values = {row: line.values[task] for row, task in enumerate(tasks) if task in line.values}
+            style = {"markerfacecolor": "none", "markeredgecolor": "#404040", "clip_on": False, "label": _label(line)}
+            axes.plot(list(values.values()), list(values), marker, markersize=6, **style)
+        _rows(axes, tasks)
+        _finish(figure, score, axes.get_legend_handles_labels()[0])
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _grid(lines: Sequence[Line], panels: Sequence[str]) -> tuple[Figure, Sequence[Axes]]:
+def _grid(figure: Figure, lines: Sequence[Line], panels: Sequence[str]) -> list[Axes]:
     """Panels side by side whose rows are models; the names stand left of the first."""
-    height = HEAD + ROW * max(len(lines), 2)
-    figure = Figure(figsize=(4.6 + 2.7 * max(len(panels), 2), height), dpi=150, layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
     _rows(grid[0], [plain(line.name, NAME) for line in lines])
     for tick, line in zip(grid[0].get_yticklabels(), lines, strict=True):
         tick.set_color(_INK[line.is_cited])
     for axes, panel in zip(grid, panels, strict=True):
         axes.set_title(panel, loc="left", fontsize=10, parse_math=False)
-    return figure, list(grid)
+    return list(grid)
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
@@ -135,12 +130,11 @@ def _label(line: Line) -> str:
     return f"{plain(line.name, NAME)} ({'cited' if line.is_cited else 'measured'})".replace("$", r"\$")
 
 
-def _finish(figure: Figure, path: Path_, kind: str, words: tuple[str, str], handles: Sequence[Any]) -> None:
-    """Title, axes with the name of the score, legend; then save."""
-    figure.suptitle(words[0], x=0.01, ha="left", fontsize=11, parse_math=False)
+def _finish(figure: Figure, score: str, handles: Sequence[Any]) -> None:
+    """Axes with the name of the score, and the legend."""
     right = 1.02 * max(1.0, *(axes.dataLim.x1 for axes in figure.axes))
     for axes in figure.axes:
-        axes.set_xlabel(words[1], fontsize=9)
+        axes.set_xlabel(score, fontsize=9)
         axes.set_xlim(left=0.0, right=right)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color="#e4e4e4")
@@ -150,5 +144,3 @@ def _finish(figure: Figure, path: Path_, kind: str, words: tuple[str, str], hand
     figure.legend(
         handles=handles, loc="outside lower center", ncols=3 if len(handles) < 4 else 2, frameon=False, prop=font
     )
-    with write_aside(path) as aside:
-        save(figure, aside, kind)

@@ -230,7 +230,7 @@ def _pictures(board: Board, out: Path, compared: tuple[str, str], notes: list[st
                 yield drawn(name if hop_ms == HOP_MS else stem, caption + at, plots_hear.rows, [*cited, *lines], panels)
         if left_out:
             models = ", ".join(f"{name} ({settings})" for name, settings in left_out.items())
-            notes.append(f"{board.title}: {caption}: no other result with which to compare {models}")
+            notes.append(f"{board.title}: {caption}: without {models}, for want of others to compare with")
         elif not timed:
             notes.append(f"{board.title}: {caption}: no measured model has a task with timestamps")
     if two := _pair(board, *compared):

@@ -89,9 +89,7 @@ def _read(path: Path) -> _Result:
         splits = [value for value in record.values() if isinstance(value, dict) and "test_score" in value]
         names = [name for key in splits[0] if (name := key.removeprefix("test_")) in NAMES]
         table = {name: np.array([split[f"test_{name}"] for split in splits], np.float64) for name in names}
-        about = {
-            key: value if isinstance(value, dict) else str(value) for key, value in record.get("patchout", {}).items()
-        }
+        about = current(record.get("patchout", {}))
         settings = stored_settings(about, path.parts[-3])
     except (OSError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         reason = f"is no file of scores ({type(error).__name__}: {error})"
@@ -107,9 +105,8 @@ def _read(path: Path) -> _Result:
         raise ReportError(f"{path}: test_score is no number from 0 to 1; run this task again")
     if not MINIMIZED.isdisjoint(names[1:2]):  # the primary score is an error, which would turn every order round
         del scores["score"]
-    about = current(about)
-    model = about.get("model", ""), about.get("detail", ""), about.get("weights_sha256", ""), settings
-    return _Result(scores, model, about.get("grid", "not known"))
+    name, weights, sha256, grid = (str(about.get(key, "")) for key in ("model", "detail", "weights_sha256", "grid"))
+    return _Result(scores, (name, weights, sha256, settings), grid or "not known")
 
 
 def _model(name: str, results: Mapping[str, _Result], notes: list[str]) -> Model:

@@ -36,8 +36,7 @@ class Settings:
 
 def settings_of(model: object) -> Settings | None:
     """Of a loaded model, if it is one of ours; someone else's keeps them to itself."""
-    is_ours = isinstance(model, HearModel)
-    return Settings(model.embedder.config, mel_hop_ms(model.model.config)) if is_ours else None
+    return Settings(model.embedder.config, mel_hop_ms(model.model.config)) if isinstance(model, HearModel) else None
 
 
 def stored_settings(about: Mapping[str, Any], name: str) -> Settings | None:
@@ -46,7 +45,9 @@ def stored_settings(about: Mapping[str, Any], name: str) -> Settings | None:
     ValueError, TypeError, KeyError: the record is damaged.
     """
     if values := current(about).get(SETTINGS):
-        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         hop_ms = fields.pop("mel_hop_ms")
         return Settings(EmbedConfig(**fields), hop_ms)
     package, _, module = str(about.get("model") or name).rpartition(".")
