@@ -76,7 +76,7 @@ def test_a_missing_folder_says_what_to_give(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_list_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.wav: is none of these: give .*a list \(\.csv, \.jsonl\)"):
+    with pytest.raises(DataError, match=r"a\.wav: is none of these: give .*a list \(\.csv, .*\.jsonl, "):
         scan(write_wav(tmp_path / "a.wav", tone(0.02)))
 
 
@@ -129,7 +129,7 @@ def test_further_columns_are_kept(tmp_path: Path) -> None:
 
 
 def test_columns_that_sound_like_ours_do_no_harm(tmp_path: Path) -> None:
-    clips = table(tmp_path, "id,labels,category,file,start_s,known\n9,owl,dog,a.wav,5,never\n", "a.wav")
+    clips = table(tmp_path, "id,labels,category,file,row,known\n9,owl,dog,a.wav,5,never\n", "a.wav")
     assert clips.names() == [str(tmp_path / "a.wav")]
     assert labels(clips) == [["dog"]]
     assert len(clips.wave(0, 32_000)) == 640
@@ -156,13 +156,13 @@ def test_a_table_saved_with_a_byte_order_mark_is_understood(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("header", ["name,label", "file,class", ""])
 def test_a_wrong_header_names_what_is_needed(header: str, tmp_path: Path) -> None:
-    expected = "one of filename, file, path and one of category, label, labels, its header is "
+    expected = "one of filename, file, path, .* and one of category, label, labels, its header is "
     with pytest.raises(DataError, match=expected + (header.replace(",", ", ") or "empty")):
         table(tmp_path, f"{header}\n", "a.wav")
 
 
 def test_two_tables_are_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "other.csv").touch()
+    (tmp_path / "other.csv").write_text("path,labels\n")
     with pytest.raises(DataError, match=r"2 lists on top \(meta.csv, other.csv\): leave one"):
         table(tmp_path, "file,label\n")
 
@@ -176,7 +176,10 @@ def test_a_table_in_another_encoding_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("gone.wav,dog,,", "no file 'gone.wav' beside it or in audio/"),
+        ("gone.wav,dog,,", "no file 'gone.wav' in "),
+        ("a.wav,dog,,,cat", "has 5 cells, the header has 4: quote what has a ',' in it"),
+        ("https://x.org/a.wav,dog,,", "https://x.org/a.wav: addresses are not fetched: download the file"),
+        ("x" * 300 + ".wav,dog,,", "x" * 300 + ".wav: File name too long"),
         (",dog,,", "no file ''"),
         ("a.wav,,,", "no label for a.wav"),
         ("a.wav", "no label for a.wav"),
@@ -193,9 +196,10 @@ def test_an_unusable_row_is_named_by_its_line_and_the_rest_is_used(row: str, rea
     assert clips.problems[0].startswith(f"meta.csv line 4: {reason}")  # line 3 is blank
 
 
-def test_a_missing_label_among_several_is_a_problem(tmp_path: Path) -> None:
-    clips = table(tmp_path, "file,labels\na.wav,dog;\nb.wav,cat\n", "a.wav", "b.wav")
-    assert clips.problems == ("meta.csv line 2: no label for a.wav",)
+def test_a_separator_without_a_label_behind_names_none(tmp_path: Path) -> None:
+    clips = table(tmp_path, "file,labels\na.wav,dog;\nb.wav,;\n", "a.wav", "b.wav")
+    assert clips.problems == ("meta.csv line 3: no label for b.wav",)
+    assert labels(clips) == [["dog"]]
 
 
 def test_a_table_of_unusable_rows_gives_the_first_reason(tmp_path: Path) -> None:
@@ -215,7 +219,7 @@ def test_a_list_is_a_data_set_without_its_folder(tmp_path: Path) -> None:
 def test_the_second_row_of_a_sound_is_named_and_left_out(tmp_path: Path) -> None:
     clips = table(tmp_path, "file,label\na.wav,dog\nb.wav,dog\naudio/a.wav,cat\na.wav,cat\n", "a.wav", "b.wav")
     assert clips.problems == (
-        "meta.csv line 4: no file 'audio/a.wav' beside it or in audio/",
+        f"meta.csv line 4: no file 'audio/a.wav' in {tmp_path} or its audio/",
         "meta.csv line 5: a.wav was there before: give each sound one row, with all its labels",
     )
     assert labels(clips) == [["dog"], ["dog"]]
@@ -223,12 +227,12 @@ def test_the_second_row_of_a_sound_is_named_and_left_out(tmp_path: Path) -> None
 
 def test_a_missing_file_of_a_list_is_named_and_the_rest_is_used(tmp_path: Path) -> None:
     clips = table(tmp_path, "file,label\na.wav,dog\ngone.wav,cat\n", "a.wav")
-    assert clips.problems == ("meta.csv line 3: no file 'gone.wav' beside it or in audio/",)
+    assert clips.problems == (f"meta.csv line 3: no file 'gone.wav' in {tmp_path} or its audio/",)
     assert clips.classes == ("dog",)
 
 
 def test_rows_beyond_one_chunk_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchout.data.CHUNK_ROWS", 2)
+    monkeypatch.setattr("patchout.columns.CHUNK_ROWS", 2)
     rows = "".join(f"{name}.wav,{name},{end}\n" for name, end in zip("abcde", ["", "", "", "0.01", ""], strict=True))
     clips = table(tmp_path, "file,label,end\n" + rows, *(f"{name}.wav" for name in "abcde"))
     assert labels(clips) == [["a"], ["b"], ["c"], ["d"], ["e"]]
@@ -383,7 +387,7 @@ def test_a_list_of_sounds_may_have_labels_and_need_not(tmp_path: Path) -> None:
         (tmp_path / "list.csv").write_text(f"{header}\n{row}\ngone.wav\n")
         clips = scan_sounds(tmp_path / "list.csv")
         assert (len(clips), len(clips.wave(0, 32_000))) == (1, 16_000)
-        assert clips.problems == ("list.csv line 3: no file 'gone.wav' beside it or in audio/",)
+        assert clips.problems == (f"list.csv line 3: no file 'gone.wav' in {tmp_path} or its audio/",)
 
 
 def test_a_prepared_set_is_heard_without_its_labels(prepared: Path) -> None:

@@ -44,6 +44,7 @@ LEVELS = (
         "cnn14",
         "decode",
         "download",
+        "folders",
         "plots",
         "pretrain_config",
         "transformer",
@@ -52,6 +53,7 @@ LEVELS = (
     ),
     (
         "audio",
+        "columns",
         "maskspec",
         "patches",
         "plots_bench",
@@ -64,6 +66,7 @@ LEVELS = (
     ),
     (
         "clips",
+        "lists",
         "passt",
         "reconstruct",
         "train_config",

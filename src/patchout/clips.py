@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,14 +18,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patchout import audio
-from patchout.errors import InputError
+from patchout.columns import loss_weight
+from patchout.errors import DataError
+from patchout.folders import composed
+
+__all__ = ["ClipSet", "DataError", "Packed", "Task", "by_name", "rows_of", "task_of"]
 
 Task = Literal["multi_class", "multi_label"]
-OWN_COLUMNS = ("id", "labels", "fold", "row", "start_s", "end_s", "probabilities", "known")  # of a ClipSet
 
-
-class DataError(InputError):
-    """A data set that cannot be used as it is."""
+EMPTY_WORDS = ("nan", "null", "none", "n/a")  # as which programs write a missing label
+SPAN = re.compile(r"#[\d.e+-]+-([\d.e+-]+|end)$")  # behind the file, in the id of a prepared segment
 
 
 class _NamedBytes(io.BytesIO):
@@ -77,7 +81,8 @@ class ClipSet:
 
     `table` has a row a clip: `id` (a file's path below `folder`), `labels` (list of class indices), and where they
     exist `fold` (the split, else the fold), `start_s`, `end_s`, `row` (in `packed`), `probabilities` and `known` (a
-    number a class), and columns of text. `info` is the dataset.json of a prepared set.
+    number a class), and columns of text. `columns` says what was read from where, `notes` what was not used and might
+    have been meant; `info` is the dataset.json of a prepared set.
     """
 
     root: Path
@@ -88,6 +93,8 @@ class ClipSet:
     packed: Packed | None = None
     channel: audio.Channel = "mean"
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    columns: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -132,12 +139,11 @@ class ClipSet:
         return torch.ones(len(self.classes)) if known is None else torch.tensor(known)
 
     def weight(self, clip: int) -> float:
-        """How much the clip counts in the loss; 1 where the set does not say."""
-        text = self._cell("weight", clip)
+        """How much the clip counts in the loss (the column loss_weight); 1 where the set does not say."""
         try:
-            return 1.0 if text in (None, "") else float(text)
-        except ValueError:
-            raise DataError(f"{self.name(clip)}: its weight {text!r} is no number") from None
+            return loss_weight(self._cell("loss_weight", clip))
+        except ValueError as error:
+            raise DataError(f"{self.name(clip)}: {error}") from None
 
     def _cell(self, column: str, clip: int) -> Any:
         return self.table[column][clip].as_py() if column in self.table.column_names else None
@@ -147,6 +153,29 @@ class ClipSet:
     def names(self) -> list[str]:
         """The names of all clips."""
         return [str(self.folder / name) for name in self.table["id"].to_pylist()]
+
+    def origin(self) -> str:
+        """Which columns say what, and the first and the last class, for people."""
+        columns = ", ".join(f"{meaning} from {column}" for meaning, column in self.columns.items())
+        classes = f"classes: {self.classes[0]} to {self.classes[-1]} ({len(self.classes)})" if self.classes else ""
+        return "; ".join(filter(None, (columns, classes)))
+
+    def files(self) -> np.ndarray:
+        """What each clip is cut out of: its file by one spelling; of a packed segment, what its id says of that."""
+        if self.packed:
+            return np.array([SPAN.sub("", name) for name in self.names()], dtype=str)
+        return np.array([os.path.normpath(name) for name in self.names()], dtype=str)
+
+    def groups(self) -> np.ndarray:
+        """Clips that are never parted: those of one group, of one file, and of groups that share a file."""
+        files, group = self.files(), self.column("group")
+        merged = np.where(group == "", files, group)
+        while True:
+            before = merged
+            for key in (files, before):
+                merged = _lowest(merged, by=key)
+            if (merged == before).all():
+                return merged
 
     def targets(self, classes: Sequence[str] | None = None) -> Float[np.ndarray, "clip class"]:
         """One row a clip as `target` gives it, in the order of `classes` (the set's own by default)."""
@@ -199,7 +228,7 @@ class ClipSet:
         """Columns of the set's classes -> columns of others; a label that is none of them is a DataError."""
         if classes is None or tuple(classes) == self.classes:
             return own
-        place = {name: index for index, name in enumerate(classes)}
+        place = {composed(name): index for index, name in enumerate(classes)}
         used = {self.classes[index] for index in np.unique(self.positives()[1])}
         if strange := sorted(used - place.keys()):
             known = f"{', '.join(sorted(place)[:8])}{' ...' if len(place) > 8 else ''} ({len(place)} classes)"
@@ -233,14 +262,30 @@ class ClipSet:
         return np.isin(column, folds)
 
 
-def by_name(clips: ClipSet) -> ClipSet:
-    """Labels that are names -> indices of the classes, in alphabetical order; the task follows from their number."""
+def _lowest(values: np.ndarray, *, by: np.ndarray) -> np.ndarray:
+    """For every entry, the first value in alphabetical order among those with its key."""
+    _, members = np.unique(by, return_inverse=True)
+    order = np.lexsort((values, members))
+    firsts = np.flatnonzero(np.diff(members[order], prepend=-1))
+    return values[order[firsts]][members]
+
+
+def by_name(clips: ClipSet, classes: Sequence[str] = ()) -> ClipSet:
+    """Labels that are names -> indices of the classes, by default all there are in alphabetical order.
+
+    The task follows from the number of labels a clip. A class that is called like a missing value is a note.
+    """
     names = clips.table["labels"].combine_chunks()
-    classes = pc.unique(names.values).sort()
-    labels = pa.ListArray.from_arrays(names.offsets, pc.index_in(names.values, value_set=classes))
+    ordered = pa.array(classes, pa.string()) if classes else pc.unique(names.values).sort()
+    labels = pa.ListArray.from_arrays(names.offsets, pc.index_in(names.values, value_set=ordered))
     table = clips.table.set_column(clips.table.column_names.index("labels"), "labels", labels)
-    task = task_of(labels)
-    return replace(clips, classes=tuple(classes.to_pylist()), task=task, table=table)
+    clips = replace(clips, classes=tuple(ordered.to_pylist()), task=task_of(labels), table=table)
+    odd = [name for name in clips.classes if name.casefold() in EMPTY_WORDS]
+    counts = dict(zip(clips.classes, clips.class_counts().tolist(), strict=True)) if odd else {}
+    told = (
+        f"the label {name!r} ({counts[name]} clips) is a class: leave the cell empty if it means none" for name in odd
+    )
+    return replace(clips, notes=(*clips.notes, *told))
 
 
 def task_of(labels: pa.ListArray) -> Task:

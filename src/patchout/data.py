@@ -1,61 +1,50 @@
 """Every kind of data set -> its clips: class folders, lists, prepared sets, sets of the hub."""
 
-import csv
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
-from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from pathlib import Path, PurePath
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from patchout import lists
 from patchout.audio import Channel
-from patchout.clips import OWN_COLUMNS, ClipSet, DataError, Packed, by_name, rows_of
-from patchout.hub import HUB, load
+from patchout.clips import ClipSet, DataError, Packed, by_name, rows_of
+from patchout.columns import COLUMNS, Cells, Columns, LabelSplitter, clip_row, columns_of, in_columns, text_of
+from patchout.folders import Finder, Labelled, by_folders, is_sound, refuse_url, split_of, walk
+from patchout.hub import HUB, folder_of, load, name_of
+from patchout.lists import SoundList, open_list
 
-__all__ = ["FILE_COLUMNS", "ClipSet", "DataError", "is_sound", "scan", "scan_sounds"]
+__all__ = ["ClipSet", "DataError", "is_sound", "scan", "scan_sounds"]
 
-SUFFIXES = frozenset(
-    (
-        *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".caf", ".au"),
-        *(".m4a", ".aac", ".mp4", ".webm", ".wma", ".mka", ".mkv", ".mov", ".3gp", ".amr", ".ac3"),
-    )
-)
-FILE_COLUMNS = ("filename", "file", "path")
-LABEL_COLUMNS = ("category", "label", "labels")
-LISTS = (".csv", ".jsonl")
 PREPARED = "dataset.json"
 FORMAT = 1  # of prepared sets
-CHUNK_ROWS = 65_536  # rows that stand in Python objects at a time
-
-Row = dict[str, Any]
+METADATA = "metadata"  # the stem of a list that the hub lays among sounds, at any depth
 
 
-def scan(source: str | os.PathLike[str], *, channel: Channel = "mean") -> ClipSet:
+def scan(source: str | os.PathLike[str], *, channel: Channel = "mean", classes: Sequence[str] = ()) -> ClipSet:
     """Read a data set, whose sounds will be heard as the mean of their channels or one of them.
 
-    `source` is a folder of class folders, a folder with one CSV or JSONL on top, that list itself, a folder made by
-    `patchout prepare`, or "hf://owner/name[:split]". A list needs a column filename, file or path (beside it, or in
-    `audio/`) and one of category, label (one name) or labels (several, separated by ; or ,); it may have split, fold,
-    group, start and end (seconds) and further columns. Raises DataError.
+    `source` is a folder of class folders (below folders of splits or not), a folder with a list on top, a list
+    (`lists.SUFFIXES`), a folder made by `patchout prepare`, or "hf://owner/name[:split]". `columns.COLUMNS` has the
+    columns of a list: a file (beside it, or in `audio/`), a label, and perhaps more. Text that names several classes is
+    not parted within the names of `classes`. Raises DataError.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     if os.fspath(source).startswith(HUB):
-        clips = load(os.fspath(source))
+        clips = _of_hub(os.fspath(source), classes)
     elif (path / PREPARED).is_file():
         clips = _prepared(path)
-    elif path.is_file() and path.suffix.lower() in LISTS:
-        clips = _listed(path, path)
+    elif path.is_file() and path.suffix.lower() in lists.SUFFIXES:
+        clips = _listed([open_list(path)], path, classes)
     elif path.is_dir():
-        clips = _folder(path)
+        clips = _folder(path, classes)
     else:
-        kinds = (
-            "a folder of class folders, one with a CSV on top, a list (.csv, .jsonl), a prepared set, hf://owner/name"
-        )
+        refuse_url(os.fspath(source))
+        endings = ", ".join(lists.SUFFIXES)
+        kinds = f"a folder of class folders, one with a CSV on top, a list ({endings}), a prepared set, hf://owner/name"
         raise DataError(f"{path}: {'is none of these' if path.exists() else 'no such folder'}: give {kinds}")
     return replace(clips, channel=channel)
 
@@ -66,161 +55,163 @@ def scan_sounds(source: str | os.PathLike[str]) -> ClipSet:
     `source` is a folder with sounds at any depth (lists in it do not count), a list, or what `scan` takes besides.
     Raises DataError.
     """
-    path, problems = Path(source), list[str]()
+    path, problems = Path(source).expanduser(), list[str]()
     if path.is_dir() and not (path / PREPARED).is_file():
-        found = (at for at in sorted(path.rglob("*")) if is_sound(at) and at.is_file())
-        rows: Iterable[Row] = ({"id": str(at.relative_to(path))} for at in found)
-        clips = ClipSet(path, (), "multi_class", _in_columns(rows), path)
-    elif path.is_file() and path.suffix.lower() in LISTS:
-        rows = _list_rows(path, problems, labelled=False)
-        table = _in_columns(rows)  # fills the problems
-        clips = ClipSet(path, (), "multi_class", table, path.parent, problems=tuple(problems))
+        table = in_columns({"id": name, "fold": split_of(name)} for name in _walked(path, problems))
+        clips = ClipSet(path, (), "multi_class", table, path, problems=tuple(problems))
+    elif path.is_file() and path.suffix.lower() in lists.SUFFIXES:
+        clips = _listed([open_list(path)], path, None)
     else:
         clips = scan(source)
     if not len(clips):
-        raise DataError(f"{path}: {problems[0] if problems else 'no sounds in it'}")
+        raise DataError(f"{path}: {clips.problems[0] if clips.problems else 'no sounds in it'}")
     others = [name for name in clips.table.column_names if name not in ("labels", "probabilities", "known")]
     none = pa.array([[]] * len(clips), pa.list_(pa.int32()))
     table = clips.table.select(others).append_column("labels", none)
     return replace(clips, classes=(), task="multi_class", table=table)
 
 
-def is_sound(path: Path) -> bool:
-    """Whether a file's name says that it holds sound."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+# -- folders ----------------------------------------------------------------------------------------------------------
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
+def _walked(folder: Path, problems: list[str]) -> list[str]:
+    """The sounds below a folder by their paths in it, in alphabetical order of their folders."""
+    paths = (os.path.relpath(path, folder) for path in walk(folder, problems.append))
+    return sorted(paths, key=lambda path: PurePath(path).parts)
 
 
-def _folder(folder: Path) -> ClipSet:
-    """The clips of the list on top, else every sub-folder is a class."""
-    lists = sorted(path for path in folder.iterdir() if path.suffix.lower() in LISTS and not path.name.startswith("."))
-    if len(lists) > 1:
-        raise DataError(f"{folder}: {len(lists)} lists on top ({', '.join(t.name for t in lists)}): leave one")
-    if lists:
-        return _listed(lists[0], folder)
+def _folder(folder: Path, classes: Sequence[str]) -> ClipSet:
+    """The clips of the list on top, else of the lists of metadata below, else of folders that are classes."""
+    on_top, reasons = _usable(path for path in folder.iterdir() if path.suffix.lower() in lists.SUFFIXES)
+    if len(on_top) > 1:
+        names = ", ".join(sounds.path.name for sounds in on_top)
+        raise DataError(f"{folder}: {len(on_top)} lists on top ({names}): leave one, or give one of them as the data")
+    if on_top:
+        return _listed(on_top, folder, classes)
+    below, _ = _usable(path for path in folder.rglob(f"{METADATA}.*") if path.suffix.lower() in lists.SUFFIXES)
+    if below:
+        return _listed(below, folder, classes)
     problems: list[str] = []
-    return _of_files(folder, folder, _in_columns(_folder_rows(folder, problems)), problems)
-
-
-def _listed(table: Path, root: Path) -> ClipSet:
-    problems: list[str] = []
-    return _of_files(root, table.parent, _in_columns(_list_rows(table, problems)), problems)
-
-
-def _in_columns(rows: Iterable[Row]) -> pa.Table:
-    """A table of the rows, made a chunk at a time."""
-    rows, chunks = iter(rows), []
-    while chunk := list(islice(rows, CHUNK_ROWS)):
-        chunks.append(pa.Table.from_pylist(chunk))
-    return pa.concat_tables(chunks, promote_options="permissive").combine_chunks() if chunks else pa.table({})
-
-
-def _of_files(root: Path, folder: Path, table: pa.Table, problems: Sequence[str]) -> ClipSet:
+    found = by_folders([path for path in _walked(folder, problems) if _is_in_class(path)])
+    if reasons and len({sound.label for sound in found}) < 2:  # sounds in one folder are those of a list
+        raise DataError(reasons[0])
+    problems += (f"{reason}; the folders are the classes" for reason in reasons)
+    tops = {PurePath(sound.path).parts[0] for sound in found}
+    idle = (path.name for path in sorted(folder.iterdir()) if path.is_dir() and path.name not in tops)
+    problems += (f"{name}: a class folder without sounds" for name in idle if not name.startswith("."))
+    table = in_columns(map(_folder_row, found))
     if not len(table):
-        raise DataError(f"{root}: no clips ({problems[0] if problems else 'no class folders with sounds, and no CSV'})")
-    return by_name(ClipSet(root, (), "multi_class", table, folder, problems=tuple(problems)))
+        why = problems[0] if problems else "no class folders with sounds, and no CSV"
+        raise DataError(f"{folder}: no clips ({why})")
+    used = {"label": "the folders"} | ({"split": "the folders"} if found[0].split else {})
+    return by_name(ClipSet(folder, (), "multi_class", table, folder, problems=tuple(problems), columns=used))
 
 
-def _folder_rows(root: Path, problems: list[str]) -> Iterator[Row]:
-    """Every sound below a sub-folder belongs to the class of that name, whatever the name is."""
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        sounds = [path for path in sorted(folder.rglob("*")) if is_sound(path) and path.is_file()]
-        if not sounds:
-            problems.append(f"{folder.name}: a class folder without sounds")
-        yield from ({"id": str(path.relative_to(root)), "labels": [folder.name]} for path in sounds)
+def _is_in_class(path: str) -> bool:
+    """Whether a sound lies in a folder that is not hidden."""
+    parts = PurePath(path).parts
+    return len(parts) > 1 and not parts[0].startswith(".")
 
 
-class _Columns(NamedTuple):
-    """What the columns of a list are called."""
-
-    file: str
-    label: str
-    more: tuple[str, ...]
+def _folder_row(sound: Labelled) -> Cells:
+    fold = {"fold": sound.split} if sound.split else {}
+    return {"id": sound.path, "labels": [sound.label], **fold}
 
 
-def _list_rows(table: Path, problems: list[str], *, labelled: bool = True) -> Iterator[Row]:
-    """Clips of a list, which without `labelled` needs no labels; unusable rows go to `problems` by line number."""
-    seen: set[tuple[object, ...]] = set()
+# -- lists ------------------------------------------------------------------------------------------------------------
+
+
+def _usable(paths: Iterable[Path]) -> tuple[list[SoundList], list[str]]:
+    """The lists among files that have a file and a label, and why the others are none; a text need not be one."""
+    usable, reasons = list[SoundList](), list[str]()
+    for path in sorted(path for path in paths if not path.name.startswith(".")):
+        try:
+            sounds = open_list(path)
+            _columns(sounds, labelled=True)
+        except (DataError, OSError) as error:
+            reasons += [str(error)] if path.suffix.lower() != ".txt" else []
+        else:
+            usable.append(sounds)
+    return usable, reasons
+
+
+def _columns(sounds: SoundList, *, labelled: bool) -> Columns:
+    """The columns of a list; DataError where one that is needed is not there."""
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            header, lines = _csv_lines(file) if table.suffix.lower() == ".csv" else _json_lines(file)
-            columns = _columns(table, header, labelled=labelled)
-            for number, line in lines:
-                try:
-                    row = _row(line, table.parent, columns)
-                    key = row["id"], row.get("start_s"), row.get("end_s")
-                    if key in seen:
-                        raise ValueError(f"{row['id']} was there before: give each sound one row, with all its labels")
-                except (ValueError, FileNotFoundError) as error:
-                    problems.append(f"{table.name} line {number}: {error}")
-                    continue
-                seen.add(key)
-                yield row
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        raise DataError(f"{table}: cannot be read as a table ({error}): save it as CSV or JSONL in UTF-8") from None
+        columns = columns_of(sounds.header)
+    except DataError as error:
+        raise DataError(f"{sounds.path}: {error}") from None
+    needed = ("file", "label") if labelled else ("file",)
+    if not columns.used.keys() >= {*needed}:
+        wanted = " and ".join(f"one of {', '.join(COLUMNS[meaning])}" for meaning in needed)
+        raise DataError(
+            f"{sounds.path}: needs the columns {wanted}, its header is {', '.join(sounds.header) or 'empty'}"
+        )
+    return columns
 
 
-def _csv_lines(file: TextIO) -> tuple[Sequence[str], Iterator[tuple[int, Row]]]:
-    reader = csv.reader(file)
-    header = next(reader, [])
-    return header, ((reader.line_num, dict(zip(header, cells, strict=False))) for cells in reader if cells)
+def _listed(tables: Sequence[SoundList], root: Path, classes: Sequence[str] | None) -> ClipSet:
+    """The clips of lists, by their paths below the folder; with None instead of classes they have no labels."""
+    reader = _Reader(root if root.is_dir() else root.parent, classes)
+    table = in_columns(row for sounds in tables for row in reader.rows(sounds))
+    clips = ClipSet(root, (), "multi_class", table, reader.folder, columns=reader.columns)
+    clips = replace(clips, problems=tuple(reader.problems), notes=tuple(reader.notes))
+    if classes is None:
+        return clips
+    if not len(table):
+        raise DataError(f"{root}: no clips ({reader.problems[0] if reader.problems else 'its list has no rows'})")
+    return by_name(clips)
 
 
-def _json_lines(file: TextIO) -> tuple[Sequence[str], Iterator[tuple[int, str]]]:
-    """The first object says which columns there are."""
-    lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
-    first = next(lines, (1, "{}"))
-    held = json.loads(first[1])
-    return list(held) if isinstance(held, dict) else [], chain([first], lines)
+class _Reader:
+    """Lists -> rows of a ClipSet; unusable ones go to `problems` by their place."""
+
+    def __init__(self, folder: Path, classes: Sequence[str] | None) -> None:
+        self.folder = folder
+        self.classes = classes
+        self.columns: dict[str, str] = {}
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self._seen: set[tuple[object, ...]] = set()
+
+    def rows(self, sounds: SoundList) -> Iterator[Cells]:
+        """The clips of a list."""
+        columns, splitter = _columns(sounds, labelled=self.classes is not None), None
+        if self.classes is not None:
+            label = columns.used["label"]
+            texts = (cell for row in sounds if isinstance(cell := row.cells.get(label), str))
+            splitter = LabelSplitter.of(label, texts, self.classes)
+        self.columns |= columns.used
+        self.notes += (f"{sounds.path.name}: {note}" for note in columns.notes)
+        finder, below = Finder(sounds.path.parent), PurePath(os.path.relpath(sounds.path.parent, self.folder))
+        for row in sounds:
+            name = text_of(columns.cell(row.cells, "file"))
+            try:
+                if row.reason:
+                    raise ValueError(row.reason)
+                clip = {"id": str(below / finder.find(name))} | clip_row(name, row.cells, columns, splitter)
+                if (key := (clip["id"], clip["start_s"], clip["end_s"])) in self._seen:
+                    raise ValueError(f"{clip['id']} was there before: give each sound one row, with all its labels")
+            except (ValueError, OSError) as error:
+                reason = getattr(error, "strerror", None)
+                self.problems.append(f"{sounds.place(row)}: {f'{name}: {reason}' if reason else error}")
+                continue
+            self._seen.add(key)
+            if sounds.path.stem == METADATA:
+                clip["fold"] = clip["fold"] or split_of(clip["id"])
+            yield clip
 
 
-def _columns(table: Path, header: Sequence[str], *, labelled: bool) -> _Columns:
-    """The columns of a list with this header, the further ones without those that have a meaning here."""
-    file, label = (next((name for name in names if name in header), "") for names in (FILE_COLUMNS, LABEL_COLUMNS))
-    if not file or (labelled and not label):
-        needed = (FILE_COLUMNS, LABEL_COLUMNS) if labelled else (FILE_COLUMNS,)
-        wanted = " and ".join(f"one of {', '.join(names)}" for names in needed)
-        raise DataError(f"{table}: needs the columns {wanted}, its header is {', '.join(header) or 'empty'}")
-    known = {file, label, "split", "start", "end", *OWN_COLUMNS, ""}
-    return _Columns(file, label if labelled else "", tuple(name for name in header if name not in known))
+# -- the hub, and Arrow -----------------------------------------------------------------------------------------------
 
 
-def _row(line: Row | str, folder: Path, columns: _Columns) -> Row:
-    """One row of a list."""
-    row: Row = json.loads(line) if isinstance(line, str) else line
-    if not isinstance(row, dict):
-        raise ValueError("is not an object with names and values")
-    name = _text(row.get(columns.file))
-    found = next((place for place in (name, f"audio/{name}") if name and (folder / place).is_file()), None)
-    if found is None:
-        raise FileNotFoundError(f"no file {name!r} beside it or in audio/")
-    given = row.get(columns.label)
-    labels = given if isinstance(given, list) else [given]
-    if columns.label == "labels" and not isinstance(given, list):
-        labels = _text(given).replace(";", ",").split(",")
-    labels = [_text(label) for label in labels]
-    if columns.label and not all(labels or [""]):
-        raise ValueError(f"no label for {name}")
-    start_s, end_s = float(row.get("start") or 0.0), float(row.get("end") or math.inf)
-    if not 0 <= start_s < end_s:
-        raise ValueError(f"{name} cannot start at {start_s:g} s and end at {end_s:g} s")
-    return {
-        **{name: _text(row.get(name)) for name in columns.more},
-        "id": found,
-        "labels": list(dict.fromkeys(labels)),
-        "fold": _text(row.get("split")) or _text(row.get("fold")),
-        "start_s": start_s,
-        "end_s": end_s if end_s < math.inf else None,
-    }
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value).strip()
-
-
-# -- Arrow ------------------------------------------------------------------------------------------------------------
+def _of_hub(source: str, classes: Sequence[str]) -> ClipSet:
+    """A set of the hub, or the folder of its sound files."""
+    folder = folder_of(source)
+    if folder is None:
+        return load(source, classes)
+    clips, (_, split) = _folder(folder, classes), name_of(source)
+    return clips.only(split) if split else clips
 
 
 def _prepared(folder: Path) -> ClipSet:
@@ -240,4 +231,5 @@ def _prepared(folder: Path) -> ClipSet:
     largest = pc.max(pc.list_flatten(table["labels"])).as_py()
     if largest is not None and largest >= len(classes):
         raise DataError(f"{folder}: has label {largest}, {PREPARED} names {len(classes)} classes: prepare it again")
-    return ClipSet(folder, classes, task, table, packed=Packed(tuple(files)), info=info)
+    notes = columns_of(table.column_names).notes
+    return ClipSet(folder, classes, task, table, packed=Packed(tuple(files)), notes=notes, info=info)

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """A file or data set that cannot be used as it is, although the request itself makes sense (exit code 1, not 2)."""
 
 
+class DataError(InputError):
+    """A data set that cannot be used as it is."""
+
+
 def near(word: str, known: Iterable[str]) -> str:
     """(did you mean ...?), or nothing."""
     return "".join(f" (did you mean {name}?)" for name in get_close_matches(word, [*known], n=1))

@@ -47,11 +47,13 @@ class Tags:
     events: tuple[Event, ...] = ()
     warning: str | None = None
     error: str | None = None
+    segment_s: tuple[float, float] | None = None  # where in the file, if it is not the whole of it
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, as `patchout tag --format json` prints them."""
         return {
             "file": self.file,
+            **{name: round(edge, 3) for name, edge in zip(("start_s", "end_s"), self.segment_s or (), strict=False)},
             "duration_s": round(self.duration_s, 3),
             "tags": [
                 {"label": name, "score": round(score, 4)} for name, score in zip(self.labels, self.scores, strict=True)

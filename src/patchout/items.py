@@ -1,21 +1,17 @@
 """What a job works through: files, folders, patterns and lists -> segments of sound files."""
 
-import csv
 import glob
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from patchout.data import FILE_COLUMNS, is_sound
+from patchout import lists
+from patchout.columns import COLUMNS, columns_of, span_of, text_of
 from patchout.errors import InputError
-
-COLUMNS = (FILE_COLUMNS, ("start", "start_s"), ("end", "end_s"))  # of a list: other names of its file, start and end
+from patchout.folders import Finder, at_home, refuse_url, walk
 
 
 class Item(NamedTuple):
@@ -34,12 +30,20 @@ def items_hash(items: Iterable[Item]) -> str:
     return digest.hexdigest()
 
 
-def find_files(source: str) -> Iterator[str]:
-    """A file as it is named, the sounds below a folder, or what a pattern matches; InputError where that is nothing."""
+def _refuse(problem: str) -> None:
+    raise InputError(problem)
+
+
+def find_files(source: str, on_problem: Callable[[str], None] = _refuse) -> Iterator[str]:
+    """A file as it is named, the sounds below a folder, or what a pattern matches; InputError where that is nothing.
+
+    `on_problem` hears of folders that cannot be read.
+    """
+    refuse_url(source)
     path = Path(source).expanduser()
     found, empty = iter((str(path),)), ""
     if path.is_dir():
-        found, empty = _walk(path), "a folder without sound files"
+        found, empty = walk(path, on_problem), "a folder without sound files"
     elif not path.exists() and glob.has_magic(source):
         matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
         found, empty = filter(os.path.isfile, matches), "no file matches"
@@ -50,69 +54,64 @@ def find_files(source: str) -> Iterator[str]:
     yield from found
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """The sounds below a folder, one directory at a time."""
-    for root, folders, files in os.walk(folder):
-        folders.sort()
-        yield from (os.path.join(root, name) for name in sorted(files) if is_sound(Path(name)))  # noqa: PTH118
+def read_items(
+    sources: Sequence[str],
+    on_problem: Callable[[str], None] = _refuse,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> list[Item]:
+    """Sound files, folders (searched through), patterns, and lists (`lists.SUFFIXES`), in this order.
 
-
-def read_items(sources: Sequence[str]) -> list[Item]:
-    """Sound files, folders (searched through), patterns, and lists (.csv, .parquet), in this order.
-
-    A list has a column file, filename or path (relative to the list or to `audio/` beside it), and may have start and
-    end in seconds. Rows are kept as they stand, twice if they stand twice; one that makes no sense fails later, with
-    its reason. A source that leads to nothing is an InputError.
+    A list has the columns of `columns.COLUMNS`, of which file, start and end count; its files lie beside it or in
+    `audio/` there. Rows are kept as they stand, twice if they stand twice; one whose file or times make no sense fails
+    later, with its reason. `on_problem` hears of rows and folders that cannot be read, `on_note` of columns that look
+    as if they counted. A source that leads to nothing is an InputError.
     """
-    return [item for source in sources for file in find_files(source) for item in _of_file(Path(file))]
+    items = []
+    for source in sources:
+        for file in find_files(source, on_problem):
+            suffix = Path(file).suffix.lower()
+            is_list = suffix in lists.SUFFIXES and (suffix != ".txt" or file == str(Path(source).expanduser()))
+            items += _listed(Path(file), on_problem, on_note) if is_list else [Item(file)]
+    return items
 
 
-def _of_file(path: Path) -> Iterator[Item]:
-    """A sound, or the rows of a list, at least one."""
-    if path.suffix.lower() not in (".csv", ".parquet"):
-        yield Item(str(path))
-        return
-    folder: Path | None = None
-    for file, start, end in _rows(path):
-        name = str(file or "").strip()
-        if folder is None:  # the first row says where the files are, so that one missing file moves none
-            beside = path.parent / "audio" / name
-            folder = beside.parent if beside.is_file() and not (path.parent / name).exists() else path.parent
-        end_s = None if end is None or not str(end).strip() else _number(end)
-        yield Item(str(folder / name) if name else "", _number(start or 0.0), end_s)
-    if folder is None:
+def _listed(path: Path, on_problem: Callable[[str], None], on_note: Callable[[str], None]) -> list[Item]:
+    """The rows of a list, at least one; a missing file is expected where the first one that is there lies."""
+    sounds, finder = lists.open_list(path), Finder(path.parent)
+    columns = columns_of(sounds.header)
+    if "file" not in columns.used:
+        have = ", ".join(sounds.header) or "empty"
+        raise InputError(f"{path}: a list needs a column {', '.join(COLUMNS['file'])}; its header is {have}")
+    for note in columns.notes:
+        on_note(f"{path.name}: {note}")
+    rows: list[tuple[str, str, Item]] = []  # name, place, segment
+    for row in sounds:
+        name = text_of(columns.cell(row.cells, "file"))
+        try:
+            if row.reason:
+                raise ValueError(row.reason)
+            place = _place(finder, name)
+        except ValueError as error:
+            on_problem(f"{sounds.place(row)}: {error}")
+            continue
+        try:
+            start_s, end_s = span_of(row.cells, columns)
+        except ValueError:  # refused when the item is read
+            start_s, end_s = math.nan, None
+        rows.append((name, place, Item("", start_s, end_s)))
+    if not rows:
         raise InputError(f"{path}: a list without rows: write the names of sound files into it")
+    first = next(((name, place) for name, place, _ in rows if place), ("", ""))
+    folder = path.parent / "audio" if first[1] == f"audio/{first[0]}" else path.parent
+    return [
+        item._replace(file=str(path.parent / place if place else folder / at_home(name)) if name else "")
+        for name, place, item in rows
+    ]
 
 
-def _number(value: object) -> float:
-    """Seconds; NaN for what is no number, which is refused when the item is read."""
+def _place(finder: Finder, name: str) -> str:
+    """Where a file lies below the list's folder; "" for one that is missing or locked, which fails when it is read."""
     try:
-        return float(str(value))
-    except ValueError:
-        return math.nan
-
-
-def _rows(path: Path) -> Iterator[list[Any]]:
-    """File, start and end of every row of a list; None where it has no such column."""
-    try:
-        if path.suffix.lower() == ".csv":
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                columns = _columns(path, reader.fieldnames or ())
-                yield from ([row.get(column) for column in columns] for row in reader)
-        else:
-            with pq.ParquetFile(path) as table:
-                columns = _columns(path, table.schema_arrow.names)
-                for batch in table.iter_batches(columns=[column for column in columns if column]):
-                    yield from ([row.get(column) for column in columns] for row in batch.to_pylist())
-    except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read as a table ({error}): save it as CSV in UTF-8, or Parquet") from None
-
-
-def _columns(path: Path, header: Sequence[str]) -> list[str | None]:
-    """Names of the columns with file, start and end."""
-    columns = [next((name for name in names if name in header), None) for names in COLUMNS]
-    if not columns[0]:
-        have = ", ".join(header) or "empty"
-        raise InputError(f"{path}: a list needs a column {', '.join(FILE_COLUMNS)}; its header is {have}")
-    return columns
+        return finder.find(name)
+    except OSError:
+        return ""

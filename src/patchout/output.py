@@ -62,7 +62,7 @@ def table_text(tags: "Tags") -> str:
     record = tags.to_dict()
     if tags.error is not None:
         return f"{tags.file}\n  failed: {tags.error}\n"
-    lines = [f"{tags.file}  ({clock(tags.duration_s)})"]
+    lines = [f"{tags.file}  ({' - '.join(map(clock, tags.segment_s or (tags.duration_s,)))})"]
     width = max([len(label) for label in tags.labels] + [len(event.label) for event in tags.events])
     for row in record["tags"]:
         lines.append(f"  {row['label']:<{width}}  {row['score']:.3f}  {'#' * round(20 * row['score'])}".rstrip())
@@ -85,13 +85,13 @@ def clock(seconds: float) -> str:
 
 
 def csv_text(tags: "Tags") -> str:
-    """A row a label (whole file: no start and end), then a row an event; a failed file is one row with its reason."""
+    """A row a label (start and end are a segment's), then a row an event; a failed file is one row with its reason."""
     record = tags.to_dict()
     rows = [*record["tags"], *record["events"]] or [{}]
     buffer = io.StringIO()
     table = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
     for row in rows:
-        table.writerow({key: record[key] for key in ("file", "duration_s", "warning", "error")} | row)
+        table.writerow({key: record[key] for key in CSV_COLUMNS if key in record} | row)
     return buffer.getvalue().rstrip("\n")
 
 

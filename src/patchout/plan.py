@@ -36,9 +36,10 @@ class Plan:
     state_bytes: int  # weights, gradients, optimizer, averages
     memory_bytes: int  # those and the activations of one part
     seconds: float
+    origin: str = ""  # the columns that were read, and the classes
 
     def describe(self) -> str:
-        """Two lines for people."""
+        """Two lines for people, and one about the data."""
         kind = "one class a clip" if self.task == "multi_class" else "any number of classes a clip"
         few, middle, many = self.class_clips
         sizes = f"{self.classes} classes of {few} to {many} clips (middle: {middle})"
@@ -50,6 +51,7 @@ class Plan:
             f"{self.parameters / 1e6:.1f} M parameters, {self.kept} of {self.tokens} tokens a clip; "
             f"about {memory:.2f} GiB ({state:.2f} of it weights, gradients, optimizer and averages) "
             f"and {minutes} on this machine, without validation"
+            f"{self.origin and chr(10)}{self.origin}"
         )
 
 

@@ -117,7 +117,9 @@ def run(
             source, seconds = task.source, max(3600 * heard.hours, len(clips) * config.clip_s)
             kept = source.open(seconds) if isinstance(source, MelCache) else ""
             unheard = probe.problems if probe else ()
-            for note in filter(None, (folder.replaced, cut, told, kept, *clips.problems, *heard.problems, *unheard)):
+            for note in filter(
+                None, (folder.replaced, cut, told, kept, *clips.problems, *clips.notes, *heard.problems, *unheard)
+            ):
                 listener.on_note(note)
             listener.on_plan(made)
         scores = loop.run(_job(task, folder), world, on_progress=listener.on_progress, on_problem=listener.on_note)
@@ -190,6 +192,7 @@ def plan(task: _Task, stored_batch: int) -> Plan:
     patches = model.config.rows * (_frames(config, model.config.mel) // model.config.patch)
     steps, processes = config.epochs * clips // size, task.world.num_processes
     return Plan(
+        origin=task.clips.origin(),
         clips=clips,
         classes=0,
         task="",

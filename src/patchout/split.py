@@ -7,6 +7,7 @@ import numpy as np
 
 from patchout.augment import keyed
 from patchout.data import ClipSet, DataError, scan
+from patchout.folders import HELD_OUT
 from patchout.train_config import TrainConfig
 
 
@@ -19,16 +20,21 @@ class Split(NamedTuple):
 
 
 def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
-    """The clips of a run; unusable rows, recordings on both sides and classes missing on one are reported.
+    """The clips of a run; unusable rows, files or groups on both sides and classes missing on one are reported.
 
     Raises DataError for a split that does not exist, for one class only, and for a batch larger than the training set.
     """
     assert config.channel != "each", "channels are runs of their own"
     clips = scan(config.data, channel=config.channel)
-    for problem in clips.problems:
+    for problem in (*clips.problems, *clips.notes):
         on_problem(problem)
     if len(clips.classes) < 2:
         raise DataError(f"{config.data}: one class only ({clips.classes[0]}): there is nothing to tell apart")
+    parts = sorted(name for name in {*clips.column("fold").tolist()} if name.casefold() in HELD_OUT)
+    if parts and not (config.split or config.test or config.exclude):
+        on_problem(
+            f"all splits are trained on, also {', '.join(parts)}: --split and --test hold one out, --exclude too"
+        )
     nothing = clips.take(np.arange(0))
     training = clips.without(*filter(None, (config.split, config.test, *config.exclude)))
     test = clips.only(config.test) if config.test else nothing
@@ -47,10 +53,9 @@ def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
 def hold_out(clips: ClipSet, share: float) -> np.ndarray:
     """Which clips to hold out: (clip,) bool, about `share` of every class, whole groups, always the same ones.
 
-    A clip without a group is its own. A class keeps a group on either side where it has two.
+    A file without a group is its own. A class keeps a group on either side where it has two.
     """
-    group = clips.column("group")
-    group = np.where(group == "", np.array(clips.names()), group)
+    group = clips.groups()
     targets = clips.targets()
     total = targets.sum(axis=0)
     wanted = np.maximum(1, np.round(share * total))
@@ -73,9 +78,11 @@ def _report(what: str, training: ClipSet, held: ClipSet, on_problem: Callable[[s
     """Say what makes the scores of a held-out set mean something else than they seem to."""
     if not len(held):
         return
-    if shared := sorted((set(held.column("group")) & set(training.column("group"))) - {""}):
-        names = ", ".join(shared[:5])
-        on_problem(f"{len(shared)} groups are trained on and held out ({names}): the scores will be too good")
+    sides = {"groups": (held.column("group"), training.column("group")), "files": (held.files(), training.files())}
+    for kind, (first_side, second_side) in sides.items():
+        if shared := sorted({*first_side.tolist()} & {*second_side.tolist()} - {""}):
+            names = ", ".join(shared[:5])
+            on_problem(f"{len(shared)} {kind} are trained on and held out ({names}): the scores will be too good")
     for name, first, second in (("training", training, held), (what, held, training)):
         missing = np.flatnonzero((first.class_counts() == 0) & (second.class_counts() > 0))
         if len(missing):

@@ -134,6 +134,7 @@ def plan(task: _Task, stored_batch: int) -> Plan:
         raise ValueError(f"{config.epochs} epochs of {task.epoch} clips are less than one batch of {size}: lower batch")
     counts = np.sort(clips.class_counts())
     return Plan(
+        origin=clips.origin(),
         clips=len(clips),
         classes=len(clips.classes),
         task=clips.task,

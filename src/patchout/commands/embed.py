@@ -4,9 +4,11 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -31,7 +33,8 @@ class Options:
     """Turn sound files into embeddings. The same command goes on where a killed one stopped."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """sound files, folders, patterns, or lists (.csv, .parquet) with a column file and perhaps start and end"""
+    """sound files, folders, patterns, or lists (.csv, .tsv, .jsonl, .parquet, .txt) with a column file and perhaps
+    start and end"""
     out: str
     """NAME.parquet for one file; else a folder (or URL) of Parquet shards; with --format npy a folder, hdf5 a file"""
     model: str = ""
@@ -65,7 +68,10 @@ def main(args: Sequence[str]) -> int:
     from patchout.items import Item, read_items
     from patchout.zoo import load, locate
 
-    items = read_items(options.paths)
+    unread: list[str] = []
+    items = read_items(options.paths, unread.append, say)
+    for problem in unread:
+        say(problem)
     if options.plot and list(items[:2]) != [Item(items[0].file)]:
         raise ValueError(f"--plot draws one whole file, {len(items)} files or segments were given")
     job = _job(options).sized(len(items))
@@ -75,7 +81,7 @@ def main(args: Sequence[str]) -> int:
         check_preset(options.preset, options.model, load(options.model, "cpu").config)
     failed = (_run if _is_folder(options) else _run_and_join)(items, job, options.out, options)
     _draw(options, items[0].file, job)
-    return FAILED if failed else DONE
+    return FAILED if failed or unread else DONE
 
 
 # -- what was asked for -----------------------------------------------------------------------------------------------
@@ -200,12 +206,18 @@ def _draw(options: Options, file: str, job: "EmbedJob") -> None:
 
 
 def _classes(paths: Sequence[str]) -> dict[str, str]:
-    """Class of every file of the data sets (folders with a CSV on top) among the paths."""
-    from patchout.data import scan
+    """Class of every file of the data sets (lists, folders of classes) among the paths."""
+    from patchout.data import DataError, scan
+    from patchout.lists import SUFFIXES
 
-    folders = [Path(path).expanduser() for path in paths if Path(path).expanduser().is_dir()]
-    sets = [scan(folder) for folder in folders if any(folder.glob("[!.]*.csv"))]
-    return {clips.name(clip): clips.labels(clip)[0] for clips in sets for clip in range(len(clips))}
+    classes = {}
+    for path in (Path(path).expanduser() for path in paths):
+        if path.is_dir() or path.suffix.lower() in SUFFIXES:
+            with suppress(DataError):  # it has no classes
+                clips = scan(path)
+                labels = ((clips.name(clip), clips.labels(clip)) for clip in range(len(clips)))
+                classes |= {name: first for name, (first, *_) in filter(itemgetter(1), labels)}
+    return classes
 
 
 def _read(options: Options, limit: int) -> "Table":

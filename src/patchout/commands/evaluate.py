@@ -42,10 +42,10 @@ def main(args: Sequence[str]) -> int:
     from patchout.data import scan
     from patchout.evaluate import draws_for, ensemble, group_by, judge, label_orders, predict
 
-    whole = scan(options.data)
+    models = [load_model(name, options.device) for name in options.models]
+    whole = scan(options.data, classes=models[0].config.labels)
     clips = whole.only(options.split) if options.split else whole
     groups = group_by(clips, options.by, whole.without(options.split) if options.split else None)
-    models = [load_model(name, options.device) for name in options.models]
     orders = label_orders([model.config for model in models])
     labels, task = models[0].config.labels, models[0].config.task
     clips.targets(labels)  # what cannot be judged is refused before hours of work
@@ -55,7 +55,7 @@ def main(args: Sequence[str]) -> int:
     draws = draws_for(len(clips), len(labels))
     result = judge(predictions, clips, labels=labels, task=task, groups=groups, draws=draws)
     failed = (*clips.problems, *result.failed)
-    for problem in failed:
+    for problem in (*failed, *clips.notes):
         say(problem)
     counts = whole.info.get("official", {}).items()
     official = {split: count for split, count in counts if options.split in ("", split) and count["listed"]}

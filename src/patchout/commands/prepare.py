@@ -51,6 +51,8 @@ def main(args: Sequence[str]) -> int:
     if name not in known:
         raise ValueError(f"unknown data set {name!r}{near(name, known)}: data sets are {', '.join(known)}")
     planned = plan(name, options.source, out=options.out, encoding=encoding)
+    for note in planned.listing.notes:
+        say(note)
     try:
         with output.Bar("clips", planned.listed.total(), sys.stderr) as bar:
             info = prepare(planned, workers=options.workers, on_progress=bar.sounds)

@@ -1,9 +1,10 @@
 """`patchout tag`: what can be heard in sound files, and when."""
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,8 +17,11 @@ from patchout.errors import InputError
 from patchout.zoo_list import BUILT_IN
 
 if TYPE_CHECKING:
-    from patchout.inference import Scored
+    from patchout.inference import Scored, Tags
+    from patchout.items import Item
     from patchout.tagger import Tagger
+
+    Source = tuple[Item, str | None]  # a sound, and why it cannot be read
 
 
 @dataclass(kw_only=True)
@@ -25,7 +29,7 @@ class Options:
     """Say what can be heard in sound files of any length and format."""
 
     files: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """sound files, folders (searched through), or patterns such as 'clips/*.wav'"""
+    """sound files, folders (searched through), patterns such as 'clips/*.wav', or lists of files and segments"""
     model: str = ""
     """a name from `patchout models`, a .safetensors or public .pt file, a run folder, or a hub id owner/name"""
     top: int = 5
@@ -58,12 +62,15 @@ def main(args: Sequence[str]) -> int:
     check_batch_size(options.batch_size)
     from patchout.events import EventRule
     from patchout.inference import to_tags
+    from patchout.items import Item
 
     rule = EventRule(on=options.threshold, off=0.6 * options.threshold)
     found = [one for source in options.files for one in _sounds_of(source)]
-    sounds = [path for path, error in found if error is None]
+    sounds = [item.file for item, error in found if error is None]
     if options.format == "audacity" and len(sounds) > 1:
         raise ValueError(f"an Audacity label track belongs to one file, {len(sounds)} were given: use --format csv")
+    if options.plot and any(item != Item(item.file) for item, _ in found):
+        raise ValueError("--plot draws whole files, and a list names segments: leave one of them out")
     pictures = _picture_paths(options.plot, sounds)
     if not options.model:
         say(f"using the built-in model {BUILT_IN} (10 classes); for the 527 of AudioSet: --model passt-s")
@@ -71,8 +78,10 @@ def main(args: Sequence[str]) -> int:
     wanted = rule if options.events or options.plot else None
     failed = 0
     with output.writer(options.format, sys.stdout) as write:
-        for scored in _scored(model, found, wanted, options):
+        for (item, _), scored in zip(found, _scored(model, found, wanted, options), strict=True):
             result = to_tags(scored, model.config, top=options.top, events=rule if options.events else None)
+            if result.error is None and item != Item(item.file):
+                result = _in_file(result, item.start_s)
             write(result)
             for text in filter(None, (result.error, result.warning)):
                 say(text)
@@ -82,29 +91,42 @@ def main(args: Sequence[str]) -> int:
     return FAILED if failed else DONE
 
 
-def _scored(model: "Tagger", found: list[tuple[str, str | None]], rule: Any, options: Options) -> "Iterator[Scored]":
+def _in_file(tags: "Tags", start_s: float) -> "Tags":
+    """The tags of a segment, its events at their times in the file."""
+    events = (replace(event, start_s=start_s + event.start_s, end_s=start_s + event.end_s) for event in tags.events)
+    return replace(tags, events=tuple(events), segment_s=(start_s, start_s + tags.duration_s))
+
+
+def _scored(model: "Tagger", found: "list[Source]", rule: Any, options: Options) -> "Iterator[Scored]":
     """What the model says of every file, in the order given, behind a progress bar."""
-    from patchout.audio import Stream
+    from patchout.ahead import open_stream
     from patchout.inference import Scored, score
 
-    streams = (Stream(path, model.config.mel.sample_rate) for path, error in found if error is None)
+    rate = model.config.mel.sample_rate
+    streams = (open_stream(item, rate) for item, error in found if error is None)
     scored = score(model, streams, events=rule, precision=options.precision, batch_size=options.batch_size)
     with output.Bar("files", len(found), sys.stderr) as bar:
-        for path, error in found:
-            one = Scored(path, error=error) if error is not None else next(scored)
+        for item, error in found:
+            one = Scored(item.file, error=error) if error is not None else next(scored)
             bar(1)
             with bar.hidden():
                 yield one
 
 
-def _sounds_of(source: str) -> Iterator[tuple[str, str | None]]:
-    """The files that a source leads to; one that leads to none comes with the reason."""
-    from patchout.items import find_files
+def _sounds_of(source: str) -> "Iterator[Source]":
+    """The sounds that a source leads to; what it names and cannot be read comes with the reason."""
+    from patchout.items import Item, read_items
 
+    problems: list[str] = []
     try:
-        yield from ((file, None) for file in find_files(source))
+        items = read_items([source], problems.append, say)
     except InputError as error:
-        yield source, str(error)
+        items, problems = [], [*problems, str(error)]
+    for item in items:
+        is_span = 0 <= item.start_s < (math.inf if item.end_s is None else item.end_s)
+        reason = f"{item.file or source}: a row without a file, or with times that make no sense"
+        yield item, None if item.file and is_span else reason
+    yield from ((Item(source), problem) for problem in problems)
 
 
 def _picture_paths(plot: Path | None, sounds: list[str]) -> dict[str, Path]:

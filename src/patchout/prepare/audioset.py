@@ -2,7 +2,6 @@
 
 import csv
 import importlib.util
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from patchout.data import is_sound
+from patchout.folders import walk
 from patchout.labels import label_names
 from patchout.prepare.listing import Clip, LayoutError, Listing, Places
 
@@ -68,8 +67,7 @@ class _Clips:
     @cached_property
     def sounds(self) -> dict[str, str]:
         """YouTube id -> sound file, which may be called Y<id>.wav, <id>.mp3, <id>_30.000.flac or the like."""
-        files = (Path(folder, name) for folder, _, names in os.walk(self.root) for name in names)
-        return {_id(path.stem): str(path) for path in files if is_sound(path)}
+        return {_id(Path(path).stem): path for path in walk(self.root, lambda problem: None)}
 
 
 def _list(path: Path, split: str) -> Iterator[Clip]:

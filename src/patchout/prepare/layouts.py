@@ -62,7 +62,7 @@ def _dcase(suffix: str, root: Path) -> Listing:
     """Urban acoustic scenes: fold 1 of the official evaluation set-up; recordings of one place share a group."""
     classes, clips = label_names("dcase_scenes"), []
     place = Places(classes)
-    meta = rows_of(root / "meta.csv", ("filename", "identifier", "source_label"), delimiter="\t")
+    meta = rows_of(root / "meta.csv", ("filename", "identifier", "source_label"))
     about = {row["filename"]: {"group": row["identifier"], "device": row["source_label"]} for row in meta}
     for split, part in (("train", "train"), ("test", "evaluate")):
         table = root / f"evaluation_setup/fold1_{part}.{suffix}"
@@ -147,7 +147,16 @@ def _folder(root: Path) -> Listing:
     used = [name for name in texts if pc.any(pc.not_equal(clips.table[name], "")).as_py()]
     more = tuple(name for name in used if name != "fold")
     fold: Literal["split", ""] = "split" if "fold" in used else ""
-    return Listing(clips.classes, clips.task, _Own(clips, more), fold, more, official={}, problems=clips.problems)
+    return Listing(
+        clips.classes,
+        clips.task,
+        _Own(clips, more),
+        fold,
+        more,
+        official={},
+        problems=clips.problems,
+        notes=clips.notes,
+    )
 
 
 def _tau(suffix: str) -> Layout:

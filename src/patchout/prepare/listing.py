@@ -1,12 +1,12 @@
 """What a layout gives: its clips, with their labels and splits, and where each one's bytes are."""
 
-import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from patchout.errors import InputError
+from patchout.lists import open_list
 
 
 class LayoutError(InputError):
@@ -41,6 +41,7 @@ class Listing:
     more: tuple[str, ...] = ()
     official: dict[str, int] | None = None  # clips in the published lists, where `clips` is not the whole of them
     problems: tuple[str, ...] = ()  # rows of a user's own list that cannot be used
+    notes: tuple[str, ...] = ()  # columns of it that look as if they were
 
 
 class Places(dict[str, int]):
@@ -53,10 +54,9 @@ class Places(dict[str, int]):
         raise LayoutError(f"the label {name!r} is none of the {len(self)} classes ({', '.join(list(self)[:8])} ...)")
 
 
-def rows_of(table: Path, columns: Iterable[str], *, delimiter: str = ",") -> list[dict[str, str]]:
-    """The rows of a CSV that has these columns."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter=delimiter)
-        if lacking := set(columns) - set(reader.fieldnames or ()):
-            raise LayoutError(f"{table}: has no column {', '.join(sorted(lacking))}: unpack the download again")
-        return list(reader)
+def rows_of(table: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+    """The rows of a table that has these columns."""
+    listed = open_list(table)
+    if lacking := set(columns) - set(listed.header):
+        raise LayoutError(f"{table}: has no column {', '.join(sorted(lacking))}: unpack the download again")
+    return [row.cells for row in listed]
