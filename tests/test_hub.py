@@ -129,3 +129,40 @@ def test_a_set_without_sounds_or_labels_lists_its_columns() -> None:
 def test_a_set_that_cannot_be_had_is_one_sentence() -> None:
     with pytest.raises(DataError, match=r"hf://nobody/nothing: cannot be loaded from the hub \("):
         scan("hf://nobody/nothing")
+
+
+GENDER = {"audio": Audio(), "gender": ClassLabel(names=["f", "m"])}
+
+
+def test_a_column_called_label_wins_over_other_classes() -> None:
+    hub_set(
+        GENDER | {"label": ClassLabel(names=["dog", "cat"])}, train=[{"audio": sound(100.0), "gender": 0, "label": 1}]
+    )
+    assert scan("hf://owner/name").classes == ("dog", "cat")
+
+
+def test_several_columns_of_classes_are_refused() -> None:
+    hub_set(GENDER | {"breed": ClassLabel(names=["a"])}, train=[{"audio": sound(100.0), "gender": 0, "breed": 0}])
+    with pytest.raises(DataError, match=r"\(2 of classes: gender, breed: rename one of them to label\)"):
+        scan("hf://owner/name")
+
+
+def test_segments_and_several_labels_are_read_as_in_lists() -> None:
+    kinds = {"labels": Value("string"), "onset": Value("float64"), "offset": Value("float64")}
+    rows = [
+        {"labels": text, "onset": start, "offset": 0.02}
+        for text, start in (("dog;cat", 0.01), ("cow", 0.03), ("", 0.0))
+    ]
+    hub_set({"audio": Audio()} | kinds, train=[{"audio": sound(100.0)} | row for row in rows])
+    clips = scan("hf://owner/name")
+    assert labels(clips) == [["dog", "cat"]]
+    assert len(clips.wave(0, 32_000)) == 320
+    assert clips.problems == ("row 2: its sound cannot start at 0.03 s and end at 0.02 s", "1 clips have no label")
+
+
+def test_a_set_of_sound_files_is_its_folder() -> None:
+    for split in ("train", "test"):
+        write_wav(Path("owner/name") / split / "a.wav", tone(0.02))
+        (Path("owner/name") / split / "metadata.csv").write_text("file_name,label\na.wav,dog\n")
+    assert scan("hf://owner/name").names() == ["owner/name/test/a.wav", "owner/name/train/a.wav"]
+    assert scan("hf://owner/name:test").column("fold").tolist() == ["test"]

@@ -1,5 +1,7 @@
 """What a run will take: counted by hand on a linear layer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -58,3 +60,4 @@ def test_a_plan_in_words() -> None:
         "5.4 M parameters, 234 of 590 tokens a clip; about 0.50 GiB (0.25 of it weights, gradients, optimizer and "
         "averages) and 2 min on this machine, without validation"
     )
+    assert replace(plan, origin="label from label").describe() == f"{plan.describe()}\nlabel from label"

@@ -108,3 +108,37 @@ def test_a_split_that_does_not_exist_is_refused(table: Callable[[Rows], Path]) -
     data = table([{"label": label, "split": "a"} for label in ("x", "y", "x")])
     with pytest.raises(DataError, match="no split or fold b"):
         chosen(data, split="b")
+
+
+def test_segments_of_one_file_on_both_sides_are_reported(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", tone(1.0))
+    write_wav(tmp_path / "b.wav", tone(1.0))
+    rows = [f"{name},{label},{start},{start + 1},{split}" for name, label in (("a.wav", "x"), ("b.wav", "y"))
+            for start, split in ((0, "train"), (1, "train"), (2, "valid"))]  # fmt: skip
+    text = "\n".join(["file,label,start,end,split", *rows]).replace("a.wav,x,2", "./a.wav,x,2")
+    (tmp_path / "list.csv").write_text(text)
+    _, problems = chosen(tmp_path / "list.csv", split="valid")
+    names = f"{tmp_path}/a.wav, {tmp_path}/b.wav"
+    assert problems == [f"2 files are trained on and held out ({names}): the scores will be too good"]
+
+
+def test_a_file_is_held_out_whole_whatever_its_groups(tmp_path: Path) -> None:
+    for name in "abcdef":
+        write_wav(tmp_path / f"{name}.wav", tone(0.1))
+    rows = [
+        f"{name}.wav,{label},{start},{name}{start % 2}"
+        for start in range(4)
+        for name, label in zip("abcdef", "xyxyxy", strict=True)
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(["file,label,start,group", *rows]))
+    clips = scan(tmp_path / "list.csv")
+    held = hold_out(clips, 0.3)
+    assert held.any()
+    assert not {*clips.files()[held].tolist()} & {*clips.files()[~held].tolist()}
+
+
+def test_splits_that_are_trained_on_are_told(table: Callable[[Rows], Path]) -> None:
+    data = table([{"label": label, "split": split} for split in ("train", "test") for label in ("x", "y", "x")])
+    told = "all splits are trained on, also test: --split and --test hold one out, --exclude too"
+    assert chosen(data)[1] == [told]
+    assert chosen(data, test="test")[1] == []

@@ -5,6 +5,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -31,10 +32,10 @@ def is_sound(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES or path.name.startswith("."):
         return False
-    try:
-        return suffix != ".ts" or path.open("rb").read(1) == SYNC_BYTE
-    except OSError:  # whoever decodes it says why
-        return True
+    if suffix == ".ts":
+        with suppress(OSError), path.open("rb") as file:  # whoever decodes it says why it cannot be read
+            return file.read(1) == SYNC_BYTE
+    return True
 
 
 def composed(text: str) -> str:
