@@ -211,7 +211,7 @@ def test_three_broken_files_of_fifty(run: Run, model: Path, tmp_path: Path) -> N
 def test_the_segments_of_a_list_are_tagged_at_their_times(run: Run, model: Path, sound: Path) -> None:
     table = sound.parent / "list.csv"
     table.write_text(f"file,onset,offset\n{sound.name},0.5,1\n{sound.name},soon,\n{sound.name},,,4\n")
-    ran = run("tag", table, "--model", model, "--format", "json", "--events", "--threshold", "0")
+    ran = run("tag", table, "--model", model, "--format", "json", "--events", "--threshold", "0.01")
     whole, times, cells = json.loads(ran.out)
     assert (whole["start_s"], whole["end_s"], whole["duration_s"]) == (0.5, 1.0, 0.5)
     assert {(event["start_s"], event["end_s"]) for event in whole["events"]} == {(0.5, 1.0)}
