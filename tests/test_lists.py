@@ -7,6 +7,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from patchout.folders import is_sound, walk
 from patchout.items import Item, find_files, read_items
 
 Segment = tuple[str, float, float | None]
+Form = Literal["NFC", "NFD"]
 
 
 def table(root: Path, text: str, *files: str, name: str = "meta.csv") -> Path:
@@ -39,7 +41,7 @@ def labels(clips: ClipSet) -> list[list[str]]:
 def segments(clips: ClipSet) -> list[Segment]:
     """File, start and end of every clip."""
     spans = (clips.table[name].to_pylist() for name in ("start_s", "end_s"))
-    return [(os.path.normpath(name), *span) for name, *span in zip(clips.names(), *spans, strict=True)]  # type: ignore[misc]
+    return [(os.path.normpath(name), *span) for name, *span in zip(clips.names(), *spans, strict=True)]
 
 
 # -- columns ----------------------------------------------------------------------------------------------------------
@@ -170,7 +172,7 @@ def test_a_locked_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("on_disk", "written"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_accents_are_compared_composed(on_disk: str, written: str, tmp_path: Path) -> None:
+def test_accents_are_compared_composed(on_disk: Form, written: Form, tmp_path: Path) -> None:
     file, other = (unicodedata.normalize(form, "Vögel/é.wav") for form in (on_disk, written))
     text = f"file,label\n{other},{Path(other).parent}\nb.wav,{Path(file).parent}\n"
     path = table(tmp_path, text, file, "b.wav")
@@ -182,9 +184,7 @@ def test_accents_are_compared_composed(on_disk: str, written: str, tmp_path: Pat
 def test_a_file_may_be_written_in_other_ways(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     path = table(tmp_path, f"file,label\n{name},dog\n", "sub/a.wav")
-    assert (
-        scan(path).files().tolist() == [item.file for item in read_items([str(path)])] == [str(tmp_path / "sub/a.wav")]
-    )
+    assert scan(path).files() == [item.file for item in read_items([str(path)])] == [str(tmp_path / "sub/a.wav")]
 
 
 def test_a_text_names_a_file_a_line(tmp_path: Path) -> None:

@@ -160,15 +160,13 @@ class ClipSet:
         classes = f"classes: {self.classes[0]} to {self.classes[-1]} ({len(self.classes)})" if self.classes else ""
         return "; ".join(filter(None, (columns, classes)))
 
-    def files(self) -> np.ndarray:
+    def files(self) -> list[str]:
         """What each clip is cut out of: its file by one spelling; of a packed segment, what its id says of that."""
-        if self.packed:
-            return np.array([SPAN.sub("", name) for name in self.names()], dtype=str)
-        return np.array([os.path.normpath(name) for name in self.names()], dtype=str)
+        return [SPAN.sub("", name) if self.packed else os.path.normpath(name) for name in self.names()]
 
     def groups(self) -> np.ndarray:
         """Clips that are never parted: those of one group, of one file, and of groups that share a file."""
-        files, group = self.files(), self.column("group")
+        files, group = np.array(self.files(), dtype=str), self.column("group")
         merged = np.where(group == "", files, group)
         while True:
             before = merged

@@ -159,12 +159,9 @@ class LabelSplitter:
 
     def __call__(self, value: object) -> list[str]:
         """The classes of a cell, in their order."""
-        if isinstance(value, list):
-            names = [text_of(item) for item in value]
-        elif self.separator:
-            names = self._parted(text_of(value).split(self.separator))
-        else:
-            names = [text_of(value)]
+        names = [text_of(item) for item in value] if isinstance(value, list) else [text_of(value)]
+        if self.separator and not isinstance(value, list):
+            names = [*self._parted(names[0].split(self.separator))]
         return list(dict.fromkeys(composed(name) for name in names if name))
 
     def _parted(self, parts: Sequence[str]) -> Iterator[str]:

@@ -21,6 +21,7 @@ __all__ = ["ClipSet", "DataError", "is_sound", "scan", "scan_sounds"]
 
 PREPARED = "dataset.json"
 FORMAT = 1  # of prepared sets
+TABLES = (".csv", ".tsv", ".jsonl")  # that lie on top of a folder to say what it holds
 METADATA = "metadata"  # the stem of a list that the hub lays among sounds, at any depth
 
 
@@ -122,14 +123,14 @@ def _folder_row(sound: Labelled) -> Cells:
 
 
 def _usable(paths: Iterable[Path]) -> tuple[list[SoundList], list[str]]:
-    """The lists among files that have a file and a label, and why the others are none; a text need not be one."""
+    """The lists among files that have a file and a label, and why the other tables have not."""
     usable, reasons = list[SoundList](), list[str]()
     for path in sorted(path for path in paths if not path.name.startswith(".")):
         try:
             sounds = open_list(path)
             _columns(sounds, labelled=True)
         except (DataError, OSError) as error:
-            reasons += [str(error)] if path.suffix.lower() != ".txt" else []
+            reasons += [str(error)] if path.suffix.lower() in TABLES else []
         else:
             usable.append(sounds)
     return usable, reasons

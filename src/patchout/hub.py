@@ -101,8 +101,8 @@ def _meant(source: str, features: "Features") -> tuple[str, Columns, list[str]]:
         several = f" ({len(classed)} of classes: {', '.join(classed)}: rename one of them to label)" if classed else ""
         raise DataError(f"{source}: needs {wanted}, its columns are {', '.join(kinds)}{several}")
     more = {name: column for name, column in columns.more.items() if column != label}
-    names = [composed(text_of(name)) for name in kinds[label].names] if label in classed else []
-    return sound, replace(columns, used=columns.used | {"label": label}, more=more), names
+    classes = [composed(text_of(name)) for name in kinds[label].names] if label in classed else []
+    return sound, replace(columns, used=columns.used | {"label": label}, more=more), classes
 
 
 def _rows(

@@ -51,8 +51,7 @@ class Plan:
             f"{self.parameters / 1e6:.1f} M parameters, {self.kept} of {self.tokens} tokens a clip; "
             f"about {memory:.2f} GiB ({state:.2f} of it weights, gradients, optimizer and averages) "
             f"and {minutes} on this machine, without validation"
-            f"{self.origin and chr(10)}{self.origin}"
-        )
+        ) + (f"\n{self.origin}" if self.origin else "")
 
 
 @dataclass(frozen=True)

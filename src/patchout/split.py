@@ -78,9 +78,10 @@ def _report(what: str, training: ClipSet, held: ClipSet, on_problem: Callable[[s
     """Say what makes the scores of a held-out set mean something else than they seem to."""
     if not len(held):
         return
-    sides = {"groups": (held.column("group"), training.column("group")), "files": (held.files(), training.files())}
-    for kind, (first_side, second_side) in sides.items():
-        if shared := sorted({*first_side.tolist()} & {*second_side.tolist()} - {""}):
+    groups = {*held.column("group").tolist()}.intersection(training.column("group").tolist()) - {""}
+    files = {*held.files()}.intersection(training.files())
+    for kind, shared in (("groups", sorted(groups)), ("files", sorted(files))):
+        if shared:
             names = ", ".join(shared[:5])
             on_problem(f"{len(shared)} {kind} are trained on and held out ({names}): the scores will be too good")
     for name, first, second in (("training", training, held), (what, held, training)):

@@ -210,7 +210,7 @@ def _classes(paths: Sequence[str]) -> dict[str, str]:
     from patchout.data import DataError, scan
     from patchout.lists import SUFFIXES
 
-    classes = {}
+    classes: dict[str, str] = {}
     for path in (Path(path).expanduser() for path in paths):
         if path.is_dir() or path.suffix.lower() in SUFFIXES:
             with suppress(DataError):  # it has no classes
