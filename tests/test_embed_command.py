@@ -118,6 +118,14 @@ def test_a_list_of_segments(run: Run, clips: Path, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "x.parquet")["start_s"].to_pylist() == [0.1, 0.0]
 
 
+def test_a_row_that_cannot_be_read_is_named_and_the_rest_is_embedded(run: Run, clips: Path, tmp_path: Path) -> None:
+    (clips / "list.jsonl").write_text('[1]\n{"path": "bell/0.wav", "start_ms": 1}\n')
+    done = run(clips / "list.jsonl", "--out", tmp_path / "x.parquet")
+    assert (done.code, pq.read_table(tmp_path / "x.parquet").num_rows) == (1, 1)
+    assert "list.jsonl line 1: is not an object" in done.err
+    assert "columns that are not used: start_ms" in done.err
+
+
 def test_the_built_in_model_is_named(run: Run, clips: Path, tmp_path: Path) -> None:
     done = run(clips / "bell", "--out", tmp_path / "x.parquet", "--model", "")
     assert "using the built-in model esc10-tiny" in done.err
@@ -247,6 +255,13 @@ def test_classes_of_a_data_set_come_from_its_csv(class_folder: Path) -> None:
     found = embed._classes([str(class_folder), "some.wav"])
     assert len(found) == 12
     assert found[str(class_folder / "dog" / "0.wav")] == "a dog"
+
+
+def test_classes_of_folders_are_those_of_training(tmp_path: Path) -> None:
+    paths = [tmp_path / "set" / split / name / "a.wav" for split in ("train", "test") for name in ("dog", "cat")]
+    for path in paths:
+        write_wav(path, tone(0.02))
+    assert embed._classes([str(tmp_path / "set")]) == {str(path): path.parent.name for path in paths}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -337,7 +337,7 @@ def test_the_table_says_on_what_the_scores_stand(
     files: list[str], clips: ClipSet, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = {"eval": {"listed": 8, "present": 6}, "train": {"listed": 100, "present": 99}}
-    monkeypatch.setattr("patchout.data.scan", lambda source: replace(clips, info={"official": counts}))
+    monkeypatch.setattr("patchout.data.scan", lambda source, classes: replace(clips, info={"official": counts}))
     assert run_command(["evaluate", files[0], "--data", str(clips.root)]) == 0
     shown = capfd.readouterr().out
     assert f"6 clips (sha256 {clips.ids_sha256()[:12]})" in shown
