@@ -627,7 +627,7 @@ def test_several_labels_a_clip_make_a_multi_label_model(class_folder: Path, tmp_
 
 def test_a_clip_counts_by_the_weight_of_its_row(folds: Path, tmp_path: Path) -> None:
     table = (folds / "meta.csv").read_text().splitlines()
-    halves = [f"{row},{'weight' if index == 0 else 0.5}" for index, row in enumerate(table)]
+    halves = [f"{row},{'loss_weight' if index == 0 else 0.5}" for index, row in enumerate(table)]
     settings = {**QUIET, "roll_s": 0.0, "gain_db": (0, 0), "epochs": 1, "batch": 12}
     train.run(config(folds, tmp_path / "whole", **settings))
     (folds / "meta.csv").write_text("\n".join(halves))
