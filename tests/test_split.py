@@ -1,6 +1,6 @@
 """Clips trained on, watched, scored: no clip on two sides, groups whole, every class where it can be."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -137,8 +137,30 @@ def test_a_file_is_held_out_whole_whatever_its_groups(tmp_path: Path) -> None:
     assert not {*clips.take(np.flatnonzero(held)).files()} & {*clips.take(np.flatnonzero(~held)).files()}
 
 
-def test_splits_that_are_trained_on_are_told(table: Callable[[Rows], Path]) -> None:
+@pytest.mark.parametrize(
+    ("names", "watched", "scored"),
+    [
+        (("train", "test"), (), ("test",)),
+        (("training", "val", "evaluation"), ("val",), ("evaluation",)),
+        (("train", "dev", "eval"), ("dev",), ("eval",)),
+        (("dev", "eval"), (), ("eval",)),  # a development set is trained on
+        (("Train", "Valid", "more"), ("Valid",), ()),
+        (("1", "2", "3"), (), ()),
+        (("test",), (), ()),
+    ],
+)
+def test_splits_are_what_they_are_called(
+    names: Sequence[str], watched: Sequence[str], scored: Sequence[str], table: Callable[[Rows], Path]
+) -> None:
+    data = table([{"label": label, "split": split} for split in names for label in ("x", "y", "x")])
+    split, problems = chosen(data)
+    assert {*split.validation.column("fold").tolist()} == {*watched}
+    assert {*split.test.column("fold").tolist()} == {*scored}
+    assert {*split.training.column("fold").tolist()} == {*names} - {*watched} - {*scored}
+    assert len(problems) == len([*watched, *scored])
+
+
+def test_a_flag_chooses_other_splits(table: Callable[[Rows], Path]) -> None:
     data = table([{"label": label, "split": split} for split in ("train", "test") for label in ("x", "y", "x")])
-    told = "all splits are trained on, also test: --split and --test hold one out, --exclude too"
-    assert chosen(data)[1] == [told]
-    assert chosen(data, test="test")[1] == []
+    split, problems = chosen(data, exclude=("test",))
+    assert (len(split.training), len(split.test), problems) == (3, 0, [])

@@ -21,8 +21,10 @@ SUFFIXES = frozenset(
         *(".f4v", ".ts", ".mts", ".m2ts"),
     )
 )
-HELD_OUT = frozenset(("test", "testing", "valid", "val", "validation", "dev", "eval", "evaluation"))
-SPLITS = HELD_OUT | {"train", "training"}
+TRAINING = frozenset(("train", "training"))
+VALIDATION = frozenset(("valid", "val", "validation", "dev"))
+TEST = frozenset(("test", "testing", "eval", "evaluation"))
+SPLITS = TRAINING | VALIDATION | TEST
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 SYNC_BYTE = b"\x47"  # every packet of an MPEG transport stream begins with it
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from patchout.augment import keyed
 from patchout.data import ClipSet, DataError, scan
-from patchout.folders import HELD_OUT
+from patchout.folders import TEST, TRAINING, VALIDATION
 from patchout.train_config import TrainConfig
 
 
@@ -30,16 +30,17 @@ def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
         on_problem(problem)
     if len(clips.classes) < 2:
         raise DataError(f"{config.data}: one class only ({clips.classes[0]}): there is nothing to tell apart")
-    parts = sorted(name for name in {*clips.column("fold").tolist()} if name.casefold() in HELD_OUT)
-    if parts and not (config.split or config.test or config.exclude):
-        on_problem(
-            f"all splits are trained on, also {', '.join(parts)}: --split and --test hold one out, --exclude too"
-        )
-    nothing = clips.take(np.arange(0))
-    training = clips.without(*filter(None, (config.split, config.test, *config.exclude)))
-    test = clips.only(config.test) if config.test else nothing
-    validation = clips.only(config.split) if config.split else nothing
-    if config.hold_out and not config.split:
+    watched, scored = (config.split,) if config.split else (), (config.test,) if config.test else ()
+    if not (config.split or config.test or config.exclude):
+        watched, scored = named_splits(clips)
+        for names, use in ((watched, "watches the run"), (scored, "is scored at its end")):
+            if names:
+                on_problem(
+                    f"split {', '.join(names)} {use} and is not trained on: --split, --test and --exclude choose"
+                )
+    training = clips.without(*watched, *scored, *config.exclude)
+    validation, test = clips.only(*watched), clips.only(*scored)
+    if config.hold_out and not watched:
         held = hold_out(training, config.hold_out)
         training, validation = training.take(np.flatnonzero(~held)), training.take(np.flatnonzero(held))
     if max(config.batch, 1) > len(training):
@@ -48,6 +49,20 @@ def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
     for what, other in (("validation", validation), ("test", test)):
         _report(what, training, other, on_problem)
     return Split(training, validation, test)
+
+
+def named_splits(clips: ClipSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The splits of a set that are called as those that watch a run, and as those that are scored at its end.
+
+    Beside no split called train, dev is the development set, which is trained on. Splits that leave nothing to train
+    on are none.
+    """
+    splits = sorted({*clips.column("fold").tolist()})
+    names = {split.casefold() for split in splits}
+    watch = VALIDATION if names & TRAINING else VALIDATION - {"dev"}
+    watched = tuple(split for split in splits if split.casefold() in watch)
+    scored = tuple(split for split in splits if split.casefold() in TEST)
+    return (watched, scored) if len(watched) + len(scored) < len(splits) else ((), ())
 
 
 def hold_out(clips: ClipSet, share: float) -> np.ndarray:
