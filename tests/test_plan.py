@@ -49,14 +49,18 @@ def test_a_plan_in_words() -> None:
         kept=234,
         parameters=5_400_000,
         batch=16,
+        parts=2,
+        processes=1,
+        lr=1e-3,
+        published="",
         steps=200,
         class_clips=(4, 8, 12),
         state_bytes=2**28,
-        memory_bytes=2**29,
-        seconds=120.0,
+        trial=Trial(2**25, 0.0375),  # eight at a time: as much as the state; 3200 clips
     )
     assert plan.describe() == (
-        "80 clips, 10 classes of 4 to 12 clips (middle: 8), one class a clip; batches of 16, 200 steps\n"
+        "80 clips, 10 classes of 4 to 12 clips (middle: 8), one class a clip; batches of 16, 200 steps, "
+        "peak learning rate 0.001\n"
         "5.4 M parameters, 234 of 590 tokens a clip; about 0.50 GiB (0.25 of it weights, gradients, optimizer and "
         "averages) and 2 min on this machine, without validation"
     )

@@ -212,7 +212,9 @@ CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must s
     "compile": (True, "compile"),
     "trackers": (("tensorboard",), "trackers"),
 }
-ELSEWHERE = {"data", "out", "seeds", "folds"}  # what is trained on and where: test_repeat.py, test_split.py
+ELSEWHERE = {  # what is trained on, where, and by how many: test_repeat.py, test_split.py, test_processes.py
+    *("data", "out", "seeds", "folds", "batch_per_process"),
+}
 BEFORE: dict[str, dict[str, Any]] = {  # what a field needs beside it, in both runs
     "by": {"split": "2"},
     "balance": {"exclude": ("bell-3",)},

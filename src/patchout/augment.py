@@ -43,7 +43,7 @@ class Share(NamedTuple):
 
     first: int  # place of the process's first clip
     total: int  # clips of all processes
-    gather: Callable[[Tensor], Tensor]  # puts the tensors of all processes together, clip after clip
+    gather: Callable[[Tensor], Tensor]  # puts the rows of all processes together, one a clip
 
 
 def keyed(purpose: str, *key: int) -> Generator:
@@ -123,7 +123,7 @@ def spec_augment(
     drawn, first = (1, 0) if masks.shared else (share.total, share.first)
     spans = (mask_span(mels, masks.freq, drawn, rng), mask_span(frames, masks.time, drawn, rng))
     band, stretch = (span[first : first + batch].to(mel.device) for span in spans)
-    fill = share.gather(mel.mean()[None]).mean() if masks.fill == "mean" else masks.fill
+    fill = share.gather(mel.mean(dim=(1, 2))).mean() if masks.fill == "mean" else masks.fill
     return torch.where(band[:, :, None] + stretch[:, None, :] > 0, fill, mel)
 
 

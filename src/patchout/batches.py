@@ -121,12 +121,23 @@ def balance_weights(clips: ClipSet) -> Float[Tensor, "clip"]:
     return torch.from_numpy(weights).float()
 
 
+def share(clips: int, rank: int, world: int) -> range:
+    """Which of the clips that are computed at a time process `rank` of `world` gets: equal shares, but for one clip.
+
+    The last process has the largest share. Fewer clips than processes are a ValueError.
+    """
+    if clips < world:
+        todo = f"raise --batch, lower --parts, or start at most {clips}"
+        raise ValueError(f"{clips} clips at a time are too few for {world} processes, each needs one: {todo}")
+    return range(rank * clips // world, (rank + 1) * clips // world)
+
+
 class StepSampler(Sampler[list[Key]]):
     """The batches of steps `first` ... `last` - 1 of an endless pass over the clips, drawn anew in every epoch.
 
     Step s holds positions s * batch ... of the epochs laid end to end: nothing is padded or repeated, and any step can
     be the first. An epoch is every clip once, or `draws` of them, by `weights` where there are any. `batch` counts the
-    clips of all processes; process `rank` of `world` gets its stretch of it.
+    clips of all processes; process `rank` of `world` gets its `share` of it.
     """
 
     def __init__(
@@ -147,8 +158,6 @@ class StepSampler(Sampler[list[Key]]):
             raise DataError("no clips to train on")
         if draws is not None and not 1 <= draws <= choice:
             raise ValueError(f"{draws} draws an epoch, each from the clips that are left: give 1 to {choice}")
-        if batch % world:
-            raise ValueError(f"a batch of {batch} cannot be shared evenly by {world} processes: make it a multiple")
         self.num_clips = num_clips
         self.batch = batch
         self.seed = seed
@@ -156,7 +165,7 @@ class StepSampler(Sampler[list[Key]]):
         self.last = last
         self.weights = weights
         self.epoch_clips = draws or choice
-        self.mine = range(rank * batch // world, (rank + 1) * batch // world)
+        self.mine = share(batch, rank, world)
 
     def __len__(self) -> int:
         return self.last - self.first

@@ -1,13 +1,16 @@
 """The command: find what was asked for, run it, and turn a user's mistake into one line and an exit code."""
 
+import contextlib
 import importlib
+import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import patchout
 from patchout import output
 from patchout.commands import DONE, FAILED, STOPPED, WRONG_USAGE, say
 from patchout.errors import InputError, near
+from patchout.stop import another_failed, rank
 
 COMMANDS = {  # module of patchout.commands -> what it does
     "tag": "say what can be heard in sound files",
@@ -21,6 +24,7 @@ COMMANDS = {  # module of patchout.commands -> what it does
     "models": "list the published models",
     "bench": "measure the papers' models on this machine",
 }
+SHARED = ("train", "pretrain")  # several processes may run them, of which the main one speaks
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -39,20 +43,37 @@ def run_command(args: Sequence[str]) -> int:
     if args[0] not in COMMANDS:
         say(f"unknown command {args[0]!r}{near(args[0], COMMANDS)}: commands are {', '.join(COMMANDS)}")
         return WRONG_USAGE
+    own_rank = rank() if args[0] in SHARED else 0
     try:
-        return importlib.import_module(f"patchout.commands.{args[0]}").main(args[1:])
+        with _muted() if own_rank else contextlib.nullcontext():
+            return importlib.import_module(f"patchout.commands.{args[0]}").main(args[1:])
     except KeyboardInterrupt:
-        say("stopped")
-        return STOPPED
+        text, code = "stopped", STOPPED
     except BrokenPipeError:  # the reader of our output has left
         sys.stdout = None  # nothing is left to flush at exit
         return FAILED
     except OSError as error:
-        say(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
-        return FAILED
+        text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        code = FAILED
     except ValueError as error:
-        say(str(error))
-        return FAILED if isinstance(error, InputError) else WRONG_USAGE
+        text, code = str(error), FAILED if isinstance(error, InputError) else WRONG_USAGE
+    except RuntimeError:  # perhaps of waiting for a process that has failed, and has told why
+        if args[0] in SHARED and another_failed():
+            return FAILED
+        raise
+    if not own_rank:
+        say(text)
+    elif code != STOPPED and not another_failed():
+        say(f"process {own_rank}: {text}")
+    return code
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """What the main process prints too is printed once."""
+    nowhere = io.StringIO()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
 
 
 def _overview() -> str:

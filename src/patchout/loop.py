@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list, gather_object
 from torch import nn
 
 from patchout import optim
@@ -24,7 +24,9 @@ from patchout.run_folder import RunFolder
 from patchout.step import NonFiniteLossError, Place, Stepper, Work
 from patchout.stop import Signals, Stopped, stop_by
 
-__all__ = ["AVERAGE", "Job", "NonFiniteLossError", "Place", "Progress", "Stopped", "engine", "run"]
+__all__ = ["AVERAGE", "Job", "NonFiniteLossError", "Place", "Progress", "Stopped", "agreed", "engine", "run"]
+
+Result = TypeVar("Result")
 
 SAVE_EVERY_S = 60.0
 FIRST_SAVE_S = 5.0  # a run that is stopped in its first minute has something to go on from
@@ -88,6 +90,21 @@ def engine(device: torch.device, out: Path, *, trackers: Sequence[str] = ()) -> 
     )
 
 
+def agreed(action: Callable[[], Result]) -> Result:
+    """What `action` gives on this process; where a file or a request fails it on any, all raise the first one's error.
+
+    Without it, the others would wait for the one that failed.
+    """
+    result, error = None, None
+    try:
+        result = action()
+    except (ValueError, OSError) as failure:
+        error = failure
+    if first := next(filter(None, gather_object([error])), None):
+        raise first
+    return cast(Result, result)
+
+
 def run(
     job: Job,
     accelerator: Accelerator,
@@ -113,6 +130,10 @@ def run(
             if signals.safe:
                 signals.safe = False
                 current.save()
+            raise
+        except RuntimeError:  # of a step that waited for a process that is gone
+            if signals.caught and accelerator.num_processes > 1:
+                raise stop_by(signals.caught) from None
             raise
         finally:
             for tracker in accelerator.trackers:

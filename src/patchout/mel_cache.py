@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,22 @@ from jaxtyping import Float16
 from torch.utils.data import Dataset
 
 from patchout.augment import fit, keyed
-from patchout.batches import Item, Key, broken
+from patchout.batches import Item, Key, Waves, broken
 from patchout.clips import ClipSet, DataError
 from patchout.errors import InputError
 from patchout.files import write_aside, write_json
 from patchout.mel import MelConfig, log_mel
+from patchout.pretrain_config import PretrainConfig
 
 BYTES = 2  # of a value: float16 is exact to 0.02 dB, bfloat16 only to 0.2
+
+
+def crops(clips: ClipSet, mel: MelConfig, config: PretrainConfig) -> "Waves | MelCache":
+    """What a pre-training crops its clips from: their sounds, or log-mels that are kept."""
+    size = round(config.clip_s * mel.sample_rate)
+    if config.mel_cache:
+        return MelCache(clips, replace(mel, mean=None, std=None), Path(config.mel_cache), size, config.seed)
+    return Waves(clips, rate=mel.sample_rate, num_samples=size, seed=config.seed, crop=True)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,20 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from patchout.augment import keyed
-from patchout.batches import Batch
+from patchout.batches import Batch, share
 from patchout.step import Place
 
 TRIAL = 8  # clips of the measured step
 LARGEST_BATCH = 32
 SHARE = 0.5  # of the free memory that a run may plan with
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one clip costs."""
+
+    activation_bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -30,13 +38,43 @@ class Plan:
     tokens: int  # of a clip without Patchout, C and D included
     kept: int  # of those, in a training step
     parameters: int
-    batch: int
+    batch: int  # clips a step, over all processes
+    parts: int  # that a step is computed in, one after the other
+    processes: int  # that share each part
+    lr: float  # peak
+    published: str  # batch and rate of the recipe where they differ, in words
     steps: int
     class_clips: tuple[int, int, int]  # clips of the smallest, the middle and the largest class
     state_bytes: int  # weights, gradients, optimizer, averages
-    memory_bytes: int  # those and the activations of one part
-    seconds: float
+    trial: Trial
     origin: str = ""  # the columns that were read, and the classes
+
+    def __post_init__(self) -> None:
+        """Refuse processes without a clip."""
+        share(self.batch // self.parts, 0, self.processes)
+
+    @property
+    def at_a_time(self) -> int:
+        """Clips that a process computes at a time, at most."""
+        return len(share(self.batch // self.parts, self.processes - 1, self.processes))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of a process: the state and the activations of one part."""
+        return self.state_bytes + self.trial.activation_bytes * self.at_a_time
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, without validation."""
+        return self.trial.seconds * self.at_a_time * self.parts * self.steps
+
+    def _batches(self) -> str:
+        """The batch, and how several processes share it."""
+        if self.processes == 1:
+            return f"batches of {self.batch}"
+        least, most = (len(share(self.batch, rank, self.processes)) for rank in (0, self.processes - 1))
+        each = f"{most}" if least == most else f"{least} or {most}"
+        return f"batches of {self.batch} ({each} on each of {self.processes} processes)"
 
     def describe(self) -> str:
         """Two lines for people, and one about the data."""
@@ -44,22 +82,16 @@ class Plan:
         few, middle, many = self.class_clips
         sizes = f"{self.classes} classes of {few} to {many} clips (middle: {middle})"
         known = f"{sizes}, {kind}" if self.classes else "no labels"
+        rate = f"peak learning rate {self.lr:.3g}"
+        rate += f" (the recipe: {self.published})" if self.published else ""
         minutes = f"{self.seconds / 60:.0f} min" if self.seconds >= 90 else f"{self.seconds:.0f} s"
         memory, state = (size / 2**30 for size in (self.memory_bytes, self.state_bytes))
         return (
-            f"{self.clips} clips, {known}; batches of {self.batch}, {self.steps} steps\n"
+            f"{self.clips} clips, {known}; {self._batches()}, {self.steps} steps, {rate}\n"
             f"{self.parameters / 1e6:.1f} M parameters, {self.kept} of {self.tokens} tokens a clip; "
             f"about {memory:.2f} GiB ({state:.2f} of it weights, gradients, optimizer and averages) "
             f"and {minutes} on this machine, without validation"
         ) + (f"\n{self.origin}" if self.origin else "")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What one clip costs."""
-
-    activation_bytes: int
-    seconds: float
 
 
 def measure(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,35 +15,31 @@ from torch import nn
 
 import patchout
 from patchout import augment, checkpoint, loop, optim, zoo
-from patchout.batches import Batch, StepSampler, Waves, batches
+from patchout.batches import Batch, StepSampler, batches
 from patchout.clips import ClipSet, DataError
-from patchout.data import scan, scan_sounds
+from patchout.data import scan
 from patchout.device import pick_device
 from patchout.files import write_json
 from patchout.import_maskspec import encoder_of
 from patchout.masking import num_kept
 from patchout.maskspec import MaskSpec, MaskSpecConfig, lengthened
 from patchout.mel import MelConfig
-from patchout.mel_cache import MelCache
+from patchout.mel_cache import MelCache, crops
 from patchout.mel_statistics import audioset_statistics
 from patchout.passt import SIZES
 from patchout.plan import Plan, fitting_batch, measure
-from patchout.pretrain_config import MASKSPEC, PretrainConfig
-from patchout.pretrain_loss import PretrainLoss
+from patchout.pretrain_config import RECIPES, PretrainConfig
+from patchout.pretrain_loss import PretrainLoss, alarms
 from patchout.probe import Probe, Subject, table
-from patchout.run_folder import RunFolder, open_run, stored_config
-from patchout.survey import Survey, choose_start, cut_long, survey
+from patchout.run_folder import RunFolder, open_run, settings_of, stored_config
+from patchout.survey import Survey, choose_start, cut_long, sounds_of, survey
 
 LARGEST_BATCH = 512  # the published one
-ALARMS: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # what is seen, when it is wrong, what to say
-    ("silent", lambda share: share > 0.5, "more than half of what is hidden is silence: leave silent clips out"),
-    ("spread", lambda spread: spread < 0.01, "all clips look alike to the encoder, it has collapsed: lower --base-lr"),
-)
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Who hears of a pre-training while it goes on."""
+    """Who hears of a pre-training while it goes on; of several processes the main one's."""
 
     on_plan: Callable[[Plan], None] = lambda plan: None
     on_progress: Callable[[loop.Progress], None] = lambda progress: None
@@ -61,21 +58,13 @@ class _Task:
     probe: Probe | None
     world: Accelerator
     listener: Listener
+    notes: tuple[str, ...]  # what was found and decided on the way here
+    seconds: float  # of sound
 
     @property
     def steps(self) -> int:
         """Of the whole run."""
         return self.config.epochs * len(self.clips) // self.config.batch
-
-    @property
-    def source(self) -> Waves | MelCache:
-        """What the clips are cropped from."""
-        config, mel = self.config, self.model.config.mel
-        size = round(config.clip_s * mel.sample_rate)
-        if config.mel_cache:
-            plain = replace(mel, mean=None, std=None)
-            return MelCache(self.clips, plain, Path(config.mel_cache), size, config.seed)
-        return Waves(self.clips, rate=mel.sample_rate, num_samples=size, seed=config.seed, crop=True)
 
 
 def run(
@@ -88,54 +77,52 @@ def run(
     """
     if not config.data or config.out == Path():
         raise ValueError("a run needs data and out: replace(config, data=..., out=...)")
-    sounds = _sounds(config)
-    clips = cut_long(sounds, config.clip_s)
-    probe = Probe(scan(config.probe)) if config.probe else None
     device = pick_device(config.device)
     world = loop.engine(device, config.out, trackers=config.trackers)
+    main = world.is_main_process
+    stored = loop.agreed(lambda: {} if restart else stored_config(config.out))
+    task = loop.agreed(lambda: _prepare(config, stored, world, listener if main else Listener(), device))
+    planned = plan(task, stored.get("batch", 0))
+    task, clips = replace(task, config=replace(task.config, batch=planned.batch)), task.clips
+    same = {"data": "", "out": "", "probe": "", "probe_every": 0, "workers": 0, "trackers": ()}  # moves no weight
+    same |= {"mel_cache": bool(task.config.mel_cache)}
+    data = {"root": str(clips.root), "clips": len(clips), "ids_sha256": clips.ids_sha256()}
+    settings = settings_of(asdict(task.config) | same, asdict(PretrainConfig(recipe="")) | same, stored)
+    with ExitStack() as stack:
+        opened = open_run(config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main)
+        folder = loop.agreed(lambda: stack.enter_context(opened))
+        source = crops(clips, task.model.config.mel, config)
+        kept = loop.agreed(lambda: source.open(task.seconds) if isinstance(source, MelCache) and main else "")
+        for note in filter(None, (folder.replaced, kept, *task.notes)):
+            task.listener.on_note(note)
+        task.listener.on_plan(planned)
+        scores = loop.run(_job(task, folder), world, on_progress=listener.on_progress, on_problem=listener.on_note)
+        scores = loop.agreed(lambda: _conclude(task, folder, scores) if main else scores)
+    return broadcast_object_list([scores])[0]
+
+
+def _prepare(
+    config: PretrainConfig, stored: dict[str, Any], world: Accelerator, listener: Listener, device: torch.device
+) -> _Task:
+    """The clips, the model that goes on from them, and what watches it."""
+    sounds = sounds_of(config)
+    clips = cut_long(sounds, config.clip_s)
+    probe = Probe(scan(config.probe)) if config.probe else None
     device = world.device if world.num_processes > 1 else device
-    stored = {} if restart else stored_config(config.out)
     if stored and "mask_ratio" not in stored:
         raise ValueError(f"{config.out} holds a run of `patchout train {stored['recipe']}`: choose another --out")
     if config.init == "auto" and stored.get("recipe") == config.recipe:  # as it was decided then
         config = replace(config, init=stored["init"])
     heard = survey(clips, MelConfig(), per_band=config.statistics == "data", floor=config.std_floor)
-    init, told = choose_start(config.init, heard.hours)
+    init, decided = choose_start(config.init, heard.hours)
     config = replace(config, init=init)
     model = start(config, heard, device=device)
     config = _of_model(config, model.config)
-    task = _Task(config, clips, model, PretrainLoss(config, model.config, device), probe, world, listener)
-    made = plan(task, stored.get("batch", 0))
-    task = replace(task, config=replace(config, batch=made.batch))
-    same = {"data": "", "out": "", "probe": "", "probe_every": 0, "workers": 0, "trackers": ()}  # moves no weight
-    data = {"root": str(clips.root), "clips": len(clips), "ids_sha256": clips.ids_sha256()}
-    main = world.is_main_process
-    settings = asdict(task.config) | same | {"mel_cache": bool(config.mel_cache)}
-    with open_run(config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main) as folder:
-        if main:
-            cut = f"{len(sounds)} recordings, the long ones cut: {len(clips)} clips" if clips is not sounds else ""
-            source, seconds = task.source, max(3600 * heard.hours, len(clips) * config.clip_s)
-            kept = source.open(seconds) if isinstance(source, MelCache) else ""
-            unheard = probe.problems if probe else ()
-            for note in filter(
-                None, (folder.replaced, cut, told, kept, *clips.problems, *clips.notes, *heard.problems, *unheard)
-            ):
-                listener.on_note(note)
-            listener.on_plan(made)
-        scores = loop.run(_job(task, folder), world, on_progress=listener.on_progress, on_problem=listener.on_note)
-        if main:
-            scores = _conclude(task, folder, scores)
-    return broadcast_object_list([scores])[0]
-
-
-def _sounds(config: PretrainConfig) -> ClipSet:
-    """What is listened to; a split that only the recipe leaves out need not be there."""
-    sounds = scan_sounds(config.data)
-    known = {*sounds.column("fold").tolist()}
-    left = sounds.without(*(name for name in config.exclude if name in known or name not in MASKSPEC.exclude))
-    if not len(left):
-        raise DataError(f"{config.data}: all {len(sounds)} clips are excluded ({', '.join(config.exclude)})")
-    return left
+    cut = f"{len(sounds)} recordings, the long ones cut: {len(clips)} clips" if clips is not sounds else ""
+    notes = cut, decided, *clips.problems, *clips.notes, *heard.problems, *(probe.problems if probe else ())
+    seconds = max(3600 * heard.hours, len(clips) * config.clip_s)
+    loss = PretrainLoss(config, model.config, device)
+    return _Task(config, clips, model, loss, probe, world, listener, notes, seconds)
 
 
 # -- the start --------------------------------------------------------------------------------------------------------
@@ -150,8 +137,8 @@ def start(config: PretrainConfig, heard: Survey, *, device: torch.device) -> Mas
         model = zoo.load_pretrained(config.init, "cpu")
         model = lengthened(model, _frames(config, model.config.mel) // model.config.patch)
     else:
-        own = config.statistics != "audioset"
-        statistics = heard.statistics if own else audioset_statistics(floor=config.std_floor)
+        published = config.statistics == "audioset"
+        statistics = audioset_statistics(floor=config.std_floor) if published else heard.statistics
         mel, (width, heads) = MelConfig(**statistics._asdict()), SIZES[config.size]
         decoder = dict(zip(("decoder_width", "decoder_depth", "decoder_heads"), config.decoder, strict=True))
         columns = max(1, _frames(config, mel) // MaskSpecConfig.patch)
@@ -184,13 +171,14 @@ def plan(task: _Task, stored_batch: int) -> Plan:
     trial = measure(model, task.loss, num_samples=length, num_classes=1)  # its weight is the clip's
     task.loss.seen()
     state = sum(optim.state_bytes(model, average=bool(config.ema)))
-    share = config.parts * task.world.num_processes
-    fitting = partial(fitting_batch, trial, state, device, clips, largest=LARGEST_BATCH, share=share)
-    size = config.batch or stored_batch or fitting()
+    sharing = config.parts * task.world.num_processes
+    fit = partial(fitting_batch, trial, state, device, clips, largest=LARGEST_BATCH, share=sharing)
+    size = config.batch or stored_batch or fit()
     if size > clips:
         raise DataError(f"{config.data}: a batch of {size} is larger than the {clips} clips: lower --batch")
     patches = model.config.rows * (_frames(config, model.config.mel) // model.config.patch)
-    steps, processes = config.epochs * clips // size, task.world.num_processes
+    like = RECIPES.get(config.recipe, config)
+    same = like.batch in (0, size) and like.base_lr == config.base_lr
     return Plan(
         origin=task.clips.origin(),
         clips=clips,
@@ -200,11 +188,14 @@ def plan(task: _Task, stored_batch: int) -> Plan:
         kept=1 + num_kept(patches, config.mask_ratio),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         batch=size,
-        steps=steps,
+        parts=config.parts,
+        processes=task.world.num_processes,
+        lr=config.base_lr * size / 256,
+        published="" if same else f"{like.batch} at {like.base_lr * like.batch / 256:.3g}",
+        steps=config.epochs * clips // size,
         class_clips=(0, 0, 0),
         state_bytes=state,
-        memory_bytes=state + trial.activation_bytes * size // (config.parts * processes),
-        seconds=trial.seconds * size * steps / processes,
+        trial=trial,
     )
 
 
@@ -264,7 +255,7 @@ def _batches(task: _Task, first: int) -> Iterable[Batch]:
         rank=world.process_index,
         world=world.num_processes,
     )
-    return batches(task.source, sampler, workers=config.workers)
+    return batches(crops(task.clips, task.model.config.mel, config), sampler, workers=config.workers)
 
 
 def _save(task: _Task, model: nn.Module, path: Path, scores: dict[str, float]) -> None:
@@ -282,10 +273,9 @@ def _look(task: _Task, told: set[str], model: nn.Module) -> dict[str, float]:
     config, seen = task.config, task.loss.seen()
     if not task.world.is_main_process:
         return {}
-    for name, rings, alarm in ALARMS:
-        if name in seen and rings(seen[name]) and alarm not in told:
-            task.listener.on_note(alarm)
-            told.add(alarm)
+    for alarm in alarms(seen) - told:
+        task.listener.on_note(alarm)
+        told.add(alarm)
     step = task.loss.step + 1
     epoch = step * config.batch // len(task.clips)
     if task.probe and (epoch % config.probe_every == 0 or step == task.steps):

@@ -1,5 +1,7 @@
 """The loss of one step of masked pre-training, and what would show that nothing is learnt (MaskSpec, section 2)."""
 
+from collections.abc import Callable, Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,6 +15,10 @@ from patchout.mel import log_mel
 from patchout.pretrain_config import PretrainConfig
 from patchout.step import Place
 
+ALARMS: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # what is seen, when it is wrong, what to say
+    ("silent", lambda share: share > 0.5, "more than half of what is hidden is silence: leave silent clips out"),
+    ("spread", lambda spread: spread < 0.01, "all clips look alike to the encoder, it has collapsed: lower --base-lr"),
+)
 STILL = 1e-4  # a patch whose bands change by less than this is silence
 
 
@@ -70,3 +76,8 @@ class PretrainLoss:
         self._sum.zero_()
         found = {"silent": (silent, parts), "spread": (spread, several)}
         return {name: total / count for name, (total, count) in found.items() if count}
+
+
+def alarms(seen: Mapping[str, float]) -> set[str]:
+    """What to say of values that `PretrainLoss.seen` gave."""
+    return {text for name, rings, text in ALARMS if name in seen and rings(seen[name])}

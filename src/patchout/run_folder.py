@@ -131,6 +131,11 @@ def as_begun(config: "Config", recipe: "Config", out: Path) -> tuple["Config", s
     return replace(config, **{name: values[name] for name in changed}), _told(changed)
 
 
+def settings_of(config: Mapping[str, Any], plain: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What `open_run` compares: `config`, without plain values of what an older version's run did not know."""
+    return {name: value for name, value in config.items() if not stored or name in stored or value != plain[name]}
+
+
 def _stored(out: Path) -> dict[str, Any]:
     """What config.json holds, empty where it is not there."""
     path = out / "config.json"

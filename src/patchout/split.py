@@ -45,7 +45,8 @@ def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
         training, validation = training.take(np.flatnonzero(~held)), training.take(np.flatnonzero(held))
     if max(config.batch, 1) > len(training):
         have = f"the {len(training)} clips to train on"
-        raise DataError(f"{config.data}: a batch of {config.batch} is larger than {have}: lower --batch")
+        fewer = " or start fewer processes" if config.batch_per_process else ""
+        raise DataError(f"{config.data}: a batch of {config.batch} is larger than {have}: lower --batch{fewer}")
     for what, other in (("validation", validation), ("test", test)):
         _report(what, training, other, on_problem)
     return Split(training, validation, test)

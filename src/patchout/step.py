@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -12,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from patchout.batches import Batch
+from patchout.batches import Batch, share
 from patchout.device import Precision, pick_precision
 from patchout.errors import InputError
 
@@ -35,7 +36,7 @@ class Place(NamedTuple):
     part: int  # of gradient accumulation
     first: int  # place of this process's first clip within the part
     total: int  # clips of the part, over all processes
-    gather: Callable[[Tensor], Tensor]  # the processes' tensors one after the other along dim 0
+    gather: Callable[[Tensor], Tensor]  # the processes' rows, one a clip, one after the other
 
 
 @dataclass(kw_only=True)
@@ -114,11 +115,23 @@ class Stepper:
         work, world = self.work, self.accelerator
         moved = {name: getattr(batch, name).to(self.device, non_blocking=True) for name in ("wave", "target", "weight")}
         total = work.batch // work.parts
-        place = Place(self.step, part, world.process_index * total // world.num_processes, total, world.gather)
+        mine = share(total, world.process_index, world.num_processes)
+        place = Place(self.step, part, mine.start, total, partial(self._gather, total))
+        weight = len(mine) * world.num_processes / total  # gradients and losses meet as plain means over processes
         with nullcontext() if part == work.parts - 1 else world.no_sync(self._wrapped):
-            loss = work.loss(self._model, batch._replace(**moved), place)
+            loss = weight * work.loss(self._model, batch._replace(**moved), place)
             world.backward(self.scaler.scale(loss / work.parts))
         return loss.detach().float()
+
+    def _gather(self, total: int, rows: Tensor) -> Tensor:
+        """The rows of all processes for `total` clips; a smaller share travels with zeros behind it."""
+        world = self.accelerator
+        sizes = [len(share(total, rank, world.num_processes)) for rank in range(world.num_processes)]
+        if min(sizes) == max(sizes):
+            return world.gather(rows)
+        missing = rows.new_zeros(max(sizes) - len(rows), *rows.shape[1:])
+        shares = world.gather(torch.cat([rows, missing])).unflatten(0, (len(sizes), max(sizes)))
+        return torch.cat([part[:size] for part, size in zip(shares, sizes, strict=True)])
 
     def check(self) -> None:
         """Read what the step before left on the device: by now the device has the next step to work on."""

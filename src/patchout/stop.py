@@ -1,11 +1,13 @@
-"""Asked to stop: SIGTERM and Ctrl-C are heard between steps."""
+"""Asked to stop: SIGTERM and Ctrl-C are heard between steps; and which of several processes speaks."""
 
+import os
 import signal
 import threading
 import time
 from types import FrameType
 from typing import Any
 
+PATIENCE_S = 30.0  # within which torchrun, when a process has failed and is gone, ends the others
 INSIST_S = 3.0  # a second signal this long after the first does not wait for the step
 
 
@@ -52,3 +54,30 @@ def leave_to_parent(worker: int) -> None:
     """Make a loader's worker deaf to SIGTERM and Ctrl-C: they often go to a whole group, and its parent decides."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+# -- processes that torchrun started ----------------------------------------------------------------------------------
+
+
+def rank() -> int:
+    """Of this process among several; 0 is the main one, and one that is alone."""
+    return int(os.environ.get("RANK", "0")) if _are_several() else 0
+
+
+def another_failed() -> bool:
+    """Whether another process has failed: torchrun then ends all others by SIGTERM, within a moment that this waits.
+
+    A process waits longer than those of lower rank, so that of an error that several have one tells.
+    """
+    if not _are_several():
+        return False
+    ended = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
+    try:
+        return ended.wait(PATIENCE_S + int(os.environ.get("LOCAL_RANK", "0")))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _are_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -12,9 +12,11 @@ import torch
 from patchout import zoo
 from patchout.augment import fit, keyed
 from patchout.clips import ClipSet, DataError
+from patchout.data import scan_sounds
 from patchout.download import DownloadError
 from patchout.mel import MelConfig, log_mel
 from patchout.mel_statistics import FrameStatistics, frame_statistics
+from patchout.pretrain_config import MASKSPEC, PretrainConfig
 
 MOST_CLIPS, MOST_S = 400, 7200.0  # that are listened to; either ends it
 CLIP_S = 10.0  # of a clip, for the statistics
@@ -29,6 +31,16 @@ class Survey(NamedTuple):
     hours: float  # of all clips
     statistics: FrameStatistics
     problems: tuple[str, ...]  # what cannot be read, and silence
+
+
+def sounds_of(config: PretrainConfig) -> ClipSet:
+    """What is listened to; a split that only the recipe leaves out need not be there."""
+    sounds = scan_sounds(config.data)
+    known = {*sounds.column("fold").tolist()}
+    left = sounds.without(*(name for name in config.exclude if name in known or name not in MASKSPEC.exclude))
+    if not len(left):
+        raise DataError(f"{config.data}: all {len(sounds)} clips are excluded ({', '.join(config.exclude)})")
+    return left
 
 
 def survey(clips: ClipSet, mel: MelConfig, *, per_band: bool, floor: float) -> Survey:

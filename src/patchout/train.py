@@ -1,6 +1,7 @@
 """Supervised training, from random weights or a model's: the model, the plan, the run (PaSST, section 3)."""
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -21,9 +22,10 @@ from patchout.clips import ClipSet
 from patchout.device import pick_device
 from patchout.files import finite, write_json
 from patchout.plan import Plan, fitting_batch, measure
+from patchout.recipes import names, recipe
 from patchout.repeat import Scores, repeat
 from patchout.report import write_report
-from patchout.run_folder import RunFolder, open_run, stored_config
+from patchout.run_folder import RunFolder, open_run, settings_of, stored_config
 from patchout.shape import freeze, model_config, num_class_tokens, num_columns
 from patchout.split import Split, choose
 from patchout.start import find, start
@@ -37,7 +39,7 @@ __all__ = ["Listener", "TrainConfig", "run"]
 
 @dataclass(frozen=True)
 class Listener:
-    """Who hears of a run while it goes on."""
+    """Who hears of a run while it goes on; of several processes the main one's."""
 
     on_plan: Callable[[Plan], None] = lambda plan: None
     on_progress: Callable[[loop.Progress], None] = lambda progress: None
@@ -50,7 +52,8 @@ def run(
     """Train, write the run folder `config.out`, return the scores of what it reports; of seeds and folds, their mean.
 
     The same call continues a run that was stopped. Another config in the same folder is a ValueError that says what
-    differs, unless `accept_changes`; `restart` moves the old run aside and begins anew.
+    differs, unless `accept_changes`; `restart` moves the old run aside and begins anew. Processes that torchrun started
+    share every batch, which keeps its size when another number of them continues the run.
     """
     if not config.data or config.out == Path():
         raise ValueError("a run needs data and out: replace(config, data=..., out=...)")
@@ -89,33 +92,42 @@ class _Task:
 
 def _run(config: TrainConfig, *, listener: Listener, restart: bool, accept_changes: bool) -> Scores:
     """One seed, one fold."""
-    split = choose(config, listener.on_problem)
     device = pick_device(config.device)
     world = loop.engine(device, config.out, trackers=config.trackers)
-    device = world.device if world.num_processes > 1 else device
+    main = world.is_main_process
+    stored = loop.agreed(lambda: {} if restart else stored_config(config.out))
+    begun = stored.get("processes", 1) if stored else world.num_processes
+    config = replace(config, batch=config.batch * (begun if config.batch_per_process else 1))
+    task = loop.agreed(lambda: _prepare(config, world, listener if main else Listener(), device))
+    planned = plan(task, stored.get("batch", 0))
+    task, clips = replace(task, config=replace(config, batch=planned.batch)), task.split.training
+    data = {"root": str(clips.root), "classes": clips.classes, "clips": len(clips), "ids_sha256": clips.ids_sha256()}
+    same = {"data": "", "out": "", "workers": 0, "trackers": (), "batch_per_process": False}  # what moves no weight
+    plain = asdict(TrainConfig(recipe="")) | {"processes": 1}
+    settings = settings_of(asdict(task.config) | same | {"processes": begun}, plain, stored)
+    with ExitStack() as stack:
+        opened = open_run(config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main)
+        folder = loop.agreed(lambda: stack.enter_context(opened))
+        task.listener.on_plan(planned)
+        if folder.replaced:
+            listener.on_problem(folder.replaced)
+        scores = loop.run(_job(task, folder), world, on_progress=listener.on_progress, on_problem=listener.on_problem)
+        reported = loop.agreed(lambda: _conclude(task, folder, scores) if main else {})
+    return broadcast_object_list([reported])[0]
+
+
+def _prepare(config: TrainConfig, world: Accelerator, listener: Listener, device: torch.device) -> _Task:
+    """The clips, the model with its start weights, and the loss."""
+    split = choose(config, listener.on_problem)
     found = find(config.init)
     shape = model_config(config, split.training, found.model.config if found.model else None)
+    device = world.device if world.num_processes > 1 else device
     model = start(shape, found, rng=augment.keyed("weights", config.seed), device=device)
     freeze(model, config.freeze)
     if config.draws > len(split.training):
         raise ValueError(f"{config.draws} draws an epoch of {len(split.training)} clips, none twice: lower draws")
     weight = class_weights(split.training) if config.balance == "loss" else torch.ones(len(split.training.classes))
-    task = _Task(config, split, model, StepLoss(config, model.config, weight), world, listener)
-    made = plan(task, 0 if restart else stored_config(config.out).get("batch", 0))
-    task = replace(task, config=replace(config, batch=made.batch))
-    data = {"root": str(split.training.root), "classes": split.training.classes, "clips": len(split.training)}
-    data["ids_sha256"] = split.training.ids_sha256()
-    same = {"data": "", "out": "", "workers": 0, "trackers": ()}  # what moves no weight
-    settings = asdict(task.config) | same
-    main = world.is_main_process
-    with open_run(config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main) as folder:
-        if main:
-            listener.on_plan(made)
-        if folder.replaced:
-            listener.on_problem(folder.replaced)
-        scores = loop.run(_job(task, folder), world, on_progress=listener.on_progress, on_problem=listener.on_problem)
-        reported = _conclude(task, folder, scores) if main else {}
-    return broadcast_object_list([reported])[0]
+    return _Task(config, split, model, StepLoss(config, model.config, weight), world, listener)
 
 
 def plan(task: _Task, stored_batch: int) -> Plan:
@@ -125,8 +137,8 @@ def plan(task: _Task, stored_batch: int) -> Plan:
     length = round(config.clip_s * model.config.mel.sample_rate)
     trial = measure(model, task.loss, num_samples=length, num_classes=len(clips.classes))
     state = sum(optim.state_bytes(model, average=bool(config.ema or config.swa_start)))
-    share = config.parts * task.world.num_processes
-    size = config.batch or stored_batch or fitting_batch(trial, state, device, len(clips), share=share)
+    sharing = config.parts * task.world.num_processes
+    size = config.batch or stored_batch or fitting_batch(trial, state, device, len(clips), share=sharing)
     shape = model.config
     columns, tokens = num_columns(shape, config.clip_s), num_class_tokens(shape)
     steps = config.epochs * task.epoch // size
@@ -142,12 +154,23 @@ def plan(task: _Task, stored_batch: int) -> Plan:
         kept=tokens + config.patchout.num_kept(shape.rows, columns),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         batch=size,
+        parts=config.parts,
+        processes=task.world.num_processes,
+        lr=config.lr,
+        published=_published(config, size),
         steps=steps,
         class_clips=(int(counts[0]), int(counts[len(counts) // 2]), int(counts[-1])),
         state_bytes=state,
-        memory_bytes=state + trial.activation_bytes * size // (config.parts * task.world.num_processes),
-        seconds=trial.seconds * size * steps / task.world.num_processes,
+        trial=trial,
     )
+
+
+def _published(config: TrainConfig, batch: int) -> str:
+    """Batch and learning rate of the config's recipe, "" where this run has them or the recipe names none."""
+    like = recipe(config.recipe).config if config.recipe in names() else config
+    if not like.batch or (like.batch, like.lr) == (batch, config.lr):
+        return ""
+    return f"{like.batch}{' on one GPU' if like.batch_per_process else ''} at {like.lr:.3g}"
 
 
 def _job(task: _Task, folder: RunFolder) -> loop.Job:

@@ -119,6 +119,8 @@ class TrainConfig:
     """passes over the clips"""
     batch: int = 32
     """clips a step, over all processes; 0: as many as fit, up to 32"""
+    batch_per_process: bool = False
+    """batch counts the clips of one process (a GPU), as in the published code of PaSST: the whole grows with them"""
     parts: int = 1
     """parts that a step's clips are computed in, one after the other (gradient accumulation)"""
     lr: float = 1e-3

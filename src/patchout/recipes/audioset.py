@@ -40,6 +40,7 @@ S = TrainConfig(
     mask_shared=True,
     epochs=130,
     batch=12,
+    batch_per_process=True,
     lr=2e-5,
     weight_decay=1e-4,
     decay_all=True,
