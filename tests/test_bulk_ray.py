@@ -60,9 +60,14 @@ class Work:
 
 @pytest.fixture
 def work(tiny: Passt, tmp_path: Path) -> Work:
-    """Five good files of several lengths, one segment, one that is no sound, one that is not there; four shards."""
+    """Five good files of several lengths, one segment, one that is no sound, one that is not there; four shards.
+
+    The first has two channels, of which the model hears the left one.
+    """
+    tiny.config = replace(tiny.config, channel="left")
     save(tiny, tmp_path / "tiny.safetensors")
     files = [write_wav(tmp_path / f"{n}.wav", noise(seconds, n)) for n, seconds in enumerate(LENGTHS_S)]
+    write_wav(files[0], np.stack([noise(1.0, 0), noise(1.0, 9)], axis=1))
     (tmp_path / "text.wav").write_text("no sound")
     items = [Item(str(file)) for file in files]
     items += [Item(str(files[1]), 0.5, 1.5), Item(str(tmp_path / "text.wav")), Item(str(tmp_path / "gone.wav"))]

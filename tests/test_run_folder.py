@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from patchout.errors import InputError
-from patchout.run_folder import RunFolder, as_begun, open_run
+from patchout.run_folder import RunFolder, as_begun, open_run, settings_of
 from patchout.train_config import TrainConfig
 
 CONFIG: dict[str, Any] = {"recipe": "test", "lr": 0.1, "gain_db": (-7, 6), "seed": 3}
@@ -63,6 +63,14 @@ def test_a_run_goes_on_as_it_began_when_its_recipe_has_changed(tmp_path: Path, p
     assert changes == "gain_db (0, 0) -> (-7, 6), lr 0.2 -> 0.1"
     other = replace(today, recipe="other")
     assert as_begun(other, other, tmp_path) == (other, "")
+
+
+def test_a_run_of_before_a_field_continues_while_that_is_plain(tmp_path: Path) -> None:
+    enter(tmp_path)
+    now = CONFIG | {"ema": 0.0}
+    enter(tmp_path, settings_of(now, now, stored(tmp_path)["config"]))
+    with pytest.raises(ValueError, match=r"another config \(ema None -> 0\.9\)"):
+        enter(tmp_path, settings_of(now | {"ema": 0.9}, now, stored(tmp_path)["config"]))
 
 
 def test_an_accepted_change_is_kept_with_those_before(tmp_path: Path) -> None:

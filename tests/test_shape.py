@@ -1,15 +1,12 @@
-"""Which model a run trains, for both families; a MaskSpec that is fine-tuned; a model for each channel."""
+"""Which model a run trains, for both families; a MaskSpec that is fine-tuned."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
-from conftest import LABELS, RATE, noise, tiny_config, tone
+from conftest import LABELS, tiny_config
 
 import patchout
 from patchout import augment, checkpoint, train
@@ -166,18 +163,3 @@ def test_a_pre_trained_model_is_fine_tuned_and_tags(class_folder: Path, tmp_path
     assert model.config.labels == LABELS
     assert set(patchout.tag(model, class_folder / "dog" / "0.wav", top=3).labels) == set(LABELS)
     assert model.config.provenance["init"] == str(tmp_path / "pre")
-
-
-def test_each_channel_gets_a_model_and_their_ensemble_a_score(tmp_path: Path) -> None:
-    rows = ["filename,category,fold"]
-    for index in range(12):
-        hears = np.stack([tone(0.6, 200 + 300 * (index % 3)), noise(0.6, index)], axis=1)
-        soundfile.write(tmp_path / f"{index}.wav", hears, RATE)
-        rows.append(f"{index}.wav,{'abc'[index % 3]},{index // 6 + 1}")
-    (tmp_path / "meta.csv").write_text("\n".join(rows))
-    scores = train.run(config(tmp_path, tmp_path / "run", channel="each", split="2", epochs=1))
-    alone = {f"accuracy/{channel}" for channel in ("left", "right", "mean")}
-    assert {"accuracy", *alone} <= set(scores)
-    assert json.loads((tmp_path / "run" / "scores.json").read_text()) == scores
-    models = [patchout.load(str(tmp_path / "run" / channel), "cpu") for channel in ("left", "right")]
-    assert not torch.equal(*(model.state_dict()["head.weight"] for model in models))

@@ -101,7 +101,6 @@ LEVELS = (
         "zoo",
     ),
     (
-        "channels",
         "hear",
         "imagenet",
         "loop",
@@ -115,6 +114,7 @@ LEVELS = (
     (
         "bench",
         "bulk",
+        "channels",
         "join",
         "output",
         "pretrain",

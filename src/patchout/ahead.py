@@ -4,12 +4,13 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Executor, Future
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
-from patchout.audio import Stream
+from patchout.audio import Channel, Stream
 from patchout.items import Item
 
 HELD_S = 60.0  # a longer sound is decoded again, block by block, when its turn comes
@@ -35,17 +36,17 @@ class Sound(NamedTuple):
         return self.wave is None and self.error is None
 
 
-def open_stream(item: Item, rate: int) -> Stream:
-    """The sound of an item, in blocks."""
-    return Stream(item.file, rate, start_s=item.start_s, end_s=item.end_s)
+def open_stream(item: Item, rate: int, *, channel: Channel) -> Stream:
+    """The sound of an item, in blocks; rate and channel are those of the model that hears it."""
+    return Stream(item.file, rate, start_s=item.start_s, end_s=item.end_s, channel=channel)
 
 
-def decode(item: Item, rate: int, is_over: threading.Event | None = None) -> Sound:
+def decode(item: Item, rate: int, is_over: threading.Event | None = None, *, channel: Channel = "mean") -> Sound:
     """Read an item to its end, or until `is_over`; up to HELD_S seconds are kept. A failure is part of the result."""
     parts: list[np.ndarray] = []
     held = 0
     try:
-        stream = open_stream(item, rate)
+        stream = open_stream(item, rate, channel=channel)
         for block in stream:
             if is_over and is_over.is_set():
                 return Sound(item, error=f"{item.file}: was not read to its end")
@@ -61,14 +62,21 @@ def decode(item: Item, rate: int, is_over: threading.Event | None = None) -> Sou
 
 
 def decode_ahead(
-    items: Iterable[Item], rate: int, pool: Executor, ahead: int, is_over: threading.Event | None = None
+    items: Iterable[Item],
+    rate: int,
+    pool: Executor,
+    ahead: int,
+    is_over: threading.Event | None = None,
+    *,
+    channel: Channel = "mean",
 ) -> Generator[Sound, None, None]:
     """`decode` all items in order, by the threads of a pool that are up to `ahead` items ahead of the reader."""
     queue: deque[Future[Sound]] = deque()
     source = iter(items)
+    read = partial(decode, channel=channel)
     try:
         while True:
-            queue.extend(pool.submit(decode, item, rate, is_over) for item in islice(source, ahead - len(queue)))
+            queue.extend(pool.submit(read, item, rate, is_over) for item in islice(source, ahead - len(queue)))
             if not queue:
                 return
             yield queue.popleft().result()

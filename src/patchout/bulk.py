@@ -157,7 +157,8 @@ class Threads(NamedTuple):
 
     def decoded(self, items: Iterable[Item], embedder: Embedder) -> Generator[Sound, None, None]:
         """The items' sounds in order, a few ahead of the reader."""
-        return decode_ahead(items, embedder.model.config.mel.sample_rate, self.decode, AHEAD_ITEMS, self.is_over)
+        rate, channel = embedder.model.config.mel.sample_rate, embedder.model.config.channel
+        return decode_ahead(items, rate, self.decode, AHEAD_ITEMS, self.is_over, channel=channel)
 
 
 @contextmanager
@@ -253,7 +254,7 @@ class _Rows:
 
     def of_long(self, sound: Sound) -> Iterator[pa.Table]:
         """A sound that is not held; if it cannot be read a second time, an error row ends it."""
-        stream = open_stream(sound.item, self.rate)
+        stream = open_stream(sound.item, self.rate, channel=self.embedder.model.config.channel)
         try:
             if self.is_scene:
                 yield self._table([sound], [(self.embedder.scene_of(stream)[None], np.zeros(1, np.float32))])

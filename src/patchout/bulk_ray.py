@@ -16,12 +16,14 @@ import pyarrow as pa
 import torch
 
 from patchout.ahead import Sound, decode
+from patchout.audio import Channel
 from patchout.bulk import Engine, Steps, Todo, embed_shards, load_embedder, open_threads
 from patchout.download import file_sha256
 from patchout.embedding import Embedder
 from patchout.errors import InputError
 from patchout.items import Item
 from patchout.shards import EmbedJob, Folder, shard_name
+from patchout.tagger import TaggerConfig
 from patchout.zoo import locate
 
 BLOCK_BYTES = 2**28  # decoded sounds that a task hands to an actor, which decodes the rest of the shard itself
@@ -50,9 +52,9 @@ def ray_engine() -> Engine:
 
 
 def _run(todo: Todo) -> Steps:
-    rate = load_embedder(todo.job, "cpu").model.config.mel.sample_rate  # refuses a job before Ray starts
+    model = load_embedder(todo.job, "cpu").model.config  # refuses a job before Ray starts
     with _connected():
-        for shard, seconds in _results(todo, rate, _actors_here(todo.device)):
+        for shard, seconds in _results(todo, model, _actors_here(todo.device)):
             yield len(todo.items_of(shard)), seconds
     folder = Folder(todo.out)
     if missing := sorted({shard_name(shard) for shard in todo.shards} - folder.names()):
@@ -126,19 +128,20 @@ def plan_actors(cores: Sequence[int], gpus: int, *, device: str = "auto") -> Act
     return Actors(models, cores=min(max(1, places - 1), max(0, sum(cores) - 1) // models), gpus=0)
 
 
-def _results(todo: Todo, rate: int, actors: Actors) -> Iterator[tuple[int, float]]:
+def _results(todo: Todo, model: TaggerConfig, actors: Actors) -> Iterator[tuple[int, float]]:
     """Run the shards: number and seconds of sound of each, once it is written."""
     import ray
     import ray.data
 
     folder = str(Path.cwd())
+    heard = {"rate": model.mel.sample_rate, "channel": model.channel, "folder": folder}
     blocks = [pa.table({"shard": [shard], "content": [pickle.dumps(todo.items_of(shard))]}) for shard in todo.shards]
     shards = ray.data.from_arrow(blocks)  # a shard is a block, a task, and a row
     shards.context.enable_progress_bars = False
     shards.context.print_on_execution_start = False
     shards.context.raise_original_map_exception = True
     written = shards.map_batches(
-        decode_shard, batch_size=1, batch_format="pyarrow", fn_kwargs={"rate": rate, "folder": folder}, num_cpus=1
+        decode_shard, batch_size=1, batch_format="pyarrow", fn_kwargs=heard, num_cpus=1
     ).map_batches(
         Model,
         batch_size=1,
@@ -165,14 +168,14 @@ def _results(todo: Todo, rate: int, actors: Actors) -> Iterator[tuple[int, float
 # -- on the workers ---------------------------------------------------------------------------------------------------
 
 
-def decode_shard(table: pa.Table, *, rate: int, folder: str) -> pa.Table:
+def decode_shard(table: pa.Table, *, rate: int, folder: str, channel: Channel = "mean") -> pa.Table:
     """One row (shard, its items) -> (shard, the first of them decoded, as many as BLOCK_BYTES hold, and the rest)."""
     _enter(folder)
     items: Sequence[Item] = pickle.loads(table["content"][0].as_py())
     sounds: list[Sound] = []
     held = 0
     while len(sounds) < len(items) and held < BLOCK_BYTES:
-        sounds.append(decode(items[len(sounds)], rate))
+        sounds.append(decode(items[len(sounds)], rate, channel=channel))
         held += sounds[-1].num_bytes
     content = pickle.dumps((sounds, items[len(sounds) :]), protocol=5)
     return pa.table({"shard": table["shard"], "content": pa.array([content], pa.large_binary())})

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from patchout import audio
 from patchout.device import Precision, autocast
-from patchout.tagger import Tagger, TaggerConfig, check_labels
+from patchout.tagger import Tagger, TaggerConfig, check_labels, hear
 from patchout.windows_mel import window_mels
 
 Level = Literal["low", "mid", "high"]
@@ -106,12 +106,11 @@ def embed(
     decoded.
     """
     embedder = Embedder(model, config or EmbedConfig(), precision=precision)
-    rate = model.config.mel.sample_rate
-    stream = audio.Stream(source, rate)
+    stream = hear(model.config, source)
     scene = embedder.scene_of(stream)
     if stream.warning:
         warnings.warn(stream.warning, audio.AudioWarning, stacklevel=2)
-    pieces = list(embedder.timestamps_of(audio.Stream(source, rate)))
+    pieces = list(embedder.timestamps_of(hear(model.config, source)))
     times_ms = np.concatenate([times for times, _ in pieces])
     return Embedding(scene, np.concatenate([values for _, values in pieces]), times_ms)
 

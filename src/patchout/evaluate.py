@@ -1,7 +1,7 @@
 """Models against labelled clips: what they say, the mean of an ensemble, and how good it is."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal
 
@@ -55,11 +55,13 @@ class Evaluation:
 def predict(
     model: Tagger, clips: ClipSet, *, precision: Precision, batch_size: int, on_clip: Callable[[], None] | None = None
 ) -> Predictions:
-    """Logits of every clip that lead to the scores of `patchout.tag`.
+    """Logits of every clip that lead to the scores of `patchout.tag`; a channel's model hears its channel.
 
     A clip within one window has the model's own (read back from float32 scores: a sigmoid's to 2e-3 up to 10, at most
     17). Of a longer one `patchout.tag` averages the scores of its windows: it has the logits of that mean.
     """
+    own = model.config.channel
+    clips = clips if own == "mean" else replace(clips, channel=own)
     streams = (clips.stream(clip, model.config.mel.sample_rate) for clip in range(len(clips)))
     scored, failed = {}, []
     for clip, one in enumerate(score(model, streams, precision=precision, batch_size=batch_size)):

@@ -16,7 +16,7 @@ from patchout import audio
 from patchout.device import Precision, autocast
 from patchout.events import Event, EventRule, find_events
 from patchout.mel import log_mel
-from patchout.tagger import Tagger, TaggerConfig, check_labels
+from patchout.tagger import Tagger, TaggerConfig, check_labels, hear
 
 WAIT_BATCHES = 4  # a window runs at the latest when so many full batches were queued after it
 OVERLAP = 2  # every moment of a long clip lies in this many windows
@@ -76,11 +76,12 @@ def tag(
     """The `top` labels of one sound of any length and, with a rule, its events.
 
     Up to `model.config.max_samples` in one pass; a longer sound in windows that overlap by half, scores averaged. One
-    shorter than the clips that the model was trained on gets silence after it (`model.config.pad_s`).
+    shorter than the clips that the model was trained on gets silence after it (`model.config.pad_s`). Of several
+    channels the model hears the one it was trained on (`model.config.channel`), by default their mean.
     Raises AudioError (a ValueError) or OSError that name the source.
     """
     _check_top(top)
-    stream = audio.Stream(source, model.config.mel.sample_rate)
+    stream = hear(model.config, source)
     scored = next(score(model, [stream], events=events, precision=precision, batch_size=batch_size, strict=True))
     return to_tags(scored, model.config, top=top, events=events)
 
@@ -96,7 +97,7 @@ def tag_many(
 ) -> Iterator[Tags]:
     """`tag` for many sources, in order, windows batched together; a source that fails has `.error` and no labels."""
     _check_top(top)
-    streams = (audio.Stream(source, model.config.mel.sample_rate) for source in sources)
+    streams = (hear(model.config, source) for source in sources)
     for scored in score(model, streams, events=events, precision=precision, batch_size=batch_size):
         yield to_tags(scored, model.config, top=top, events=events)
 
@@ -130,7 +131,7 @@ def overview(
     pool = max(1, math.ceil(duration_s / mel.frame_s / limit))
     size = pool * max(1, round(10 / mel.frame_s / pool)) * mel.hop_length  # whole columns
     pieces = []
-    for start, wave in audio.windows(audio.Stream(source, mel.sample_rate), size, size):
+    for start, wave in audio.windows(hear(config, source), size, size):
         fresh = wave[-((len(wave) - 1) % size + 1) :] if start % size == 0 else wave[size - start % size :]
         fresh = np.pad(fresh, (0, max(0, mel.min_samples - len(fresh))))
         piece = log_mel(torch.from_numpy(fresh)[None], mel)[0].numpy()

@@ -12,6 +12,7 @@ from patchout.masking import patchify, take
 from patchout.maskspec import GridConfig, GridEmbed
 from patchout.passt import Output
 from patchout.patches import Patchout, patchout
+from patchout.pcm import Channel
 from patchout.transformer import INIT_STD, NORM_EPS, Block, init_linear
 
 
@@ -20,14 +21,15 @@ class MaskSpecClassifierConfig(GridConfig):
     """Everything needed to build a MaskSpec tagger and to feed it.
 
     `pooling`: the class reads the mean of the patches, then normed, or the class token. `pad_s`: a shorter sound gets
-    silence after it up to so many seconds before it is tagged, as in the training of this model. Without labels it is
-    an encoder for embeddings alone.
+    silence after it up to so many seconds before it is tagged, as in the training of this model. `channel`: which one
+    of a file the model hears, as it did there. Without labels it is an encoder for embeddings alone.
     """
 
     labels: tuple[str, ...]
     task: Literal["multi_class", "multi_label"] = "multi_label"
     pooling: Literal["mean", "token"] = "mean"
     pad_s: float = 0.0
+    channel: Channel = "mean"
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no model, and classes of one name."""

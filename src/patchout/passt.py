@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from patchout.mel import MelConfig
 from patchout.patches import PatchEmbed, Patchout, Positions, patchout
+from patchout.pcm import Channel
 from patchout.transformer import INIT_STD, Encoder, every_other_block, init_linear
 
 SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12), "huge": (1280, 16)}  # width, heads
@@ -22,8 +23,8 @@ class PasstConfig:
     `stride` is (frequency, time) in pixels, `columns` the length of the time-position table, `distilled` says whether a
     distillation token D stands beside the class token C, `positions` whether a patch's position is the sum of its row's
     and its column's, or its own. `task`: one class a clip (softmax) or any number (sigmoid). `pad_s`: a shorter sound
-    gets silence after it up to so many seconds before it is tagged, as in the training of this model. Without labels
-    it is an encoder for embeddings alone.
+    gets silence after it up to so many seconds before it is tagged, as in the training of this model. `channel`: which
+    one of a file the model hears, as it did there. Without labels it is an encoder for embeddings alone.
     """
 
     labels: tuple[str, ...]
@@ -38,6 +39,7 @@ class PasstConfig:
     distilled: bool = True
     positions: Positions = "separate"
     pad_s: float = 0.0
+    channel: Channel = "mean"
     licence: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
 

@@ -60,7 +60,7 @@ def _common(config: TrainConfig, clips: ClipSet, like: TaggerConfig) -> dict[str
     """What both families have; a trained model's licence and history are not the next one's."""
     width, heads = SIZES[config.size] if config.size else (like.width, like.heads)
     sizes = {"width": width, "heads": heads, "depth": config.depth or like.depth, "mel": _mel(config, like)}
-    heard = {"labels": clips.classes, "task": clips.task, "pad_s": config.clip_s}
+    heard = {"labels": clips.classes, "task": clips.task, "pad_s": config.clip_s, "channel": config.channel}
     return {**heard, **sizes, "licence": "", "provenance": {}}
 
 

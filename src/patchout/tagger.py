@@ -1,10 +1,16 @@
 """What the rest of the package runs: a model that gives an `Output`, of either family."""
 
+from patchout.audio import Source, Stream
 from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.passt import Passt, PasstConfig
 
 Tagger = Passt | MaskSpecClassifier
 TaggerConfig = PasstConfig | MaskSpecClassifierConfig
+
+
+def hear(config: TaggerConfig, source: Source) -> Stream:
+    """A sound source as a model of this config hears it: at its rate, and of several channels its own."""
+    return Stream(source, config.mel.sample_rate, channel=config.channel)
 
 
 def check_labels(config: TaggerConfig) -> None:

@@ -103,8 +103,8 @@ def _run(config: TrainConfig, *, listener: Listener, restart: bool, accept_chang
     task, clips = replace(task, config=replace(config, batch=planned.batch)), task.split.training
     data = {"root": str(clips.root), "classes": clips.classes, "clips": len(clips), "ids_sha256": clips.ids_sha256()}
     same = {"data": "", "out": "", "workers": 0, "trackers": (), "batch_per_process": False}  # what moves no weight
-    plain = asdict(TrainConfig(recipe="")) | {"processes": 1}
-    settings = settings_of(asdict(task.config) | same | {"processes": begun}, plain, stored)
+    settings = settings_of(asdict(task.config) | same, asdict(TrainConfig(recipe="")), stored)
+    settings |= {"processes": begun} if begun > 1 else {}  # of which the recipe's batch is taken when others go on
     with ExitStack() as stack:
         opened = open_run(config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main)
         folder = loop.agreed(lambda: stack.enter_context(opened))

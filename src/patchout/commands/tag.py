@@ -102,8 +102,8 @@ def _scored(model: "Tagger", found: "list[Source]", rule: Any, options: Options)
     from patchout.ahead import open_stream
     from patchout.inference import Scored, score
 
-    rate = model.config.mel.sample_rate
-    streams = (open_stream(item, rate) for item, error in found if error is None)
+    rate, channel = model.config.mel.sample_rate, model.config.channel
+    streams = (open_stream(item, rate, channel=channel) for item, error in found if error is None)
     scored = score(model, streams, events=rule, precision=options.precision, batch_size=options.batch_size)
     with output.Bar("files", len(found), sys.stderr) as bar:
         for item, error in found:
