@@ -22,6 +22,7 @@ from conftest import RATE, noise, tiny_config, tone, write_wav
 
 from patchout import ahead, bulk, embed
 from patchout.ahead import Sound, decode, decode_ahead
+from patchout.audio import Channel
 from patchout.bulk import Summary, embed_shards, open_threads, run
 from patchout.checkpoint import save
 from patchout.embedding import EmbedConfig, Embedder
@@ -416,7 +417,7 @@ def test_decoding_keeps_order_and_runs_only_so_far_ahead(tmp_path: Path, monkeyp
     started: list[str] = []
     real = ahead.decode
 
-    def noting(item: Item, rate: int, is_over: threading.Event | None) -> Sound:
+    def noting(item: Item, rate: int, is_over: threading.Event | None, *, channel: Channel) -> Sound:
         started.append(item.file)
         return real(item, rate, is_over)
 
@@ -433,7 +434,7 @@ def test_decoding_keeps_order_and_runs_only_so_far_ahead(tmp_path: Path, monkeyp
 def test_a_reader_that_leaves_stops_the_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Item] = []
 
-    def slow(item: Item, rate: int, is_over: threading.Event | None) -> Sound:
+    def slow(item: Item, rate: int, is_over: threading.Event | None, *, channel: Channel) -> Sound:
         started.append(item)
         time.sleep(0.05)
         return Sound(item)

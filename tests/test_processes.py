@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import noise, tone, write_wav
 
-from patchout import cli, stop
+from patchout import stop
 from patchout.cli import run_command
+from patchout.commands import WRONG_USAGE
 
 SCRIPT = """
 import json, os, signal, socket, sys
@@ -121,18 +122,23 @@ def test_an_error_that_the_main_process_has_too_is_left_to_it(
 ) -> None:
     """A process that waits is ended, as torchrun does when another has failed."""
     wait = threading.Event.wait
-    monkeypatch.setattr(stop.threading.Event, "wait", lambda *args: os.kill(os.getpid(), signal.SIGTERM) or wait(*args))
-    assert run_command(WRONG) == cli.WRONG_USAGE
+
+    def ended(event: threading.Event, timeout_s: float) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return wait(event, timeout_s)
+
+    monkeypatch.setattr(threading.Event, "wait", ended)
+    assert run_command(WRONG) == WRONG_USAGE
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.usefixtures("third")
 def test_an_error_of_another_process_alone_is_told_with_its_number(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_command(WRONG) == cli.WRONG_USAGE
+    assert run_command(WRONG) == WRONG_USAGE
     assert capfd.readouterr().err.startswith("patchout: process 2: unknown recipe 'no-such-recipe'")
 
 
 @pytest.mark.usefixtures("third")
 def test_commands_that_share_no_work_speak_for_themselves(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["tag"]) == cli.WRONG_USAGE
+    assert run_command(["tag"]) == WRONG_USAGE
     assert "no files given" in capfd.readouterr().err
