@@ -30,7 +30,7 @@ def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
         on_problem(problem)
     if len(clips.classes) < 2:
         raise DataError(f"{config.data}: one class only ({clips.classes[0]}): there is nothing to tell apart")
-    watched, scored = (config.split,) if config.split else (), (config.test,) if config.test else ()
+    watched, scored = (tuple(filter(None, [name])) for name in (config.split, config.test))
     if not (config.split or config.test or config.exclude):
         watched, scored = named_splits(clips)
         for names, use in ((watched, "watches the run"), (scored, "is scored at its end")):
