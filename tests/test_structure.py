@@ -25,6 +25,7 @@ PACKAGE = ROOT / "src" / "patchout"
 LEVELS = (
     (
         "augment",
+        "containers",
         "device",
         "errors",
         "events",
@@ -42,15 +43,17 @@ LEVELS = (
     ),
     (
         "cnn14",
-        "decode",
         "download",
         "folders",
+        "libav",
         "plots",
         "pretrain_config",
+        "sources",
         "transformer",
         "weights",
         "windows_mel",
     ),
+    ("decode",),
     (
         "audio",
         "columns",

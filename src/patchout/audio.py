@@ -9,28 +9,31 @@ from typing import Any, get_args
 import numpy as np
 import soxr
 
-from patchout.decode import AudioError, CutError, Source, decode, name_of
-from patchout.pcm import Channel
+from patchout.decode import decode
+from patchout.errors import AudioError, CutError
+from patchout.libav import IS_DAMAGED
+from patchout.pcm import CANCEL, MAX_RATE, MIN_RATE, Block, Channel, silence, too_loud
+from patchout.sources import Source, name_of
 
 __all__ = ["AudioError", "AudioWarning", "Channel", "Source", "Stream", "load", "name_of", "windows"]
 
-MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 BLOCK_S = 10.0
 SOXR_SAMPLES = 16384  # at a time: more leaves the cache and takes twice as long
 MAX_LEVEL = 1e12  # full scale is 1; filtering anything louder could leave float32
 
 
 class AudioWarning(UserWarning):
-    """Only a part of the source could be decoded, and that part is used."""
+    """The source is used, but not all of it could be decoded, or something about it looks wrong."""
 
 
 class Stream:
     """One source as float32 mono blocks `(samples,)` at `rate` Hz; iterate it once, memory stays bounded.
 
     `start_s` and `end_s` (seconds) cut a segment; a block holds about BLOCK_S seconds; `channel` is one of the
-    channels or the mean of all. `source_rate` is 0 until the first block; `num_samples` (at `rate`), `duration_s` and
-    `warning` (what a damaged or truncated source lacks, else None) are complete after the last one. Iterating raises
-    AudioError, or OSError for a file that cannot be read.
+    channels or the mean of all; the path "talk.mkv#a:1" names the second audio stream of talk.mkv. `source_rate` is 0
+    until the first block; `num_samples` (at `rate`), `duration_s`, `warning` (what is missing, silent or odd in the
+    source, else None) and `silence` (why nothing is heard, else None) are complete after the last one. Iterating
+    raises AudioError, or OSError for a file that cannot be read.
     """
 
     def __init__(
@@ -56,6 +59,9 @@ class Stream:
         self.num_samples = 0
         self.duration_s = 0.0
         self.warning: str | None = None
+        self.silence: str | None = None
+        self._flaws: dict[str, list[tuple[float, float]]] = {}  # what is wrong -> where and how long, in seconds
+        self._is_cut, self._channel_peak = False, 0.0
         self._source: Source | None = source
         self._start_s, self._end_s = start_s, end_s
         self._channel = channel
@@ -103,22 +109,35 @@ class Stream:
             yield rest if count + len(rest) else first  # less than one sample at the new rate is still a sound
 
     def _sound(self, source: Source) -> Generator[np.ndarray, None, None]:
-        """The segment's pieces, without samples that are no sound."""
+        """The segment's pieces, without samples that are no sound; then what they are like."""
+        peak = 0.0
         with contextlib.closing(self._segment(source)) as pieces:
             for piece in pieces:
-                if not -MAX_LEVEL < piece.min() <= piece.max() < MAX_LEVEL:  # NaN too
+                low, high = piece.min(), piece.max()
+                peak = max(peak, high, -low)
+                if not -MAX_LEVEL < low <= high < MAX_LEVEL:  # NaN too
                     raise AudioError(
                         f"{self.name}: has samples that are NaN, infinite or beyond {MAX_LEVEL:g}, "
                         f"before {self._start_s + self.duration_s:.2f} s; export it again"
                     )
                 yield piece
+        if reason := silence(float(peak), self._channel_peak):
+            self.silence = f"{self.name}: {reason}"
+        if reason == CANCEL:  # something was there, and our mean has lost it
+            self._flaws[reason] = []
+        remarks = [_remark(text, places) for text, places in self._flaws.items()]
+        if self._is_cut or IS_DAMAGED in self._flaws:
+            remarks.append(f"the {self.duration_s:.2f} s that can be decoded are used")
+        if said := "; ".join(filter(None, [*remarks, too_loud(float(peak))])):
+            self.warning = f"{self.name}: {said}"
 
     def _segment(self, source: Source) -> Generator[np.ndarray, None, None]:
         """Cut the segment out of the decoded source, and note what is missing from it."""
-        reason, position, used = "", 0, 0
+        position = used = 0
         try:
             with contextlib.closing(decode(source, start_s=self._start_s, channel=self._channel)) as blocks:
-                for rate, start, samples in blocks:
+                for block in blocks:
+                    rate, start, samples = block[:3]
                     if not _is_rate(rate):
                         allowed = f"{MIN_RATE} to {MAX_RATE} are allowed"
                         raise AudioError(f"{self.name}: says that its rate is {rate!r} Hz, {allowed}; resample it")
@@ -127,6 +146,9 @@ class Stream:
                     first = round(self._start_s * rate)
                     last = position if self._end_s is None else max(first + 1, round(self._end_s * rate))
                     piece = samples[max(0, first - start) : max(0, last - start)]
+                    self._channel_peak = max(self._channel_peak, block.channel_peak)
+                    if block.flaw and (len(piece) or (not len(samples) and (start == 0 or first <= start <= last))):
+                        self._note(block, len(piece))
                     if len(piece):
                         used += len(piece)
                         self.duration_s = used / rate
@@ -134,24 +156,50 @@ class Stream:
                     if position > last:
                         break
         except CutError as error:
-            reason = str(error)
+            self._flaws.setdefault(str(error), [])
+            self._is_cut = True
         if not position:
-            raise AudioError(f"{self.name}: {reason or 'holds no samples'}; nothing in it can be decoded")
+            reason = "; ".join(self._flaws) or "holds no samples"
+            raise AudioError(f"{self.name}: {reason}; nothing in it can be decoded")
         if not used:
             end_s = position / self.source_rate
             raise AudioError(
                 f"{self.name}: start_s={self._start_s} is not before its end at {end_s:.2f} s; start earlier"
             )
-        if reason:
-            self.warning = f"{self.name}: {reason}; the {self.duration_s:.2f} s that can be decoded are used"
+
+    def _note(self, block: Block, num_samples: int) -> None:
+        """Keep what is wrong with so many samples of a block, or at its place; together with what goes before."""
+        places = self._flaws.setdefault(block.flaw, [])
+        start_s, length_s = block.start / block.rate, num_samples / block.rate
+        if places and num_samples and abs(sum(places[-1]) - start_s) < 1 / block.rate:
+            places[-1] = (places[-1][0], places[-1][1] + length_s)
+        elif block.start or num_samples:
+            places.append((start_s, length_s))
 
 
-def load(source: Source, rate: int = 32000, *, start_s: float = 0.0, end_s: float | None = None) -> np.ndarray:
-    """Return the source, or its segment in seconds, as float32 `(samples,)` at `rate` Hz: the mean of all channels.
+def _remark(text: str, places: list[tuple[float, float]]) -> str:
+    """What is wrong with a source, how long, and where."""
+    if not places:
+        return text
+    length_s, first_s = sum(length_s for _, length_s in places), places[0][0]
+    length = f"{length_s:.2f} s " if length_s else ""
+    where = f"at {first_s:.2f} s" if len(places) == 1 else f"in {len(places)} places, the first at {first_s:.2f} s"
+    return f"{text} ({length}{where})"
+
+
+def load(
+    source: Source,
+    rate: int = 32000,
+    *,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    channel: Channel = "mean",
+) -> np.ndarray:
+    """Return the source, or its segment in seconds, as float32 `(samples,)` at `rate` Hz: one channel, or the mean.
 
     Raises AudioError or OSError that name the source; warns with AudioWarning if a part of it cannot be decoded.
     """
-    stream = Stream(source, rate, start_s=start_s, end_s=end_s)
+    stream = Stream(source, rate, start_s=start_s, end_s=end_s, channel=channel)
     samples = np.concatenate(list(stream))
     if stream.warning:
         warnings.warn(stream.warning, AudioWarning, stacklevel=2)

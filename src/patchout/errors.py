@@ -1,4 +1,4 @@
-"""The one base class of errors about what a user's files hold, and the hint at a name that was probably meant."""
+"""Errors about what a user's files hold, and the hint at a name that was probably meant."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,6 +10,14 @@ class InputError(ValueError):
 
 class DataError(InputError):
     """A data set that cannot be used as it is."""
+
+
+class AudioError(InputError):
+    """A source without usable sound; the message is `<name>: <reason>[; what to do]`."""
+
+
+class CutError(Exception):
+    """Decoding ended before the sound did; what came before is good."""
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -187,7 +187,6 @@ class _File:
         self.complete = False  # all windows are cut
         self.pending = 0  # windows whose scores are not back
         self.error: str | None = None
-        self.peak = 0.0
         self.clip_windows = 0
         self.clip_sum: Any = 0.0
         self.moments: list[tuple[float, Scores]] = []  # centre in samples, scores
@@ -200,17 +199,12 @@ class _File:
         """(for the whole clip?, start sample, wave): clip and event windows of one decoding, in order of their ends."""
         size, rate = config.max_samples, config.mel.sample_rate
         if self.rule is None:
-            return ((True, *window) for window in audio.windows(self._blocks(), size, size // OVERLAP))
-        for_clip, for_events = _two_readers(self._blocks())
+            return ((True, *window) for window in audio.windows(self.stream, size, size // OVERLAP))
+        for_clip, for_events = _two_readers(iter(self.stream))
         short, hop = min(size, round(self.rule.window_s * rate)), round(self.rule.hop_s * rate)
         clip = ((True, *window) for window in audio.windows(for_clip, size, size // OVERLAP))
         moments = ((False, *window) for window in audio.windows(for_events, short, min(short, hop)))
         return heapq.merge(clip, moments, key=lambda window: window[1] + len(window[2]))
-
-    def _blocks(self) -> Iterator[Float[np.ndarray, "sample"]]:
-        for block in self.stream:
-            self.peak = max(self.peak, float(np.abs(block).max()))
-            yield block
 
     def receive(self, is_clip: bool, centre: float, scores: Scores) -> None:
         """Take the scores of one window."""
@@ -227,8 +221,8 @@ class _File:
         if self.error is not None:
             return Scored(name, duration_s, error=self.error)
         warning = self.stream.warning
-        if warning is None and self.peak == 0.0:
-            warning = f"{name}: is silent (every sample is zero), so its scores say nothing"
+        if warning is None and self.stream.silence:
+            warning = f"{self.stream.silence}, so its scores say nothing"
         moments = sorted(self.moments, key=lambda moment: moment[0])
         times_s = np.array([centre / config.mel.sample_rate for centre, _ in moments], np.float32)
         track = np.array([scores for _, scores in moments], np.float32).reshape(len(moments), len(config.labels))

@@ -1,10 +1,18 @@
-"""Decoded samples of any layout -> mono float32."""
+"""Decoded samples of any layout -> mono float32, and what their level says of a wrong scale."""
 
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 Channel = Literal["mean", "left", "right"]  # of all channels, the first, the second (of a mono sound: its only one)
+
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
+QUIET = 2.0**-10  # of full scale: below it the mean of channels may be all that they leave of each other
+CANCELLED = 0.01  # of the loudest channel
+LOUDEST_MIX = 8.0  # times full scale: floats may exceed 1, but no mix by 18 dB
+STEP_16 = 2.0**-15  # between samples of 16 bits
+CANCEL = "is silent because its channels cancel in their mean: use one of them (channel='left')"
+INTEGERS = (15, 23, 31)  # bits beside the sign
 
 
 class Block(NamedTuple):
@@ -13,6 +21,17 @@ class Block(NamedTuple):
     rate: int  # Hz, of the source
     start: int  # source sample at which the block begins
     samples: np.ndarray  # (samples,) float32
+    flaw: str = ""  # what is wrong with this piece, or here if it holds no samples
+    channel_peak: float = 0.0  # of the loudest channel, where their mean is quiet
+
+
+def block_of(rate: int, start: int, frames: np.ndarray, channel: Channel) -> Block:
+    """One channel of `(samples, channels)` PCM, or their mean, from the source's sample `start` on."""
+    samples = mono(frames, channel)
+    if channel != "mean" or frames.shape[1] == 1 or not len(samples) or not -QUIET < samples[len(samples) // 2] < QUIET:
+        return Block(rate, start, samples)
+    sides: tuple[Channel, ...] = ("left", "right")  # of more channels too: two that differ are enough
+    return Block(rate, start, samples, channel_peak=max(float(np.abs(mono(frames, side)).max()) for side in sides))
 
 
 def mono(frames: np.ndarray, channel: Channel) -> np.ndarray:
@@ -28,3 +47,20 @@ def mono(frames: np.ndarray, channel: Channel) -> np.ndarray:
             return mean.astype(np.float32)
     full_scale = 2.0 ** (8 * frames.dtype.itemsize - 1)
     return ((mean - full_scale if frames.dtype.kind == "u" else mean) / full_scale).astype(np.float32)
+
+
+def too_loud(peak: float) -> str:
+    """What is wrong with samples whose peak lies far above full scale; "" if it does not."""
+    if peak <= LOUDEST_MIX:
+        return ""
+    bits = next((bits for bits in INTEGERS if peak <= 2.0**bits), INTEGERS[-1])
+    return f"peaks at {peak:.5g} times full scale: if its numbers are those of {bits + 1} bits, divide by {2**bits}"
+
+
+def silence(peak: float, channel_peak: float) -> str:
+    """Why nothing is heard in samples with this peak, of channels with that one; "" if something is."""
+    if channel_peak and peak < CANCELLED * channel_peak:
+        return CANCEL
+    if 0.0 < peak <= STEP_16:
+        return f"is silent (its peak is {peak:.0e} of full scale)"
+    return "" if peak else "is silent (every sample is zero)"

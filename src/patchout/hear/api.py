@@ -3,6 +3,7 @@ Training of Patchout Audio Transformers", sections 3 and 4).
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -13,10 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from patchout.audio import AudioWarning
 from patchout.embedding import EmbedConfig, Embedder, Level, Mode
 from patchout.errors import near
 from patchout.labels import label_names
 from patchout.mel import MelConfig
+from patchout.pcm import too_loud
 from patchout.tagger import Tagger, TaggerConfig
 from patchout.zoo import load
 from patchout.zoo_list import MODELS
@@ -161,7 +164,7 @@ def published(
 
 
 def check_audio(audio: Tensor) -> None:
-    """Refuse what the HEAR rules do not allow, in a sentence."""
+    """Refuse what the HEAR rules do not allow, in a sentence; warn of samples far above full scale."""
     if not isinstance(audio, Tensor) or audio.dtype != torch.float32:
         kind = str(audio.dtype) if isinstance(audio, Tensor) else type(audio).__name__
         raise ValueError(
@@ -169,8 +172,11 @@ def check_audio(audio: Tensor) -> None:
         )
     if audio.ndim != 2 or 0 in audio.shape:
         raise ValueError(f"HEAR audio has the shape (sounds, samples), got {tuple(audio.shape)}: use clip[None]")
-    if not bool(torch.isfinite(audio).all()):
+    peak = float(audio.abs().max())
+    if not math.isfinite(peak):
         raise ValueError("HEAR audio has NaN or infinite samples: look at the clips")
+    if remark := too_loud(peak):
+        warnings.warn(f"HEAR audio {remark}", AudioWarning, stacklevel=3)
 
 
 class Fusion(nn.Module):

@@ -9,7 +9,8 @@ import soundfile
 from jaxtyping import Float
 
 from patchout.audio import AudioError, Channel, Stream
-from patchout.decode import CutError, decode
+from patchout.decode import decode
+from patchout.errors import CutError
 
 RATE = 32_000  # Hz, of transcoded sounds and of the check
 KBPS = (128, 160, 192, 224, 256, 320)  # of mp3 at 32 kHz: less would cut what the models hear
@@ -56,8 +57,9 @@ def check(data: bytes, encoding: Encoding, *, start_s: float = 0.0, end_s: float
     found = Checked(data, rate=stream.source_rate, audio_s=stream.duration_s)
     if stream.warning:
         found = found._replace(problem="damaged", note=_note(stream.warning))
-    if peak < SILENT_PEAK:
-        found = found._replace(problem="silent", note=f"its peak is {peak:.0e} of full scale")
+    if stream.silence or peak < SILENT_PEAK:
+        note = _note(stream.silence or f"its peak is {peak:.0e} of full scale")
+        found = found._replace(problem="silent", note=note)
     else:
         found = found._replace(digest=int.from_bytes(digest.digest(), "big", signed=True))
     if encoding == ORIGINAL:
