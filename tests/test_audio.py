@@ -243,7 +243,7 @@ def test_array_channels_come_first() -> None:
         ((np.zeros(10, complex), 32000), "complex128"),
         ((np.zeros(10), 44100.5), "44100.5 Hz"),
         ((np.zeros(0), 32000), "no samples"),
-        (([0.0], 32000), "numpy array"),
+        ((["dog"], 32000), "not sound"),
         (7, "int that cannot be read"),
         (io.StringIO("text"), "StringIO"),
     ],

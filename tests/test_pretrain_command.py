@@ -59,6 +59,8 @@ def test_the_pictures_of_a_long_sound_and_of_one_shorter_than_a_patch(
     assert run_command(["reconstruct", str(sound), "--model", str(run), "--plot", str(picture), "--device", "cpu"]) == 0
     assert picture.stat().st_size > 20_000
     assert (tmp_path / "look-ratios.png").stat().st_size > 20_000
+    sound.write_text("no sound " * 99)
+    assert run_command(["reconstruct", str(sound), "--model", str(run), "--plot", str(picture), "--device", "cpu"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What the first and last bytes of a sound file say of its length, beside what is there."""
 
+import itertools
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -184,7 +185,7 @@ def links(file: BinaryFile, size: int) -> list[tuple[int, int]]:
             starts.append(at)
         in_heads = is_head
         at += _page_bytes(page)
-    return [*zip(starts, [*starts[1:], size], strict=True)] or [(0, size)]
+    return [*itertools.pairwise([*starts, size])] or [(0, size)]
 
 
 def are_all(file: BinaryFile, pages: Sequence[int]) -> bool:
@@ -195,11 +196,12 @@ def are_all(file: BinaryFile, pages: Sequence[int]) -> bool:
     return last - first == len(pages) - 1
 
 
-def begins_again(file: BinaryFile, size: int) -> bool:
-    """Whether another stream begins near where a decoder has stopped in a FLAC or an Ogg."""
+def next_start(file: BinaryFile, size: int) -> int:
+    """Where another stream begins, near the place at which a decoder has stopped in a FLAC or an Ogg; 0: nowhere."""
     start = max(1, file.tell() - OGG_PAGE_BYTES)
     near = peek(file, start, 2 * OGG_PAGE_BYTES) if start < size else b""
-    return any(page in near for page in FIRST_PAGES)
+    places = [near.find(page) for page in FIRST_PAGES]
+    return min((start + place for place in places if place >= 0), default=0)
 
 
 # ---- MPEG

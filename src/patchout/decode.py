@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from patchout.containers import Header, begins_again, links, read_header
+from patchout.containers import Header, links, next_start, read_header
 from patchout.errors import AudioError, CutError
 from patchout.libav import IS_DAMAGED, UNKNOWN_RATE, decode_libav
 from patchout.pcm import MAX_RATE, MIN_RATE, Block, Channel, block_of
@@ -104,28 +104,36 @@ class _Stop(NamedTuple):
     rate: int = 1
     promised: int = 0  # frames
     reason: str = ""  # why it stopped before the end
-    is_end: bool = False  # nothing follows
+    is_end: bool = False
+    again: int = 0  # where another stream begins
 
 
 def _link_blocks(reader: Reader, start_s: float, channel: Channel) -> Generator[Block, None, None]:
-    """The blocks of a file, link by link if it is a chained Ogg; each link may have a rate of its own."""
+    """The blocks of a file, or of several in one, such as the links of a chained Ogg; each may have its own rate."""
     header = read_header(reader, reader.size)
-    parts = links(reader, reader.size) if header.is_chained else []
-    if len(parts) < 2:
-        yield from _file_blocks(reader, header, start_s, channel)
-        return
-    for part in parts:
-        reader.narrow(*part)
+    parts = links(reader, reader.size) if header.is_chained else [(0, reader.size)]
+    is_chained = len(parts) > 1
+    while parts:
+        (start, end), *parts = parts
+        if is_chained:
+            reader.narrow(start, end)
+            header, start_s = read_header(reader, reader.size), 0.0
         try:
-            yield from _file_blocks(reader, read_header(reader, reader.size), 0.0, channel)
+            again = yield from _file_blocks(reader, header, start_s, channel)
         except (CutError, AudioError) as error:
-            if part == parts[-1]:
+            if not parts:
                 raise
             yield Block(UNKNOWN_RATE, 0, NOTHING, f"has a part that {str(error).removeprefix(f'{reader.title}: ')}")
+            continue
+        if again:
+            parts, is_chained = [(start + again, end), *parts], True
 
 
-def _file_blocks(reader: Reader, header: Header, start_s: float, channel: Channel) -> Generator[Block, None, None]:
-    """The blocks of a file by libsndfile, and from where it stops by libav; each in samples of its own rate."""
+def _file_blocks(reader: Reader, header: Header, start_s: float, channel: Channel) -> Generator[Block, None, int]:
+    """The blocks of a file by libsndfile, and from where it stops by libav; each in samples of its own rate.
+
+    Returns where another one begins, 0 if none does.
+    """
     stop = _Stop()
     reader.patch(header.patches)
     if not (header.needs_libav or header.is_chained or reader.stream is not None):
@@ -137,8 +145,9 @@ def _file_blocks(reader: Reader, header: Header, start_s: float, channel: Channe
         end_s = yield from _libav_blocks(reader, stop, header.promised_s, channel)
     if header.share > 1:
         raise CutError(f"is cut short, its header promises {header.share * end_s:.2f} s")
-    if header.is_cut:
+    if header.is_cut and not stop.again:
         raise CutError("is cut short, its end is not there")
+    return stop.again
 
 
 def _sndfile_blocks(reader: Reader, start_s: float, channel: Channel) -> Generator[Block, None, _Stop]:
@@ -162,9 +171,9 @@ def _sndfile_blocks(reader: Reader, start_s: float, channel: Channel) -> Generat
                 position += len(frames)
         except soundfile.SoundFileError:
             return _Stop(position, rate, promised, IS_DAMAGED if position else "")
-    is_end = position >= max(1, promised) and not (counts and begins_again(reader, reader.size))
-    is_cut = position < promised
-    return _Stop(position, rate, promised if is_cut else 0, IS_DAMAGED if is_cut else "", is_end)
+    if position < promised:
+        return _Stop(position, rate, promised, IS_DAMAGED)
+    return _Stop(position, rate, is_end=True, again=next_start(reader, reader.size) if counts else 0)
 
 
 def _libav_blocks(reader: Reader, stop: _Stop, promised_s: float, channel: Channel) -> Generator[Block, None, float]:

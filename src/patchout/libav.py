@@ -111,7 +111,8 @@ class _Clock:
         self._end_s = begins_s + (container.duration or 0) / 1e6 + 1.0
         pictures = [every for every in container.streams.video if not _is_cover(every)]
         # with nothing beside it, a sound begins at once, wherever its clock stands
-        self._next_s: float | None = begins_s if pictures or len(container.streams.audio) > 1 else None
+        has_zero = pictures or len(container.streams.audio) > 1 or container.format.name in EXACT_GAP_S
+        self._next_s: float | None = begins_s if has_zero else None
         self._is_first, self._behind_s, self._filled_s = True, 0.0, 0.0
 
     def gap(self, pts: int | None, num_samples: int, rate: int) -> _Silence | None:
@@ -201,5 +202,5 @@ def _stated_s(container: "av.container.InputContainer", stream: "av.AudioStream"
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     if container.duration is not None and len(container.streams) == 1:  # else another stream may be the longer one
-        return container.duration / 1e6
+        return (container.duration - max(0, container.start_time or 0)) / 1e6
     return 0.0
