@@ -165,7 +165,7 @@ def _on_clock(
             fifo = av.AudioFifo()
             yield _Silence(IS_DAMAGED, UNKNOWN_RATE)
             continue
-        if container.format.name == "ogg" and packet.pos not in (None, *pages[-1:]):
+        if container.format.name == "ogg" and packet.pos is not None and packet.pos not in pages[-1:]:
             pages.append(packet.pos)
         for frame in frames:
             silence = clock and clock.gap(frame.pts, frame.samples, frame.sample_rate)
