@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from patchout import output
 from patchout.checkpoint import export_passt, save
 from patchout.cli import run_command
+from patchout.commands import tag
 from patchout.inference import Tags
 from patchout.passt import Passt
 
@@ -418,3 +419,38 @@ def test_no_picture_takes_the_place_of_another(run: Run, model: Path, sound: Pat
         write_wav(path, noise(0.5))
     assert run("tag", *sounds, "--model", model, "--plot", tmp_path / "all").code == 0
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["a-1.png", "a-2.png", "a-3.png"]
+
+
+def test_pictures_of_long_names_are_there_and_one_that_fails_is_named(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from patchout import plots
+
+    drawn = plots.tags_over_time
+
+    def draw(path: Path, track: plots.TagTrack, *, title: str) -> None:
+        if title == "b.wav":
+            raise OSError(28, "No space left on device")
+        drawn(path, track, title=title)
+
+    monkeypatch.setattr(plots, "tags_over_time", draw)
+    for name in ("b", "n" * 240 + "1", "n" * 240 + "2"):
+        write_wav(tmp_path / "in" / f"{name}.wav", noise(0.1))
+    ran = run("tag", tmp_path / "in", "--model", model, "--plot", tmp_path / "all")
+    assert ran.code == 1
+    assert re.search(r"b.wav: no picture .*b.png \(No space left on device\)", ran.err)
+    assert sorted(path.name[-6:] for path in (tmp_path / "all").iterdir()) == ["-1.png", "-2.png"]
+
+
+def test_names_that_differ_in_case_have_their_own_pictures() -> None:
+    assert tag._distinct(["a", "A", "b"]) == ["a-1", "A-2", "b"]
+
+
+def test_a_reading_process_that_dies_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(args: list[str]) -> int:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr("patchout.commands.train.main", die)
+    ran = run("train", "esc10")
+    assert ran.code == 1
+    assert "a process that reads sounds was killed" in ran.err

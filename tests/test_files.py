@@ -60,3 +60,9 @@ def test_an_unwritable_folder_keeps_its_kind_of_error(tmp_path: Path, monkeypatc
     with pytest.raises(PermissionError, match="Permission denied") as caught:
         write_aside(tmp_path / "model.bin").__enter__()
     assert caught.value.filename == str(tmp_path)
+
+
+def test_a_name_as_long_as_a_disk_takes_can_be_written(tmp_path: Path) -> None:
+    with write_aside(tmp_path / f"{'ü' * 125}.png") as aside:
+        aside.write_bytes(b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]

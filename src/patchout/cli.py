@@ -57,10 +57,13 @@ def run_command(args: Sequence[str]) -> int:
         code = FAILED
     except ValueError as error:
         text, code = str(error), FAILED if isinstance(error, InputError) else WRONG_USAGE
-    except RuntimeError:  # perhaps of waiting for a process that has failed, and has told why
+    except RuntimeError as error:  # perhaps of waiting for a process that has failed, and has told why
         if args[0] in SHARED and another_failed():
             return FAILED
-        raise
+        if "DataLoader worker" not in str(error):  # torch says so, wherever the process is, when one dies
+            raise
+        hint = "run the same command again, with fewer --workers if memory was short"
+        text, code = f"a process that reads sounds was killed; {hint}", FAILED
     if not own_rank:
         say(text)
     elif code != STOPPED and not another_failed():

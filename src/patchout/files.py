@@ -3,10 +3,40 @@
 import json
 import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+MAX_STEM_BYTES = 200  # of the 255 that a name may have: an ending, and what makes it another, fit behind
+
+
+class FileState(NamedTuple):
+    """Two states of a file that differ in this are two files."""
+
+    size_bytes: int | None
+    modified_s: float | None
+
+
+def file_state(file: str) -> FileState:
+    """Of a file as it is now; None where there is none."""
+    try:
+        status = os.stat(file)  # noqa: PTH116  # two million times
+    except (OSError, ValueError):
+        return FileState(None, None)
+    return FileState(status.st_size, status.st_mtime)
+
+
+def is_newer(file: str, written: str) -> bool:
+    """Whether a file was changed after another one was written; a time that is still to come says nothing."""
+    modified_s, written_s = file_state(file).modified_s, file_state(written).modified_s
+    return modified_s is not None and written_s is not None and written_s < modified_s <= time.time()
+
+
+def shortened(stem: str) -> str:
+    """The beginning of a name, short enough for any disk with something behind it."""
+    return stem.encode(errors="surrogateescape")[:MAX_STEM_BYTES].decode(errors="ignore")
 
 
 @contextmanager
@@ -16,7 +46,7 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     A folder that is missing or cannot be written is an OSError that names it.
     """
     target = Path(path)
-    aside = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    aside = target.with_name(f".{shortened(target.stem)}.{os.getpid()}{target.suffix}")
     try:
         aside.touch()
         mode = aside.stat().st_mode  # what the user's umask gives; some writers make their files private

@@ -14,6 +14,7 @@ import tyro
 from patchout import output
 from patchout.commands import DONE, FAILED, check_batch_size, check_parent, load_model, say
 from patchout.errors import InputError
+from patchout.files import shortened
 from patchout.zoo_list import BUILT_IN
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def main(args: Sequence[str]) -> int:
                 say(text)
             failed += result.error is not None
             if result.error is None and scored.name in pictures:
-                _draw(pictures[scored.name], scored, model, rule)
+                failed += not _is_drawn(pictures[scored.name], scored, model, rule)
     return FAILED if failed else DONE
 
 
@@ -120,7 +121,7 @@ def _sounds_of(source: str) -> "Iterator[Source]":
     problems: list[str] = []
     try:
         items = read_items([source], problems.append, say)
-    except InputError as error:
+    except (InputError, OSError) as error:
         items, problems = [], [*problems, str(error)]
     for item in items:
         is_span = 0 <= item.start_s < (math.inf if item.end_s is None else item.end_s)
@@ -142,19 +143,34 @@ def _picture_paths(plot: Path | None, sounds: list[str]) -> dict[str, Path]:
         check_parent(plot)
         return dict.fromkeys(sounds, plot)
     plot.mkdir(parents=True, exist_ok=True)
-    names = _distinct([Path(sound).stem for sound in sounds])
+    names = _distinct([shortened(Path(sound).stem) for sound in sounds])
     return {sound: plot / f"{name}.{FORMATS[0]}" for sound, name in zip(sounds, names, strict=True)}
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """The names, those that stand more than once with a number behind them that makes them another."""
-    times = Counter(names)
+    """The names, those that stand more than once with a number behind them that makes them another.
+
+    Upper and lower case are one name, as on many disks.
+    """
+    times = Counter(name.casefold() for name in names)
     numbers = {name: count(1) for name in times}
     distinct = []
     for name in names:
-        candidates = (f"{name}-{number}" for number in numbers[name])
-        distinct.append(name if times[name] == 1 else next(one for one in candidates if one not in times))
+        candidates = (f"{name}-{number}" for number in numbers[name.casefold()])
+        is_only = times[name.casefold()] == 1
+        distinct.append(name if is_only else next(new for new in candidates if new.casefold() not in times))
     return distinct
+
+
+def _is_drawn(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> bool:
+    """Draw a picture, and say where it is or why there is none."""
+    try:
+        _draw(path, scored, model, rule)
+    except (OSError, ValueError, RuntimeError) as error:  # also what matplotlib raises
+        say(f"{scored.name}: no picture {path} ({getattr(error, 'strerror', None) or error})")
+        return False
+    say(f"picture: {path}")
+    return True
 
 
 def _draw(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> None:
@@ -173,4 +189,3 @@ def _draw(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> None:
         events=find_events(scored.track, scored.times_s, model.config.labels, rule=rule, duration_s=scored.duration_s),
     )
     plots.tags_over_time(path, track, title=Path(scored.name).name)
-    say(f"picture: {path}")
