@@ -10,9 +10,13 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
-from conftest import tone, write_wav
+import torch
+from conftest import noise, tone, write_wav
 from prepared_set import write_prepared
 
+from patchout import audio
+from patchout import clips as clips_module
+from patchout.augment import keyed
 from patchout.clips import ClipSet, DataError
 from patchout.data import scan
 
@@ -167,3 +171,15 @@ def test_a_process_that_read_shards_ends_well(tmp_path: Path) -> None:
     folder = write_prepared(tmp_path / "set", [tone(0.02)] * 4)
     code = f"import torch; from patchout.data import scan; c = scan({str(folder)!r}).only('test'); c.wave(1, 32_000)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_of_a_long_clip_a_part_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clips_module, "LONG_S", 0.5)
+    path = write_wav(tmp_path / "a.wav", noise(2.0))
+    (tmp_path / "list.csv").write_text("file,label,start\na.wav,a,\na.wav,a,1.0\n")
+    clips, whole = scan(tmp_path / "list.csv"), audio.load(path)
+    assert torch.equal(clips.wave(0, 32_000), torch.from_numpy(whole[:16_000]))
+    for clip, first in ((0, 0), (1, 32_000)):
+        part = clips.wave(clip, 32_000, keyed("any", clip)).numpy()
+        starts = [at for at in range(first, len(whole) - 16_000 + 1) if whole[at] == part[0]]
+        assert any(np.array_equal(part, whole[at : at + 16_000]) for at in starts)

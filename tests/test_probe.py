@@ -125,13 +125,13 @@ def test_hours_follow_from_a_sample(class_folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(survey_module, "MOST_S", 2.5)
     read: list[int] = []
     clips = scan_sounds(class_folder)
-    wave = ClipSet.wave
+    stream = ClipSet.stream
 
-    def reading(self: ClipSet, clip: int, rate: int) -> torch.Tensor:
+    def reading(self: ClipSet, clip: int, rate: int) -> audio.Stream:
         read.append(clip)
-        return wave(self, clip, rate)
+        return stream(self, clip, rate)
 
-    monkeypatch.setattr(ClipSet, "wave", reading)
+    monkeypatch.setattr(ClipSet, "stream", reading)
     assert survey(clips, MelConfig(), per_band=False, floor=0.3).hours == pytest.approx(12 / 3600)
     assert len(read) == 3
 
@@ -170,6 +170,16 @@ def test_the_seconds_of_a_list_are_cut_within_their_bounds(tmp_path: Path) -> No
 def test_what_is_read_from_its_beginning_and_what_is_broken_stays_whole(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.ogg", noise(3.0), 32_000)
     (tmp_path / "b.wav").write_text("no sound")
+    clips = scan_sounds(tmp_path)
+    assert cut_long(clips, 0.5) is clips
+
+
+@pytest.mark.parametrize("promised", [0, 2**36 - 1], ids=["no length", "a false length"])
+def test_a_length_that_a_header_makes_up_cuts_nothing(tmp_path: Path, promised: int) -> None:
+    soundfile.write(tmp_path / "piped.flac", noise(3.0), 32_000)
+    data = bytearray((tmp_path / "piped.flac").read_bytes())
+    data[21:26] = bytes([data[21] & 0xF0 | promised >> 32]) + (promised & 2**32 - 1).to_bytes(4, "big")
+    (tmp_path / "piped.flac").write_bytes(data)
     clips = scan_sounds(tmp_path)
     assert cut_long(clips, 0.5) is clips
 

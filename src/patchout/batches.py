@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from patchout.augment import Labelled, WaveMix, fit, keyed, own_shares, uniform, wave_mix
+from patchout.clips import LONG_S
 from patchout.data import ClipSet, DataError
 from patchout.stop import leave_to_parent
 
@@ -91,18 +92,19 @@ class Waves(Dataset[Item]):
 
     def _clip(self, index: int, rng: Generator) -> Labelled:
         """One clip by itself."""
-        wave = self._decode(index)
+        wave = self._decode(index, rng)
         wave = self.augment(wave, rng) if self.augment else wave
         wave = fit(wave, self.num_samples, rng if self.crop else None)
         return Labelled(wave, self.clips.target(index), self.clips.known(index))
 
-    def _decode(self, index: int) -> Tensor:
+    def _decode(self, index: int, rng: Generator) -> Tensor:
         """The clip's waveform, kept in memory while the set is small; workers share what may be kept."""
         if index in self._cache:
             return self._cache[index]
-        wave = self.clips.wave(index, self.rate)
+        wave = self.clips.wave(index, self.rate, rng if self.crop else None)
         worker = get_worker_info()
-        if self._cached_samples + len(wave) <= self.cache_samples / (worker.num_workers if worker else 1):
+        room = self.cache_samples / (worker.num_workers if worker else 1) - self._cached_samples
+        if len(wave) <= room and len(wave) < LONG_S * self.rate:
             self._cache[index] = wave
             self._cached_samples += len(wave)
         return wave

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
 from patchout import audio
 from patchout.columns import loss_weight
@@ -24,6 +24,7 @@ from patchout.folders import composed
 
 __all__ = ["ClipSet", "DataError", "Packed", "Task", "by_name", "rows_of", "task_of"]
 
+LONG_S = 600.0  # of one clip's sound that is held: 77 MB at 32 kHz
 Task = Literal["multi_class", "multi_label"]
 
 EMPTY_WORDS = ("nan", "null", "none", "n/a")  # as which programs write a missing label
@@ -112,16 +113,27 @@ class ClipSet:
 
     def stream(self, clip: int, rate: int) -> audio.Stream:
         """The clip's sound, to be read once, at `rate` Hz."""
-        name = self.name(clip)
-        source = self.packed.source(self._cell("row", clip), name) if self.packed else name
-        start_s, end_s = self._cell("start_s", clip) or 0.0, self._cell("end_s", clip)
-        return audio.Stream(source, rate, start_s=start_s, end_s=end_s, channel=self.channel)
+        return self._stream(clip, rate, self._cell("start_s", clip) or 0.0, self._cell("end_s", clip))
 
-    def wave(self, clip: int, rate: int) -> Float[Tensor, "sample"]:
-        """The clip's sound at `rate` Hz; DataError names a clip that cannot be read."""
+    def wave(self, clip: int, rate: int, rng: Generator | None = None) -> Float[Tensor, "sample"]:
+        """The clip's sound at `rate` Hz; DataError names a clip that cannot be read.
+
+        Of one that lasts longer than LONG_S, whatever its header says, so much: its beginning, or with `rng` any part.
+        """
+        most, total = round(LONG_S * rate), 0
+        blocks: list[np.ndarray] = []
         try:
-            blocks = list(self.stream(clip, rate))
-            return torch.from_numpy(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))
+            for block in self.stream(clip, rate):
+                if total < most:
+                    blocks.append(block)
+                elif rng is None:
+                    break
+                total += len(block)
+            if total > most and rng is not None:
+                first = int(torch.randint(0, total - most + 1, (), generator=rng))
+                start_s = (self._cell("start_s", clip) or 0.0) + first / rate
+                blocks = list(self._stream(clip, rate, start_s, start_s + LONG_S))
+            return torch.from_numpy(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))[:most]
         except (audio.AudioError, OSError) as error:
             raise DataError(str(error)) from error
 
@@ -144,6 +156,11 @@ class ClipSet:
             return loss_weight(self._cell("loss_weight", clip))
         except ValueError as error:
             raise DataError(f"{self.name(clip)}: {error}") from None
+
+    def _stream(self, clip: int, rate: int, start_s: float, end_s: float | None) -> audio.Stream:
+        name = self.name(clip)
+        source = self.packed.source(self._cell("row", clip), name) if self.packed else name
+        return audio.Stream(source, rate, start_s=start_s, end_s=end_s, channel=self.channel)
 
     def _cell(self, column: str, clip: int) -> Any:
         return self.table[column][clip].as_py() if column in self.table.column_names else None

@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from patchout import zoo
+from patchout.audio import AudioError
 from patchout.augment import fit, keyed
 from patchout.clips import ClipSet, DataError
 from patchout.data import scan_sounds
@@ -50,14 +51,18 @@ def survey(clips: ClipSet, mel: MelConfig, *, per_band: bool, floor: float) -> S
     """
     mels, problems, seconds, silent = list[torch.Tensor](), list[str](), list[float](), 0
     for index in torch.randperm(len(clips), generator=keyed("survey"))[:MOST_CLIPS].tolist():
+        stream, parts, is_silent = clips.stream(index, mel.sample_rate), list[np.ndarray](), True
         try:
-            wave = clips.wave(index, mel.sample_rate)
-        except DataError as error:
+            for block in stream:  # a length is what was heard: a header may promise any
+                if stream.num_samples - len(block) < CLIP_S * mel.sample_rate:
+                    parts.append(block)
+                is_silent = is_silent and not block.any()
+        except (AudioError, OSError) as error:
             problems.append(str(error))
             continue
-        seconds.append(len(wave) / mel.sample_rate)
-        silent += not wave.any()
-        part = wave[: round(CLIP_S * mel.sample_rate)]
+        seconds.append(stream.num_samples / mel.sample_rate)
+        silent += is_silent
+        part = torch.from_numpy(np.concatenate(parts))[: round(CLIP_S * mel.sample_rate)]
         mels.append(log_mel(fit(part, max(len(part), mel.min_samples))[None], mel)[0])
         if sum(seconds) > MOST_S:
             break
@@ -101,7 +106,20 @@ def _edges(name: str, start_s: float | None, end_s: float | None, *, least_s: fl
             stated_s = soundfile.info(name).duration
     length = min(end_s or stated_s, stated_s) - first
     count = max(1, int(length // least_s))
+    if count > 1 and not _reaches(name, first + length):
+        return [first, end_s]
     return [*(first + place * length / count for place in range(count)), end_s]
+
+
+def _reaches(name: str, end_s: float) -> bool:
+    """Whether a file's sound goes on until `end_s`: a FLAC from a pipe states no length, or any."""
+    with contextlib.suppress(soundfile.SoundFileError), soundfile.SoundFile(name) as sound:
+        return (
+            sound.seekable()
+            and sound.seek(min(round(end_s * sound.samplerate), sound.frames) - 1) > 0
+            and bool(len(sound.read(1)))
+        )
+    return False
 
 
 def choose_start(init: str, hours: float) -> tuple[str, str]:
