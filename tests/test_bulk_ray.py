@@ -236,6 +236,21 @@ def test_a_job_goes_on_where_the_other_engine_stopped(work: Work, tmp_path: Path
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
+def test_what_can_be_read_now_and_what_has_changed_is_embedded_anew(work: Work, tmp_path: Path) -> None:
+    work.on_ray()
+    for item in (work.items[0], work.items[7]):
+        write_wav(Path(item.file), noise(0.3, 9))
+    summary = work.on_ray()
+    assert summary.num_failed == 1
+    assert summary.audio_s == pytest.approx(0.6)
+    bulk.run(work.items, work.job, str(tmp_path / "local"), device="cpu")
+    assert_same(work.out, tmp_path / "local")
+    assert not list(work.out.glob(".*part*"))
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_killed_workers_lose_nothing(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All three models die while they work: only the ones started again can finish."""
     files = [write_wav(tmp_path / "more" / f"{n}.wav", tone(3.0, 200 + 50 * n)) for n in range(12)]

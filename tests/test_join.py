@@ -11,8 +11,9 @@ import pytest
 
 from patchout import join as module
 from patchout.errors import InputError
+from patchout.job_folder import JOB
 from patchout.join import Format, job_of, join
-from patchout.shards import JOB, shard_name
+from patchout.shards import shard_name
 
 SIZE = 3
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 import signal
 import subprocess
@@ -342,6 +343,34 @@ def test_a_finished_set_is_not_made_again(many: Path, tmp_path: Path, monkeypatc
     begun = interrupt_at(-1, monkeypatch)
     assert prepare(job) == info
     assert begun == []
+
+
+def test_files_that_change_while_a_job_is_stopped_are_packed_anew(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = plan("esc50", many, out=tmp_path / "out")
+    interrupt_at(2, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(job)
+    monkeypatch.undo()
+    os.utime(job.shards.path(0), (1e9, 1e9))
+    write_wav(many / "audio/003.wav", noise(0.02))
+    os.utime(job.shards.path(1), (4e9, 4e9))
+    begun = interrupt_at(-1, monkeypatch)
+    prepare(job)
+    assert begun == [0, 2]
+    assert np.array_equal(load(sounds_of(tmp_path / "out")["003"]), load(many / "audio/003.wav"))
+
+
+def test_files_that_are_newer_than_a_finished_set_are_told(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_wav(tmp_path / "in" / name / "0.wav", tone(0.05))
+    words = ("folder", "--source", tmp_path / "in", "--out", tmp_path / "out")
+    assert "newer than what" not in run(*words).err
+    for shard in (tmp_path / "out").glob("data-*"):
+        os.utime(shard, (1e9, 1e9))
+    os.utime(tmp_path / "in/a/0.wav", (9e8, 9e8))
+    assert re.search(r"1 files are newer than what was packed of them \(\S*b/0.wav is one\)", run(*words).err)
 
 
 def test_two_workers_make_the_same_set(many: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from patchout.audio import Channel, Stream
+from patchout.files import file_state
 from patchout.items import Item
 
 HELD_S = 60.0  # a longer sound is decoded again, block by block, when its turn comes
@@ -24,6 +25,8 @@ class Sound(NamedTuple):
     duration_s: float = 0.0
     warning: str | None = None  # only a part could be decoded
     error: str | None = None  # nothing could
+    size_bytes: int | None = None  # of the file, before it was read; of a sound that failed None
+    modified_s: float | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -45,6 +48,7 @@ def decode(item: Item, rate: int, is_over: threading.Event | None = None, *, cha
     """Read an item to its end, or until `is_over`; up to HELD_S seconds are kept. A failure is part of the result."""
     parts: list[np.ndarray] = []
     held = 0
+    state = file_state(item.file)  # what is written while it is read is seen the next time
     try:
         stream = open_stream(item, rate, channel=channel)
         for block in stream:
@@ -58,7 +62,7 @@ def decode(item: Item, rate: int, is_over: threading.Event | None = None, *, cha
         text = str(getattr(error, "strerror", None) or error)
         return Sound(item, error=text if text.startswith(item.file) else f"{item.file}: {text}")
     wave = None if held > HELD_S * rate else parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return Sound(item, wave, stream.duration_s, stream.warning)
+    return Sound(item, wave, stream.duration_s, stream.warning, None, *state)
 
 
 def decode_ahead(

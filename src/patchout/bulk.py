@@ -3,10 +3,10 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import NamedTuple
@@ -18,15 +18,18 @@ import torch
 
 from patchout.ahead import Sound, decode_ahead, open_stream
 from patchout.audio import AudioError
+from patchout.collapse import alarms
 from patchout.embedding import Embedder
-from patchout.errors import InputError
 from patchout.items import Item
-from patchout.shards import EmbedJob, Folder, open_job, read_tables, shard_name, table_writer
+from patchout.job_folder import Folder, only_writer
+from patchout.shards import HALVES, STATES, EmbedJob, open_job, read_tables, shard_name, storable, table_writer
+from patchout.stale import again_name, find, merge
 from patchout.zoo import load
 
 CHUNK_BYTES = 2**24  # sounds and results that are computed at a time, by all cores together: more leave their caches
 AHEAD_ITEMS = 32  # decoded sounds that wait for their chunk
 MAX_REASONS = 100  # that a summary quotes; the shards hold all
+NO_PLACES: Mapping[int, Sequence[int]] = {}
 
 
 @dataclass(frozen=True)
@@ -39,20 +42,23 @@ class Summary:
     failed: tuple[str, ...]  # the first reasons
     warnings: tuple[str, ...]  # the first items of which only a part could be decoded
     audio_s: float  # embedded by this call
+    notes: tuple[str, ...] = ()  # what was embedded again and why, and what looks wrong with the embeddings
 
 
 class Todo(NamedTuple):
-    """What an engine gets: the shards of a job that are not there yet."""
+    """What an engine gets: the shards of a job that are not there yet, or hold items to embed again."""
 
     items: Sequence[Item]
     job: EmbedJob
     out: str
     shards: list[int]
     device: str
+    places: Mapping[int, Sequence[int]] = NO_PLACES  # shard that is there -> its items to embed again
 
     def items_of(self, shard: int) -> Sequence[Item]:
-        """The items of a shard."""
-        return self.items[shard * self.job.shard_rows : (shard + 1) * self.job.shard_rows]
+        """The items of a shard that are to be embedded."""
+        items = self.job.items_of(self.items, shard)
+        return [items[place] for place in self.places[shard]] if shard in self.places else items
 
 
 Steps = Generator[tuple[int, float], None, None]  # items done and seconds of sound, as they are written
@@ -65,7 +71,7 @@ def run_here(todo: Todo) -> Steps:
     wanted = (item for shard in todo.shards for item in todo.items_of(shard))
     with open_threads(embedder) as threads, closing(threads.decoded(wanted, embedder)) as sounds:
         shards = ((shard, islice(sounds, len(todo.items_of(shard)))) for shard in todo.shards)
-        yield from embed_shards(embedder, shards, todo.job, todo.out, threads)
+        yield from embed_shards(embedder, shards, todo.job, todo.out, threads, places=todo.places)
 
 
 def run(
@@ -79,44 +85,34 @@ def run(
 ) -> Summary:
     """Embed all items into shards in the folder `out` (a path or an fsspec URL), or go on where a killed call stopped.
 
-    `on_progress` gets the items done and the seconds of sound since its last call. Memory holds AHEAD_ITEMS sounds and
-    a chunk a core (250 MB where every sound lasts a minute), however many or long the items are. Raises InputError if
-    the folder belongs to another job; an item that fails becomes a row with its reason.
+    Items of finished shards are embedded again if they had failed and can be read now, or if their file has
+    changed. `on_progress` gets the items done and the seconds of sound since its last call. Memory holds
+    AHEAD_ITEMS sounds and a chunk a core (250 MB where every sound lasts a minute), however many or long the items
+    are. Raises InputError if the folder belongs to another job; an item that fails becomes a row with its reason.
     """
     if not items:
         raise ValueError("no items to embed: name sound files, folders, patterns or lists")
     job = job.sized(len(items))
     audio_s, count = 0.0, job.num_shards(len(items))
-    with only_writer(out):
+    path = Folder(out).path
+    Folder(out).names()  # refuses a file
+    with only_writer(path, halves=[HALVES]) if path else nullcontext():
         finished = open_job(out, job, items)
-        todo = Todo(items, job, out, [shard for shard in range(count) if shard not in finished], device)
+        todo = Todo(items, job, out, [], device)
+        rows = ((shard, read_tables(out, [shard_name(shard)], columns=STATES)) for shard in sorted(finished))
+        stale = find((shard, todo.items_of(shard), tables) for shard, tables in rows)
+        whole = finished - stale.damaged - stale.places.keys()
+        shards = [shard for shard in range(count) if shard not in whole]
+        todo = todo._replace(shards=shards, places=stale.places)
         on_progress(len(items) - sum(len(todo.items_of(shard)) for shard in todo.shards), 0.0)
+        notes = stale.notes
         if todo.shards:
             with closing(engine(todo)) as steps:
                 for done, seconds in steps:
                     audio_s += seconds
                     on_progress(done, seconds)
-        return summarize(out, len(items), count, audio_s=audio_s)
-
-
-@contextmanager
-def only_writer(out: str) -> Iterator[None]:
-    """Keep a second process out of a local folder, and remove what a killed one left."""
-    folder = Folder(out).path
-    if folder is None:
-        yield
-        return
-    from filelock import FileLock, Timeout
-
-    Folder(out).names()  # refuses a file
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            for aside in folder.glob(".part-*.parquet"):
-                aside.unlink()
-            yield
-    except Timeout:
-        raise InputError(f"{out}: another process is writing to it: wait for it, or stop it") from None
+            notes += alarms(read_tables(out, map(shard_name, range(count))), items)
+        return replace(summarize(out, len(items), count, audio_s=audio_s), notes=tuple(notes))
 
 
 def summarize(out: str, items: int, shards: int, *, audio_s: float = 0.0) -> Summary:
@@ -180,21 +176,31 @@ def open_threads(embedder: Embedder) -> Iterator[Threads]:
 
 
 def embed_shards(
-    embedder: Embedder, shards: Iterable[tuple[int, Iterable[Sound]]], job: EmbedJob, out: str, threads: Threads
+    embedder: Embedder,
+    shards: Iterable[tuple[int, Iterable[Sound]]],
+    job: EmbedJob,
+    out: str,
+    threads: Threads,
+    *,
+    places: Mapping[int, Sequence[int]] = NO_PLACES,
 ) -> Steps:
     """Write each shard: the rows of its sounds, in their order, in tables of bounded size.
 
-    Columns file, start_s, duration_s, time_ms (of timestamp jobs: from the segment's start), embedding (null where
-    `error` says why), error.
+    The sounds of a shard in `places` are those of its items there, and replace their rows. Columns file, start_s,
+    duration_s, time_ms (of timestamp jobs: from the segment's start), embedding (null where `error` says why),
+    error, size_bytes and modified_s (of the file that was read).
     """
     rows, most = _Rows(embedder, job), CHUNK_BYTES // threads.width
     chunks = ((shard, chunk) for shard, sounds in shards for chunk in _chunks(sounds, rows.bytes_per_s, most))
     for shard, group in groupby(_tables(rows, chunks, threads), key=itemgetter(0)):
-        with table_writer(out, shard_name(shard), rows.schema) as writer:
+        name = again_name(shard) if shard in places else shard_name(shard)
+        with table_writer(out, name, rows.schema) as writer:
             for _, chunk, tables in group:
                 for table in tables:
                     writer.write_table(table)
                 yield len(chunk), sum(sound.duration_s for sound in chunk)
+        if shard in places:
+            merge(out, shard, places[shard], rows.schema)
 
 
 def _tables(
@@ -270,17 +276,15 @@ class _Rows:
         sound_of = np.repeat(np.arange(len(sounds)), [len(times) for _, times in results])
         failed = np.array([sound.error is not None for sound in sounds])[sound_of]
         embedding = self.schema.field("embedding").type
+        reasons = [storable(sound.error or sound.warning) for sound in sounds]
         columns = {
-            "file": pa.array([_text(sound.item.file) for sound in sounds], pa.string()).take(sound_of),
+            "file": pa.array([storable(sound.item.file) for sound in sounds], pa.string()).take(sound_of),
             "start_s": np.array([sound.item.start_s for sound in sounds], np.float64)[sound_of],
             "duration_s": pa.array(np.array([sound.duration_s for sound in sounds], np.float64)[sound_of], mask=failed),
             "time_ms": pa.array(times_ms.astype(np.float64), mask=failed),
             "embedding": pa.FixedSizeListArray.from_arrays(values.reshape(-1), type=embedding, mask=pa.array(failed)),
-            "error": pa.array([_text(sound.error or sound.warning) for sound in sounds], pa.string()).take(sound_of),
+            "error": pa.array(reasons, pa.string()).take(sound_of),
+            "size_bytes": pa.array([sound.size_bytes for sound in sounds], pa.int64()).take(sound_of),
+            "modified_s": pa.array([sound.modified_s for sound in sounds], pa.float64()).take(sound_of),
         }
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
-
-
-def _text(name: str | None) -> str | None:
-    """A name that Arrow can hold: bytes of a file name that are no UTF-8 are escaped."""
-    return None if name is None else name.encode("utf-8", "backslashreplace").decode()

@@ -5,7 +5,7 @@ import logging
 import os
 import pickle
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from itertools import chain
@@ -17,12 +17,13 @@ import torch
 
 from patchout.ahead import Sound, decode
 from patchout.audio import Channel
-from patchout.bulk import Engine, Steps, Todo, embed_shards, load_embedder, open_threads
+from patchout.bulk import NO_PLACES, Engine, Steps, Todo, embed_shards, load_embedder, open_threads
 from patchout.download import file_sha256
 from patchout.embedding import Embedder
 from patchout.errors import InputError
 from patchout.items import Item
-from patchout.shards import EmbedJob, Folder, shard_name
+from patchout.job_folder import Folder
+from patchout.shards import HALVES, EmbedJob, shard_name
 from patchout.tagger import TaggerConfig
 from patchout.zoo import locate
 
@@ -62,7 +63,7 @@ def _run(todo: Todo) -> Steps:
             f"{todo.out}: {len(missing)} shards were written, but not here ({missing[0]} is one): "
             "give a folder that all machines share, or a URL"
         )
-    for aside in folder.path.glob(".part-*.parquet") if folder.path else ():  # of killed workers
+    for aside in folder.path.glob(HALVES) if folder.path else ():  # of killed workers
         aside.unlink()
 
 
@@ -147,7 +148,7 @@ def _results(todo: Todo, model: TaggerConfig, actors: Actors) -> Iterator[tuple[
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors.models),
-        fn_constructor_args=(todo.job, todo.out, actors, folder),
+        fn_constructor_args=(todo.job, todo.out, actors, folder, todo.places),
         num_cpus=actors.cores,
         num_gpus=actors.gpus,
     )
@@ -184,10 +185,12 @@ def decode_shard(table: pa.Table, *, rate: int, folder: str, channel: Channel = 
 class Model:
     """An actor: loads the job's model with its first shard, and writes the shards that it is given."""
 
-    def __init__(self, job: EmbedJob, out: str, actors: Actors, folder: str) -> None:
+    def __init__(
+        self, job: EmbedJob, out: str, actors: Actors, folder: str, places: Mapping[int, Sequence[int]] = NO_PLACES
+    ) -> None:
         _enter(folder)
         torch.set_num_threads(max(1, actors.cores))
-        self._job, self._out, self._device = job, out, "cuda" if actors.gpus else "cpu"
+        self._job, self._out, self._places, self._device = job, out, places, "cuda" if actors.gpus else "cpu"
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """One row of `decode_shard` -> (shard, audio_s, problem: why it could not be written, or null)."""
@@ -196,7 +199,8 @@ class Model:
             sounds, rest = pickle.loads(table["content"][0].as_py())
             embedder = self._embedder
             with open_threads(embedder) as threads, closing(threads.decoded(rest, embedder)) as late:
-                steps = embed_shards(embedder, [(shard, chain(sounds, late))], self._job, self._out, threads)
+                shards = [(shard, chain(sounds, late))]
+                steps = embed_shards(embedder, shards, self._job, self._out, threads, places=self._places)
                 audio_s = sum(seconds for _, seconds in steps)
         except (OSError, ValueError) as error:
             problem = f"{shard_name(shard)}: {error}"

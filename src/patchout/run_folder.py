@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import accelerate
 import torch
-from filelock import FileLock, Timeout
 
 import patchout
 from patchout.errors import InputError
 from patchout.files import finite, write_aside, write_json
+from patchout.job_folder import differences, only_writer
 from patchout.weights import UNREADABLE
 
 if TYPE_CHECKING:
@@ -90,20 +90,12 @@ def open_run(
     if not is_main:
         yield RunFolder(out)
         return
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ValueError(f"{out}: another run is using this folder: wait for it, or choose another --out") from None
-    try:
-        for stale in (found for name in HELD for found in out.glob(f".{Path(name).stem}.*{Path(name).suffix}")):
-            stale.unlink()  # half a file of a killed process; nobody else writes here
+    halves = (f".{Path(name).stem}.*{Path(name).suffix}" for name in HELD)
+    busy = ValueError(f"{out}: another run is using this folder: wait for it, or choose another --out")
+    with only_writer(out, halves=halves, busy=busy):
         replaced = _move_aside(out) if restart else ""
         _bind(out, {"config": config, "data": data}, accept_changes=accept_changes)
         yield RunFolder(out, replaced)
-    finally:
-        lock.release()
 
 
 def stored_config(out: Path) -> dict[str, Any]:
@@ -127,7 +119,7 @@ def as_begun(config: "Config", recipe: "Config", out: Path) -> tuple["Config", s
     values = {name: value for name, value in values.items() if name in untouched.keys() - OWN}
     if untouched.get("batch") == 0 or untouched.get("batch_per_process"):  # decided by memory, by processes
         values.pop("batch", None)
-    changed = _changes({name: untouched[name] for name in values}, values)
+    changed = differences({name: untouched[name] for name in values}, values)
     return replace(config, **{name: values[name] for name in changed}), _told(changed)
 
 
@@ -173,9 +165,10 @@ def _bind(out: Path, run: Mapping[str, Any], *, accept_changes: bool) -> None:
         with _explained(path):
             write_json(path, {**now, "versions": versions | {"python": platform.python_version()}, "changes": []})
         return
-    if other := _changes(stored["data"] | {"root": ""}, now["data"] | {"root": ""}):
+    may_move = {"root": ""}
+    if other := differences(stored["data"] | may_move, dict.fromkeys(stored["data"]) | now["data"] | may_move):
         raise ValueError(f"{out} holds a run on other data ({_told(other)}): choose another --out, or --restart")
-    changed = _changes(stored["config"], now["config"])
+    changed = differences(stored["config"], dict.fromkeys(stored["config"]) | now["config"])
     if changed and not accept_changes:
         todo = "undo that, choose another --out, go on with --accept-changes, or begin anew with --restart"
         raise ValueError(f"{out} holds a run with another config ({_told(changed)}): {todo}")
@@ -184,12 +177,6 @@ def _bind(out: Path, run: Mapping[str, Any], *, accept_changes: bool) -> None:
         history = [*stored["changes"], {"time": when, "after_step": _steps(out), "changed": changed}]
         with _explained(path):
             write_json(path, {**stored, **now, "changes": history})
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Key -> [old, new] of what differs."""
-    keys = {**before, **now}
-    return {key: [before.get(key), now.get(key)] for key in keys if before.get(key) != now.get(key)}
 
 
 def _told(changes: Mapping[str, list[Any]]) -> str:

@@ -1,4 +1,4 @@
-"""A bulk job on disk: what it computes, the folder it fills shard by shard, and what makes two jobs the same."""
+"""A bulk job on disk: what it computes, the shards that it fills, and what makes two jobs the same."""
 
 import hashlib
 import json
@@ -7,29 +7,36 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
-from uuid import uuid4
+from itertools import pairwise
+from typing import Any, Literal
 
-import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 import patchout
 from patchout.device import Precision
 from patchout.download import file_sha256
 from patchout.embedding import EmbedConfig
-from patchout.errors import InputError
-from patchout.files import write_aside
 from patchout.items import Item, items_hash
+from patchout.job_folder import Folder, claim
 from patchout.zoo import locate
 
-JOB = "job.json"
 LEAST_ROWS, MOST_ROWS = 8, 256  # of a shard
 SHARDS = 16  # of a job, or more
+HALVES = ".*part-*.parquet"  # what a killed process leaves
+STATES = [
+    "file",
+    "start_s",
+    "duration_s",
+    "time_ms",
+    "error",
+    "size_bytes",
+    "modified_s",
+]  # columns that are not values
+REPEATED = ["file", "error", "size_bytes", "modified_s"]
 Kind = Literal["scene", "timestamp"]
 
 
@@ -63,6 +70,10 @@ class EmbedJob:
         """Shards of so many items, of a job that is sized."""
         return -(-items // self.shard_rows)
 
+    def items_of(self, items: Sequence[Item], shard: int) -> Sequence[Item]:
+        """The items of a shard, of a job that is sized."""
+        return items[shard * self.shard_rows : (shard + 1) * self.shard_rows]
+
     @cached_property
     def model_sha256(self) -> str:
         """Of the model's file; computed once, and carried along when the job is sent to another machine."""
@@ -90,6 +101,8 @@ class EmbedJob:
             "time_ms": pa.float64(),
             "embedding": pa.list_(pa.float32(), size),
             "error": pa.string(),
+            "size_bytes": pa.int64(),  # of the file that was read; earlier versions did not keep it
+            "modified_s": pa.float64(),
         }
         if self.kind == "scene":
             del columns["time_ms"]
@@ -112,14 +125,14 @@ def table_writer(out: str, name: str, schema: pa.Schema) -> Iterator[pq.ParquetW
     """Write a Parquet file, table by table, under another name, and rename it when it is whole."""
     with (
         Folder(out).writing(name) as file,
-        # embeddings do not compress; names and reasons repeat
-        pq.ParquetWriter(file, schema, compression="none", use_dictionary=["file", "error"]) as writer,
+        # embeddings do not compress; the others repeat from row to row
+        pq.ParquetWriter(file, schema, compression="none", use_dictionary=REPEATED) as writer,
     ):
         yield writer
 
 
 def read_tables(out: str, names: Iterable[str], *, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of Parquet files in a folder, a row group at a time.
+    """The rows of Parquet files in a folder, a row group at a time; of the `columns` those that are there.
 
     By this thread alone: a reading thread that lets go of a Python file while the interpreter ends aborts the process.
     """
@@ -128,6 +141,33 @@ def read_tables(out: str, names: Iterable[str], *, columns: list[str] | None = N
         with folder.reading(name) as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=columns, use_threads=False)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema, null where the table has none of that name."""
+    columns = [
+        table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type) for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def gathered(tables: Iterable[pa.Table], num_bytes: int) -> Iterator[pa.Table]:
+    """The same rows in tables of about so many bytes."""
+    parts: list[pa.Table] = []
+    total = 0
+    for table in tables:
+        parts.append(table)
+        total += table.nbytes
+        if total >= num_bytes:
+            yield pa.concat_tables(parts)
+            parts, total = [], 0
+    if parts:
+        yield pa.concat_tables(parts)
+
+
+def storable(text: str | None) -> str | None:
+    """A text that Arrow can hold: bytes of a file name that are no UTF-8 are escaped."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def embeddings(table: pa.Table) -> Float[np.ndarray, "row value"]:
@@ -140,84 +180,47 @@ def embeddings(table: pa.Table) -> Float[np.ndarray, "row value"]:
 
 def open_job(out: str, job: EmbedJob, items: Sequence[Item]) -> set[int]:
     """Make the folder of a job, or make sure that it is this job's, and return its finished shards."""
-    names = bind(out, job.about(items))
+    names = claim(out, job.about(items))
     return {int(number[1]) for name in names if (number := re.fullmatch(r"part-(\d{6,})\.parquet", name))}
 
 
-def bind(out: str, about: dict[str, Any]) -> set[str]:
-    """Make the folder of a job that all this is true of, or make sure that it is that job's, and return its files.
+# -- rows and items ---------------------------------------------------------------------------------------------------
 
-    An InputError names what differs, or the folder that is no job's.
+
+def numbered(tables: Iterable[pa.Table]) -> Iterator[tuple[Int[np.ndarray, "row"], pa.Table]]:
+    """Consecutive tables of a job, each with the number of every row's item, counted from 0."""
+    count, last = -1, None
+    for table in filter(len, tables):
+        keys = table.select([name for name in STATES if name in table.column_names])
+        rows = keys if last is None else pa.concat_tables([last, keys], promote_options="default")
+        begins = _begins(rows)[len(rows) - len(table) :]
+        numbers = count + np.cumsum(begins)
+        yield numbers, table
+        count, last = int(numbers[-1]), keys.slice(len(keys) - 1)
+
+
+def _begins(rows: pa.Table) -> Bool[np.ndarray, "row"]:
+    """Whether a row is the first of its item; of scenes every one is.
+
+    Times rise within an item. One that breaks on the way ends with a reason in a row that has its file's state.
     """
-    folder = Folder(out)
-    names = folder.names()
-    if JOB in names:
-        with folder.reading(JOB) as file:
-            check_same(out, file.read(), about)
-    elif strange := sorted(name for name in names if not name.startswith(".")):
-        raise InputError(f"{out}: holds {strange[0]!r} but no {JOB}, so it is no job's: give a new or empty folder")
-    else:
-        with folder.writing(JOB) as file:
-            file.write(json.dumps(about, indent=1).encode())
-    return names
+    begins = np.ones(len(rows), bool)
+    if "time_ms" not in rows.column_names:
+        return begins
+    files, starts_s = rows["file"].combine_chunks(), rows["start_s"].to_numpy()
+    is_same = pc.equal(files[1:], files[:-1]).to_numpy(zero_copy_only=False) & (starts_s[1:] == starts_s[:-1])
+    times_ms = rows["time_ms"].to_numpy()
+    is_failed = np.isnan(times_ms)
+    is_read = ~rows["size_bytes"].is_null().to_numpy() if "size_bytes" in rows.column_names else ~is_failed
+    goes_on = (times_ms[1:] > times_ms[:-1]) | (is_failed[1:] & is_read[1:] & ~is_failed[:-1])
+    begins[1:] = ~(is_same & goes_on)
+    return begins
 
 
-def check_same(out: str, written: bytes | str, about: dict[str, Any]) -> None:
-    """Compare a job with the one that wrote `out`; an InputError names what differs."""
-    try:
-        old = json.loads(written)
-    except ValueError:
-        raise InputError(f"{out}: what it says of its job is damaged: give another folder, or delete it") from None
-    differing = [
-        f"{key} {old.get(key)!r} there, {value!r} here"
-        for key, value in about.items()
-        if key not in ("model", "version") and old.get(key) != value
-    ]
-    if differing:
-        raise InputError(f"{out}: belongs to another job ({'; '.join(differing)}): give another --out, or delete it")
-
-
-class Folder:
-    """A folder here (`path`), or at any URL that fsspec knows (`path` is None)."""
-
-    def __init__(self, out: str) -> None:
-        self._files: Any = LocalFileSystem()
-        self._root = str(Path(out).expanduser())
-        try:
-            if "://" in out:
-                self._files, self._root = fsspec.core.url_to_fs(out)
-        except (ImportError, ValueError) as error:  # no driver, or no such protocol
-            raise ValueError(f"{out}: cannot be written to ({error})") from None
-        self.path = Path(self._root) if isinstance(self._files, LocalFileSystem) else None
-
-    def names(self) -> set[str]:
-        """Files in it; none if it is not there yet."""
-        if self._files.isfile(self._root):
-            raise InputError(f"{self._root}: is a file: give a folder, or a name that ends in .parquet")
-        if not self._files.exists(self._root):
-            return set()
-        return {name.rpartition("/")[2] for name in self._files.ls(self._root, detail=False, refresh=True)}
-
-    def reading(self, name: str) -> Any:
-        """A file to read."""
-        return self._files.open(self._at(name), "rb")
-
-    @contextmanager
-    def writing(self, name: str) -> Iterator[BinaryIO]:
-        """A file that appears under its name when it is whole."""
-        self._files.makedirs(self._root, exist_ok=True)
-        if self.path:
-            with write_aside(self.path / name) as path, path.open("wb") as file:
-                yield file
-            return
-        aside = self._at(f".{uuid4().hex}.{name}")
-        try:
-            with self._files.open(aside, "wb") as file:
-                yield file
-            self._files.mv(aside, self._at(name))
-        finally:
-            if self._files.exists(aside):
-                self._files.rm(aside)
-
-    def _at(self, name: str) -> str:
-        return f"{self._root.rstrip('/')}/{name}"
+def by_items(tables: Iterable[pa.Table], count: int = 1) -> Iterator[tuple[int, pa.Table]]:
+    """The rows of every `count` items with their number; those that stand in two tables come twice."""
+    for numbers, table in numbered(tables):
+        groups = numbers // count
+        edges = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(table)]
+        for first, end in pairwise(edges):
+            yield int(groups[first]), table.slice(first, end - first)

@@ -148,7 +148,7 @@ def _run(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> in
     with output.Bar("files", len(items), sys.stderr) as bar:
         summary = run(items, job, out, device=options.device, on_progress=bar.sounds, engine=engine)
     seconds = time.monotonic() - started
-    for reason in (*summary.failed, *summary.warnings):
+    for reason in (*summary.failed, *summary.warnings, *summary.notes):
         say(reason)
     if summary.num_failed > len(summary.failed):
         say(f"... {summary.num_failed} in all: the column error has their reasons")
@@ -159,20 +159,23 @@ def _run(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> in
 
 
 def _run_and_join(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> int:
-    """Fill a folder beside `out`, and make one result of it; nothing is done if that is there already."""
-    from patchout.join import job_of, join
-    from patchout.shards import check_same
+    """Fill a folder beside `out` and make one result of it; one that is there and holds is left alone."""
+    from patchout.job_folder import check_same
+    from patchout.join import job_of, join, reopen
 
-    target = Path(out)
+    target, parts = Path(out), Path(f"{out}.parts")
     check_parent(target)
     there = job_of(target, options.format)
     if there is not None:
         check_same(out, there, job.about(items))
-        failed = int(json.loads(there)["failed"])
-        say(f"{out}: is there already, with {len(items) - failed} of {len(items)} files embedded")
-        return failed
-    failed = _run(items, job, f"{out}.parts", options)
-    join(Path(f"{out}.parts"), job.num_shards(len(items)), target, format=options.format, failed=failed)
+        if stale := reopen(target, parts, items, job, format=options.format):
+            failed = int(json.loads(there)["failed"])
+            for note in stale.notes:
+                say(note)
+            say(f"{out}: is there already, with {len(items) - failed} of {len(items)} files embedded")
+            return failed
+    failed = _run(items, job, str(parts), options)
+    join(parts, job.num_shards(len(items)), target, format=options.format, failed=failed)
     return failed
 
 
@@ -226,7 +229,8 @@ def _read(options: Options, limit: int) -> "Table":
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from patchout.shards import Folder, read_tables
+    from patchout.job_folder import Folder
+    from patchout.shards import read_tables
 
     out, names = str(Path(options.out).parent), [Path(options.out).name]
     if _is_folder(options):
@@ -236,5 +240,5 @@ def _read(options: Options, limit: int) -> "Table":
     for table in read_tables(out, names):
         taken.append(table.take(np.arange(-place % step, len(table), step)))
         place += len(table)
-    rows = pa.concat_tables(taken)
+    rows = pa.concat_tables(taken, promote_options="default")  # earlier versions wrote fewer columns
     return rows.filter(pc.is_valid(rows["embedding"]))

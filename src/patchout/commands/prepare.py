@@ -44,7 +44,7 @@ def main(args: Sequence[str]) -> int:
     if options.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")
     encoding = _encoding(options)
-    from patchout.prepare.job import REPORT, plan, prepare
+    from patchout.prepare.job import REPORT, newer_files, plan, prepare
     from patchout.prepare.layouts import LAYOUTS
 
     name, known = options.dataset, list(LAYOUTS)
@@ -60,6 +60,9 @@ def main(args: Sequence[str]) -> int:
         say(f"{options.out}: what is done stays: the same command goes on")
         raise
     _tell(options.out, info, REPORT)
+    if files := newer_files(planned):
+        what = f"{len(files)} files are newer than what was packed of them ({files[0]} is one)"
+        say(f"{options.out}: {what}: if they were changed, give a new --out")
     return FAILED if info["left_out"] else DONE
 
 

@@ -22,15 +22,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.csv import WriteOptions, write_csv
 
-from patchout.bulk import only_writer
 from patchout.clips import rows_of
 from patchout.errors import InputError
-from patchout.files import write_aside, write_json
+from patchout.files import is_newer, write_aside, write_json
+from patchout.job_folder import claim, only_writer
 from patchout.prepare.check import ORIGINAL, Encoding
 from patchout.prepare.layouts import read_layout
 from patchout.prepare.listing import Clip, Listing
 from patchout.prepare.shard import CHECKED, FOUND, Shards, write_shard
-from patchout.shards import bind
 
 INFO, REPORT = "dataset.json", "report.csv"
 SHARD_CLIPS, MAX_SHARDS = 64, 512  # a shard is what a killed job does again; each one is a memory map
@@ -72,28 +71,46 @@ def plan(name: str, source: Path, *, out: Path, encoding: Encoding = ORIGINAL) -
 def prepare(plan: Plan, *, workers: int = 1, on_progress: Progress = lambda *_: None) -> dict[str, Any]:
     """Do it, or go on where a stopped call was; what dataset.json holds.
 
-    `on_progress` is called after every shard, first for those that were there. Raises InputError for a folder of
-    another job and for a set without a usable clip.
+    A shard that is older than a file of its clips is made anew. `on_progress` is called after every shard, first for
+    those that were there. Raises InputError for a folder of another job and for a set without a usable clip.
     """
     shards, size = plan.shards, plan.shard_clips
-    bind(str(shards.out), plan.about)
-    with only_writer(str(shards.out)):
+    claim(str(shards.out), plan.about)
+    with only_writer(shards.out, halves=[".data-*.arrow"]):
         if (shards.out / INFO).exists():
             return json.loads((shards.out / INFO).read_text())
         (shards.out / CHECKED).mkdir(exist_ok=True)
         numbers = range(shards.num_shards)
         there = {number for number in numbers if shards.path(number).exists() and shards.found(number).exists()}
+        there -= {number for number, _ in _newer(plan)}
         on_progress(sum(min(size, plan.listed.total() - number * size) for number in there), 0.0)
-        clips = iter(plan.listing.clips)
-        chunks = ((number, list(islice(clips, size))) for number in numbers)
+        tasks = (task for task in _tasks(plan) if task[0] not in there)
         try:
-            with closing(_written(shards, (task for task in chunks if task[0] not in there), workers)) as written:
+            with closing(_written(shards, tasks, workers)) as written:
                 for done in written:
                     on_progress(*done)
         finally:
             for aside in shards.out.glob(".data-*.arrow"):  # of workers that were stopped
                 aside.unlink()
         return _finish(plan)
+
+
+def newer_files(plan: Plan) -> list[str]:
+    """Files of a set that is there that were written after they were packed: changed, or only copied."""
+    return list(dict.fromkeys(file for _, file in _newer(plan)))
+
+
+def _tasks(plan: Plan) -> Iterator[Task]:
+    """All shards with their clips."""
+    clips = iter(plan.listing.clips)
+    return ((number, list(islice(clips, plan.shard_clips))) for number in range(plan.shards.num_shards))
+
+
+def _newer(plan: Plan) -> Iterator[tuple[int, str]]:
+    """The shards that are older than a file of theirs, with each such file."""
+    for number, clips in _tasks(plan):
+        files = dict.fromkeys(clip.file for clip in clips)
+        yield from ((number, file) for file in files if is_newer(file, str(plan.shards.path(number))))
 
 
 def _schema(listing: Listing) -> pa.Schema:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from patchout.files import write_aside
-from patchout.prepare.check import Checked, Encoding, check
+from patchout.prepare.check import MAX_BYTES, Checked, Encoding, check
 from patchout.prepare.listing import Clip
 
 BATCH_BYTES = 2**25  # of sound in a record batch
@@ -71,8 +71,9 @@ def _checked(clips: Sequence[Clip], encoding: Encoding) -> Iterator[tuple[Clip, 
             data = _bytes(clip, groups)
         except FileNotFoundError:
             yield clip, Checked(problem="missing", note="no such file" if clip.file else "no file has its name")
-        except OSError as error:
-            yield clip, Checked(problem="broken", note=f"cannot be read: {error.strerror or error}")
+        except (OSError, pa.ArrowException, LookupError) as error:
+            reason = getattr(error, "strerror", None) or error
+            yield clip, Checked(problem="broken", note=f"cannot be read: {reason}")
         else:
             yield clip, check(data, encoding, start_s=clip.start_s, end_s=clip.end_s)
 
@@ -82,9 +83,13 @@ def _bytes(clip: Clip, groups: Callable[[str, int], pa.ChunkedArray]) -> bytes:
     if not clip.file:
         raise FileNotFoundError
     if clip.row < 0:
-        return Path(clip.file).read_bytes()
+        with Path(clip.file).open("rb") as file:
+            return file.read(MAX_BYTES + 1)  # `check` refuses what is larger
     if clip.file.endswith(".parquet"):
-        return groups(clip.file, clip.group)[clip.row]["bytes"].as_py()
+        sound = groups(clip.file, clip.group)[clip.row].as_py()
+        if not sound or sound["bytes"] is None:
+            raise FileNotFoundError
+        return sound["bytes"]
     import h5py
 
     with h5py.File(clip.file) as file:
