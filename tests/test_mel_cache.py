@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import noise, write_wav
 
+from patchout import clips, mel_cache
 from patchout.batches import StepSampler, batches
 from patchout.data import scan_sounds
 from patchout.errors import InputError
@@ -90,6 +91,43 @@ def test_what_is_damaged_is_made_anew(cache: MelCache, damage: Callable[[Path], 
     damage(cache.folder / "0" / "0.npy")
     assert torch.equal(cache[0, 0].wave, before)
     assert np.load(cache.folder / "0" / "0.npy").shape == (200, 128)
+
+
+@pytest.mark.parametrize("modified_s", [1e9, 4e9], ids=["an older file", "a newer file"])
+def test_a_sound_that_has_changed_is_heard_anew(cache: MelCache, sounds: Path, modified_s: float) -> None:
+    before = cache[0, 0].wave
+    write_wav(sounds / "0.wav", noise(2.0, 9))
+    os.utime(sounds / "0.wav", (modified_s, modified_s))
+    after = cache[0, 0].wave
+    assert not torch.equal(before, after)
+    (sounds / "0.wav").unlink()  # what is kept needs no sound
+    assert torch.equal(cache[0, 0].wave, after)
+
+
+def test_a_cache_of_an_earlier_version_sees_newer_sounds(
+    cache: MelCache, sounds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = cache.folder / "about.json"
+    about.write_text(about.read_text().replace("times_of_sounds", "nothing"))
+    _ = cache[0, 0]
+    os.utime(cache.folder / "0" / "0.npy")
+    read = decoding(cache, monkeypatch)
+    _ = cache[0, 0]
+    assert read == []
+    os.utime(sounds / "0.wav", (4e9, 4e9))
+    _ = cache[0, 0]
+    assert read == [0]
+
+
+def test_a_long_clip_is_cropped_in_bounded_memory_and_not_kept(
+    cache: MelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clips, "LONG_S", 1.0)
+    monkeypatch.setattr(mel_cache, "LONG_S", 1.0)
+    one, other = cache[0, 0].wave, cache[1, 0].wave
+    assert one.shape == (50, 128)
+    assert not torch.equal(one, other)
+    assert not (cache.folder / "0" / "0.npy").exists()
 
 
 def test_a_clip_that_cannot_be_read_has_no_weight_and_leaves_nothing(cache: MelCache, sounds: Path) -> None:
