@@ -1,6 +1,7 @@
 """Embeddings of tasks: what a model must keep to, what is kept on disk, how an interrupted run goes on."""
 
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -18,7 +19,15 @@ from torch import Tensor, nn
 
 from patchout.checkpoint import save
 from patchout.embedding import EmbedConfig
-from patchout.hear.embeddings import EmbeddingError, Rows, embed_task, embedding_s, read_embeddings, read_rows
+from patchout.hear.embeddings import (
+    EmbeddingError,
+    Rows,
+    embed_task,
+    embedding_s,
+    newer_wavs,
+    read_embeddings,
+    read_rows,
+)
 from patchout.hear.settings import Settings, stored_settings
 from patchout.hear.subject import ModuleError, Subject, batch_size, open_module, open_subject, timestamps
 from patchout.hear.tasks import Task, TaskError, read_task
@@ -219,6 +228,17 @@ def test_a_task_that_has_changed_is_not_taken_for_the_old_one(tmp_path: Path, sc
     change(scene_task.folder / "test.json", **{"test0.wav": ["low"]})
     with pytest.raises(EmbeddingError, match="task_sha256"):
         embed_task(loudness(), read_task(scene_task.folder), tmp_path / "out")
+
+
+def test_wavs_that_are_newer_than_their_embeddings_are_listed(tmp_path: Path, scene_task: Task) -> None:
+    folder = embed_task(loudness(), scene_task, tmp_path / "out").folder
+    wavs = sorted((scene_task.folder / "32000" / "valid").iterdir())
+    os.utime(folder / "valid.embeddings.npy", (1e9, 1e9))
+    for wav, time_s in zip(wavs, (9e8, 1.1e9, 9e9), strict=True):  # older, newer, by a clock that was wrong
+        os.utime(wav, (time_s, time_s))
+    assert newer_wavs(scene_task, folder, RATE) == ["valid/valid1.wav"]
+    wavs[1].unlink()  # embeddings need no wavs
+    assert newer_wavs(scene_task, folder, RATE) == []
 
 
 def test_a_missing_rate_and_a_broken_wav_are_refused(tmp_path: Path, scene_task: Task) -> None:

@@ -1,6 +1,7 @@
 """`patchout hear run` as a user runs it."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -300,6 +301,32 @@ def test_a_wrong_request_is_refused(tmp_path: Path, run: Run, args: list[str], r
     with pytest.raises(ValueError, match=reason) as error:
         run(*args)
     assert not isinstance(error.value, TaskError | ModuleError | EmbeddingError)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("my.py", "my"), ("./lib/my.py", "lib.my"), ("loudness+lib/my.py", "lib.my"), ("/lib/my.py", "my, in its folder")],
+)
+def test_the_file_of_a_module_is_answered_with_its_name(tmp_path: Path, run: Run, file: str, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"my\.py: a HEAR module is given by the name that imports it: give {name}$"):
+        run(model=file)
+
+
+def test_results_of_embeddings_that_have_changed_are_made_anew(
+    tmp_path: Path, run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = add_task(tmp_path)
+    run()
+    embeddings = tmp_path / "out" / "loudness"
+    words = ["run", str(embeddings), "--out", str(tmp_path / "again"), "--grid", "two", "--device", "cpu"]
+    results = tmp_path / "again" / "loudness" / folder.name / SCORES
+    assert main(words) == 0
+    first = results.stat().st_mtime_ns
+    assert main(words) == 0
+    assert results.stat().st_mtime_ns == first
+    os.utime(embeddings / folder.name / "test.embeddings.npy", (4e9, 4e9))
+    assert main(words) == 0
+    assert results.stat().st_mtime_ns > first
 
 
 def test_without_tasks_there_must_be_embeddings(tmp_path: Path, run: Run) -> None:

@@ -130,6 +130,14 @@ def test_a_damaged_folder_is_refused_by_name(tmp_path: Path, spoil: Callable[[Pa
     assert str(folder) in str(error.value)
 
 
+def test_files_with_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    folder = make_task(tmp_path)
+    before = read_task(folder)
+    for path in folder.glob("*.*"):
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read_task(folder) == before
+
+
 def test_labels_that_no_clip_of_a_split_has(tmp_path: Path) -> None:
     folder = make_task(tmp_path)
     task = read_task(folder)

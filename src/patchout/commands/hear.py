@@ -131,6 +131,11 @@ class Run:
         from patchout.hear.subject import open_subject
         from patchout.hear.tasks import find_tasks
 
+        if files := [Path(part) for part in self.model.split("+") if part.endswith(".py")]:
+            parts = files[0].with_suffix("").parts
+            is_below = all(map(str.isidentifier, parts))
+            todo = f"give {'.'.join(parts)}" if is_below else f"give {parts[-1]}, in its folder"
+            raise ValueError(f"{files[0]}: a HEAR module is given by the name that imports it: {todo}")
         devices = [str(pick_device(name)) for name in self.device]
         settings = self.preset or self.levels or self.fields_ms
         config = asked(self.preset, self.levels, self.fields_ms, plain=EmbedConfig()) if settings else None
@@ -152,7 +157,7 @@ class Run:
 
     def _judge(self, subject: "Subject | None", folder: Path, devices: list[str]) -> None:
         """One task."""
-        from patchout.hear.embeddings import embed_task, read_embeddings
+        from patchout.hear.embeddings import embed_task, newer_wavs, read_embeddings
         from patchout.hear.probe import grid_points, probe_task
         from patchout.hear.tasks import read_task
 
@@ -162,7 +167,12 @@ class Run:
         else:
             task = read_task(folder)
             with output.Bar(f"{folder.name}: embedding", task.num_clips, sys.stderr) as advance:
+                newer = newer_wavs(task, out / folder.name, subject.rate)
                 task = embed_task(subject, task, out, devices=devices, on_clips=advance)
+            if newer:
+                what = f"{len(newer)} wavs are newer than their embeddings ({newer[0]} is one)"
+                todo = f"if they were changed, move {task.folder} away and run this again"
+                say(f"{folder.name}: {what}: {todo}")
         num_fits = len(grid_points(task, self.grid)) + len(task.partitions()) - 1
         with output.Bar(f"{folder.name}: probes", num_fits, sys.stderr) as advance:
             record = probe_task(

@@ -27,12 +27,13 @@ from filelock import FileLock
 from jaxtyping import Float, Int
 
 from patchout.errors import InputError
-from patchout.files import write_aside, write_json
+from patchout.files import is_newer, write_aside, write_json
 from patchout.hear.scores import frames_from_events
 from patchout.hear.settings import SETTINGS, current
 from patchout.hear.subject import Subject, batch_size, scenes, timestamps
 from patchout.hear.tasks import Task, read_task
 from patchout.hear.wavs import read_wav
+from patchout.job_folder import differences
 
 READERS = 2  # threads that read sounds while others embed
 PART_S = 600.0  # of sound between two points from which an interrupted run goes on
@@ -85,14 +86,22 @@ def _claim(path: Path, record: dict[str, Any]) -> None:
     check_same(path, read_json(path, {}), record)
 
 
-def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse a file that something else has made; one of an earlier version need not tell the settings of a module."""
-    found, wanted = current(found), current(wanted)
-    if odd := [name for name, value in wanted.items() if found.get(name, value if name == SETTINGS else None) != value]:
-        made, this = found.get(odd[0]), wanted[odd[0]]
-        raise EmbeddingError(
-            f"{path}: was made with {odd[0]} {made!r}, this is {this!r}; give another --out, or move {path.parent} away"
-        )
+    old, new = current(stored), current(wanted)
+    for name, (there, here) in differences({SETTINGS: new.get(SETTINGS), **old}, new).items():
+        todo = f"give another --out, or move {path.parent} away"
+        raise EmbeddingError(f"{path}: was made with {name} {there!r}, this is {here!r}; {todo}")
+
+
+def newer_wavs(task: Task, folder: Path, rate: int) -> list[str]:
+    """Wavs of a task that were written after the embeddings of them in a folder: changed, or only copied."""
+    return [
+        f"{split}/{name}"
+        for split in task.splits
+        for name in dict.fromkeys(name for name, _ in read_json(folder / f"{split}.{STAMPS}", []))
+        if is_newer(str(task.folder / str(rate) / split / name), str(folder / f"{split}.{VALUES}"))
+    ]
 
 
 class _Work:

@@ -22,7 +22,7 @@ from torch import Generator, nn
 
 from patchout.augment import keyed
 from patchout.files import write_aside, write_json
-from patchout.hear.embeddings import check_same, embedding_s, read_json, read_rows
+from patchout.hear.embeddings import VALUES, check_same, embedding_s, read_json, read_rows
 from patchout.hear.probe_exam import Exam, ProbeError, score_mode
 from patchout.hear.probe_group import Data, Point, Probe, predict, train_group
 from patchout.hear.tasks import Partition, Task
@@ -96,9 +96,9 @@ def probe_task(
     about = _about(task, grid, seed, points)
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
-        if record := _read(out / SCORES, about):
+        if record := _read(out / SCORES, about, task):
             return record
-        stages = _read(out / STAGES, about)
+        stages = _read(out / STAGES, about, task)
         stages = stages or {"tests": {}, "patchout": about | {"seconds": embedding_s(task.folder)}}
         for number, partition in enumerate(task.partitions()):
             if partition.test in stages["tests"]:
@@ -196,9 +196,13 @@ def _record(task: Task, point: Point, stages: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _read(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    """A file of results, {} if it is not there; one of something else is refused."""
+def _read(path: Path, about: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """A file of results, {} if there is none or embeddings elsewhere are newer; other results are refused."""
     record: dict[str, Any] = read_json(path, {})
     if record:
         check_same(path, record.get("patchout", {}), about)
+        values = [task.folder / f"{split}.{VALUES}" for split in task.splits]
+        is_other = task.folder.resolve() != path.parent.resolve()
+        if is_other and max(file.stat().st_mtime for file in values) > path.stat().st_mtime:
+            return {}
     return record

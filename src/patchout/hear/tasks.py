@@ -196,13 +196,13 @@ def read_task(folder: Path) -> Task:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise TaskError(f"{path}: is not JSON ({error})") from None
 
 
 def _read(folder: Path, metadata: Mapping[str, Any]) -> Task:
-    with (folder / "labelvocabulary.csv").open(newline="", encoding="utf-8") as file:
+    with (folder / "labelvocabulary.csv").open(newline="", encoding="utf-8-sig") as file:
         vocabulary = [(row["idx"], row["label"]) for row in csv.DictReader(file)]
     if [index for index, _ in vocabulary] != [str(index) for index in range(len(vocabulary))]:
         raise TaskError(f"{folder}: labelvocabulary.csv does not count from 0")

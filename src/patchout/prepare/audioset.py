@@ -73,7 +73,7 @@ class _Clips:
 def _list(path: Path, split: str) -> Iterator[Clip]:
     """An official list: comments, then id, start, end, "labels"."""
     place = Places(_mids())
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         for row in csv.reader((line for line in file if not line.startswith("# ")), skipinitialspace=True):
             if len(row) != 4:
                 raise LayoutError(f"{path}: {','.join(row)!r} is not id, start, end and labels")
