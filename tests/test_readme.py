@@ -1,4 +1,4 @@
-"""Every command and every line of Python in the README works as written (make's own targets run in CI)."""
+"""Every command and every line of Python in README and guide works as written (make's own targets run in CI)."""
 
 import re
 import shlex
@@ -11,15 +11,17 @@ from conftest import RATE, noise, tone
 import patchout
 from patchout.cli import run_command
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-LINES = [line[2:] for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+ROOT = Path(__file__).parent.parent
+README, GUIDE = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/guide.md"))
+LINES = [line[2:] for block in re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
+CELLS = re.findall(r"`(patchout [^`]+)`", README.partition("## I want to")[2].partition("\n\nEvery command")[0])
 COMMANDS = [line for line in LINES if line.startswith("patchout ") and "passt-s" not in line]  # needs a download
 SHORTER = {  # of what takes minutes to hours, or needs a download
     "train folder": ["--epochs", "1"],
     "train esc50-s": ["--epochs", "2", "--depth", "1", "--init", "", "--size", "tiny", "--folds", "1"],
     "train esc10": ["--epochs", "1", "--depth", "1"],
 }
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PYTHON = re.findall(r"```python\n(.*?)```", README + GUIDE, re.DOTALL)
 
 
 @pytest.fixture
@@ -80,8 +82,11 @@ def write_m4a(path: Path) -> None:
 
 
 def test_the_commands_work_in_their_order(place: Path) -> None:
-    assert len(COMMANDS) >= 6
-    for line in COMMANDS:
+    assert len(COMMANDS) >= 10
+    assert len(CELLS) >= 12
+    here = [line for line in CELLS if not re.search(r"passt-s|[A-Z]{3}|pretrain|bench", line)]
+    others = [line for line in here if not any(command.startswith(line) for command in COMMANDS)]
+    for line in [*COMMANDS, *others]:
         args = shlex.split(line)[1:]
         args += SHORTER.get(" ".join(args[:2]), [])
         assert run_command(args) == 0, line
@@ -96,6 +101,6 @@ def test_the_python_works(place: Path, capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def test_every_public_function_is_shown() -> None:
-    shown = {name for name in ("load", "tag", "log_mel", "EventRule", "Output") if re.search(rf"\b{name}\(", README)}
-    assert shown <= set(patchout.__all__)
-    assert {"load", "tag", "log_mel", "EventRule", "Output"} == shown
+    names = {"load", "tag", "embed", "log_mel", "EventRule", "Output"}
+    assert names <= set(patchout.__all__)
+    assert [name for name in names if not re.search(rf"\b{name}\(", README + GUIDE)] == []
