@@ -396,7 +396,9 @@ def test_a_job_killed_at_70_percent_goes_on_at_70_percent(make_job: MakeJob, tmp
     assert steps[0] == 2 * len(kept)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     do(items, job, tmp_path / "never killed")
-    assert rows_of(out) == rows_of(tmp_path / "never killed")
+    resumed, whole = rows_of(out), rows_of(tmp_path / "never killed")
+    assert resumed.drop_columns(["embedding"]) == whole.drop_columns(["embedding"])
+    np.testing.assert_allclose(values_of(resumed), values_of(whole), atol=1e-5)
     assert not list(out.glob(".part*"))
 
 

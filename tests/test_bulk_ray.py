@@ -181,10 +181,9 @@ def test_a_wrong_address_fails_at_once(work: Work, address: str, monkeypatch: py
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     monkeypatch.setenv("RAY_ADDRESS", address.format(port))
-    started = time.monotonic()
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray would try for minutes"))
     with pytest.raises(OSError, match=r"^no Ray cluster answers at RAY_ADDRESS=\S*127.0.0.1:\d+ \(.*unset it"):
         work.on_ray()
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("address", ["", "auto", "local", "127.0.0.1:{}"])

@@ -3,7 +3,6 @@ import hashlib
 import pickle
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -128,10 +127,8 @@ def test_a_large_set_takes_some_bytes_a_clip_here_and_on_its_way_to_a_worker() -
     """So that 2 million take some 80 MB."""
     clips = many(100_000)
     assert clips.table.nbytes < 40 * len(clips)
-    started = time.process_time()
     sent = pickle.dumps(clips, protocol=pickle.HIGHEST_PROTOCOL)
     back = pickle.loads(sent)
-    assert time.process_time() - started < 0.5
     assert len(sent) < 45 * len(clips)
     assert (back.name(99_999), back.labels(99_999)) == ("00000099999", ["class 499", "class 500"])
 

@@ -144,7 +144,8 @@ def test_workers_give_what_one_process_gives(cache: MelCache) -> None:
         [batch.wave.clone() for batch in batches(cache, StepSampler(4, 2, seed=0, first=0, last=2), workers=workers)]
         for workers in (0, 1)
     )
-    assert all(map(torch.equal, one, two))
+    for wave, other in zip(one, two, strict=True):  # a worker has one thread, which may round in another order
+        torch.testing.assert_close(wave, other)
 
 
 @pytest.mark.parametrize(

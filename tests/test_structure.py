@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import fields
@@ -289,13 +288,18 @@ def test_light_commands_do_without_torch(code: str, tmp_path: Path) -> None:
     assert printed.splitlines()[-1] == "[]"
 
 
-def test_help_takes_less_than_a_second() -> None:
-    def seconds() -> float:
-        start = time.perf_counter()
-        assert "usage: patchout" in run_python("from patchout.cli import run_command; run_command(['--help'])")
-        return time.perf_counter() - start
+def test_help_takes_less_time_than_the_import_of_the_option_parser() -> None:
+    """Processor time on both sides: a slow machine is slow at both."""
+    bare = "import rich.console, rich.panel, tyro; print('usage: patchout')"
+    own = "from patchout.cli import run_command; run_command(['--help'])"
 
-    assert min(seconds() for _ in range(3)) < 1.0
+    def seconds(code: str) -> float:
+        before = os.times()
+        assert "usage: patchout" in run_python(code)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(seconds(own) for _ in range(3)) < min(seconds(bare) for _ in range(3))
 
 
 # -- the command's options --------------------------------------------------------------------------------------------
