@@ -7,7 +7,6 @@ minute of the machine hits all of them, and the best round of each counts. Run i
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,7 +18,9 @@ import baseline
 import torch
 from torch import Tensor
 
-from patchout.device import autocast, has_native_bf16
+from patchout.autotune import processor
+from patchout.bench import auto
+from patchout.device import Precision, autocast
 from patchout.mel import MelConfig, log_mel
 from patchout.passt import Passt, PasstConfig
 
@@ -32,7 +33,7 @@ CPU = torch.device("cpu")
 class Case:
     """One thing to time: `call` works on `batch` clips."""
 
-    what: Literal["log-mel", "model fp32", "model bf16"]
+    what: Literal["log-mel", "model fp32", "model bf16", "model auto"]
     batch: int
     is_baseline: bool = False
     call: Callable[[], object]
@@ -49,14 +50,14 @@ class Speed:
 
 
 def make_cases() -> list[Case]:
-    """The baseline and the package, at every batch size; bf16 only where the processor computes it."""
+    """The baseline and the package, at every batch size and precision."""
     torch.manual_seed(0)
     wave = 0.1 * torch.randn(max(BATCHES), CLIP_S * MelConfig().sample_rate)
     plain = baseline.Baseline().eval()
     labels = tuple(f"class {index}" for index in range(527))
     model = Passt(PasstConfig(labels=labels)).eval()
 
-    def infer(clips: Tensor, precision: Literal["fp32", "bf16"]) -> Tensor:
+    def infer(clips: Tensor, precision: Precision) -> Tensor:
         with torch.inference_mode(), autocast(CPU, precision):
             return model(log_mel(clips, model.config.mel)).logits
 
@@ -68,8 +69,8 @@ def make_cases() -> list[Case]:
         clips = wave[:batch]
         cases.append(Case(what="log-mel", batch=batch, call=partial(log_mel, clips, model.config.mel)))
         cases.append(Case(what="model fp32", batch=batch, call=partial(infer, clips, "fp32")))
-        if has_native_bf16(CPU):
-            cases.append(Case(what="model bf16", batch=batch, call=partial(infer, clips, "bf16")))
+        cases.append(Case(what="model bf16", batch=batch, call=partial(infer, clips, "bf16")))
+        cases.append(Case(what="model auto", batch=batch, call=partial(infer, clips, "auto")))
     return cases
 
 
@@ -91,20 +92,12 @@ def seconds_per_clip(cases: list[Case], rounds: int) -> list[float]:
 def compare(cases: list[Case], best: list[float]) -> tuple[list[Speed], list[Speed]]:
     """Rows of the baseline, and rows of the package with their ratio to it."""
     base = {case.what: spent for case, spent in zip(cases, best, strict=True) if case.is_baseline}
-    base["model bf16"] = base["model fp32"]
+    base["model bf16"] = base["model auto"] = base["model fp32"]
     rows: tuple[list[Speed], list[Speed]] = ([], [])
     for case, spent in zip(cases, best, strict=True):
         speed = Speed(what=case.what, batch=case.batch, clips_per_s=1 / spent, ratio=base[case.what] / spent)
         rows[0 if case.is_baseline else 1].append(speed)
     return rows
-
-
-def cpu_name() -> str:
-    """What the system calls its processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main() -> None:
@@ -115,10 +108,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
-    machine = {"torch": torch.__version__, "cpu": cpu_name(), "threads": torch.get_num_threads()}
+    machine = {"torch": torch.__version__, "cpu": processor(), "threads": torch.get_num_threads()}
     print("  ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
-    if not has_native_bf16(CPU):
-        print("this processor does not compute bf16 itself: left out", flush=True)
+    print(f"auto: {auto(CPU)}", flush=True)
     cases = make_cases()
     plain, ours = compare(cases, seconds_per_clip(cases, options.rounds))
     print(f"{'':<22}{'batch':>6}{'clips/s':>10}{'ratio':>8}")
@@ -129,6 +121,12 @@ def main() -> None:
         top = max((row for row in ours if row.what == what), key=lambda row: row.ratio)
         one = next(row for row in ours if row.what == what and row.batch == 1)
         print(f"{what}: {one.ratio:.2f} x the baseline at batch 1, {top.ratio:.2f} x at batch {top.batch}")
+    for batch in BATCHES:
+        best, taken = (
+            max(row.clips_per_s for row in ours if row.what in names and row.batch == batch)
+            for names in (("model fp32", "model bf16"), ("model auto",))
+        )
+        print(f"auto at batch {batch}: {taken / best:.2f} x the better of fp32 and bf16")
     if options.json:
         record = {**machine, "rounds": options.rounds, "clip_s": CLIP_S}
         sides = {"baseline": [asdict(row) for row in plain], "patchout": [asdict(row) for row in ours]}

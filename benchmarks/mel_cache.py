@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from patchout import bench
+from patchout.autotune import processor
 from patchout.batches import Batch, Item, StepSampler, Waves, batches
 from patchout.data import scan_sounds
 from patchout.maskspec import MaskSpec
@@ -73,7 +73,7 @@ def main() -> None:
     size = round(config.clip_s * mel.sample_rate)
     waves = Waves(clips, rate=mel.sample_rate, num_samples=size, seed=0, crop=True)
     waves.cache_samples = 0
-    print(f"{bench.cpu_name()}, one thread, torch {torch.__version__}, {len(clips)} clips, crops of {config.clip_s} s")
+    print(f"{processor()}, one thread, torch {torch.__version__}, {len(clips)} clips, crops of {config.clip_s} s")
     with tempfile.TemporaryDirectory() as folder:
         cache = MelCache(clips, MelConfig(), Path(folder) / "mels", size, 0)
         cache.open(0.0)

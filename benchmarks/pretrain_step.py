@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from patchout import bench, optim
+from patchout import optim
+from patchout.autotune import processor
 from patchout.batches import Batch
 from patchout.device import pick_device, pick_precision
 from patchout.masking import masked_error, patchify, take
@@ -108,7 +109,7 @@ def main() -> None:
         for decoder, sizes in DECODERS.items()
         for name, kind in (("visible patches", MaskSpec), ("all patches", FullLength))
     }
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else bench.cpu_name()
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     about = {"hardware": hardware, "threads": torch.get_num_threads(), "torch": torch.__version__}
     about |= {"precision": pick_precision(options.precision, device), "size": options.size, "batch": options.batch}
     print("  ".join(f"{name} {value}" for name, value in about.items()), flush=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import baseline
 import torch
-from inference import cpu_name
 
-from patchout.device import Precision, has_native_bf16
+from patchout.autotune import processor
+from patchout.device import Precision
 from patchout.embedding import EmbedConfig, Embedder
 from patchout.hear.api import PRESETS
 from patchout.mel import MelConfig, log_mel
@@ -65,7 +65,7 @@ def model_cases() -> Cases:
         "loop 160 ms": ("", partial(baseline.timestamps, plain, wave)),
         "loop 160 + 640 ms": ("", partial(plain_two_fields, plain, wave)),
     }
-    precisions: list[Precision] = ["fp32", "bf16"] if has_native_bf16(torch.device("cpu")) else ["fp32"]
+    precisions: list[Precision] = ["fp32", "bf16"]
     for precision in precisions:
         one, two, best = (
             Embedder(model, config, precision=precision)
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--log-mel", action="store_true", help="time the log-mels alone: seconds instead of minutes")
     parser.add_argument("--json", type=Path, help="file to write the same numbers to")
     options = parser.parse_args()
-    print(f"torch {torch.__version__}  {cpu_name()}  threads {torch.get_num_threads()}", flush=True)
+    print(f"torch {torch.__version__}  {processor()}  threads {torch.get_num_threads()}", flush=True)
     torch.manual_seed(0)
     cases = log_mel_cases() if options.log_mel else log_mel_cases() | model_cases()
     best = best_times(cases, options.rounds)

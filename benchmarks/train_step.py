@@ -20,7 +20,7 @@ import baseline
 import torch
 
 from patchout import bench, plan
-from patchout.device import has_native_bf16
+from patchout.autotune import processor
 from patchout.labels import label_names
 from patchout.mel import MelConfig
 from patchout.passt import SIZES, PasstConfig
@@ -58,7 +58,7 @@ def make_cases(batch: int, size: str, depth: int) -> dict[str, Case]:
     kept = plan.activation_bytes(lambda clips: plain(baseline.log_mel(wave[:clips]), 40, 4)[0])
     step = partial(baseline.train_step, plain, optimizer, wave[:batch], target)
     cases = {BASELINE: Case(step, kept / 1e6)}
-    precisions: list[Literal["fp32", "bf16"]] = ["fp32", "bf16"] if has_native_bf16(CPU) else ["fp32"]
+    precisions: list[Literal["fp32", "bf16"]] = ["fp32", "bf16"]
     for name in ("B", "S", "S-N"):
         subject = bench.make(name, base)
         for precision in precisions:
@@ -109,7 +109,7 @@ def main() -> None:
     options = parser.parse_args()
     if min(options.rounds, options.batch, options.depth) < 1:
         parser.error("--rounds, --batch and --depth must be at least 1")
-    about = {"cpu": bench.cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    about = {"cpu": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     about |= {"batch": options.batch, "rounds": options.rounds, "size": options.size, "depth": options.depth}
     print("  ".join(f"{name} {value}" for name, value in about.items()), flush=True)
     cases = make_cases(options.batch, options.size, options.depth)

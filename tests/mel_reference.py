@@ -19,10 +19,10 @@ def hold(wave: np.ndarray, config: MelConfig) -> None:
 def reference(wave: np.ndarray, config: MelConfig) -> tuple[np.ndarray, np.ndarray]:
     """The log-mel (batch, mel, frame) of waveforms (batch, sample) in float64, and the tolerance of each value.
 
-    What is published in float32 stays so: the pre-emphasis, with its two roundings, and the bank. The tolerance is 3e-5, or, where a band is so
-    quiet that it is more, float32's rounding: a transform leaves up to four roundings of the frame's
-    loudest bin in every other, which is nothing beside a loud bin and a lot beside one 90 dB below. The libraries
-    behind torch.stft (MKL on AMD, MKL on Intel, pocketfft) differ by that much.
+    What is published in float32 stays so: the pre-emphasis, with its two roundings, and the bank. The tolerance is
+    3e-5, or, where a band is so quiet that it is more, float32's rounding: a transform leaves up to four roundings of
+    the frame's loudest bin in every other, which is nothing beside a loud bin and a lot beside one 90 dB below. The
+    libraries behind torch.stft (MKL on AMD, MKL on Intel, pocketfft) differ by that much.
     """
     emphasised = wave[:, 1:] - np.float32(PRE_EMPHASIS) * wave[:, :-1]
     bank = mel_bank(config).double().numpy()

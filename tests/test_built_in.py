@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import DATA, needs_data, noise, write_wav
 
 import patchout
@@ -12,7 +11,6 @@ from patchout import zoo
 from patchout.audio import Stream
 from patchout.cli import run_command
 from patchout.data import scan
-from patchout.device import has_native_bf16
 from patchout.evaluate import judge, predict
 from patchout.inference import score
 from patchout.passt import Passt
@@ -63,7 +61,6 @@ def test_its_accuracy_is_the_one_it_states(built_in: Passt) -> None:
 
 @needs_data
 @pytest.mark.slow
-@pytest.mark.skipif(not has_native_bf16(torch.device("cpu")), reason="this processor does not compute bf16 itself")
 def test_bf16_agrees_on_the_top_class_of_all_clips_but_one(built_in: Passt) -> None:
     assert DATA is not None
     files = scan(DATA / "esc10").only("5").names()

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from patchout import device
+from patchout import device, kernels
 from patchout.device import autocast, pick_device, pick_precision
+from patchout.kernels import Kernels
 
 CPU = torch.device("cpu")
 
@@ -81,13 +82,13 @@ def test_a_device_that_is_not_there_is_refused_with_the_ones_that_are(name: str)
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_auto_precision_follows_the_hardware(native: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "has_native_bf16", lambda _: native)
+def test_auto_precision_is_the_faster_one(native: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "prefers_bf16", lambda _: native)
     assert pick_precision("auto", CPU) == expected
 
 
 def test_a_named_precision_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "has_native_bf16", lambda _: pytest.fail("nobody asked"))
+    monkeypatch.setattr(device, "prefers_bf16", lambda _: pytest.fail("nobody asked"))
     assert pick_precision("bf16", CPU) == "bf16"
     assert pick_precision("fp32", CPU) == "fp32"
 
@@ -113,7 +114,17 @@ def test_gpus_multiply_bf16_from_ampere_on(
     capability: tuple[int, int], native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert device.has_native_bf16(torch.device("cuda")) is native
+    assert device.prefers_bf16(torch.device("cuda")) is native
+
+
+def test_a_cpu_takes_bf16_where_it_was_measured_to_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    for speed, expected in ((1.8, "bf16"), (1.02, "fp32"), (0.57, "fp32")):
+        monkeypatch.setattr(kernels, "chosen", lambda speed=speed: Kernels(True, False, True, speed))
+        assert pick_precision("auto", CPU) == expected
+
+
+def test_mps_computes_in_fp32() -> None:
+    assert pick_precision("auto", torch.device("mps")) == "fp32"
 
 
 def test_fp32_needs_no_context() -> None:

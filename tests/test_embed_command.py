@@ -14,11 +14,10 @@ import pytest
 import torch
 from conftest import noise, tiny_config, tone, write_wav
 
-from patchout import output
+from patchout import kernels, output
 from patchout.checkpoint import save
 from patchout.cli import run_command
 from patchout.commands import embed
-from patchout.device import has_native_bf16
 from patchout.passt import Passt
 
 WIDTH, CLASSES = 32, 3
@@ -270,7 +269,8 @@ def test_the_precision_is_settled_once(precision: str) -> None:
     assert embed._job(options).precision == precision
 
 
-def test_auto_precision_follows_the_hardware() -> None:
-    native = has_native_bf16(torch.device("cpu"))
+@pytest.mark.parametrize(("speed", "precision"), [(2.0, "bf16"), (0.5, "fp32")])
+def test_auto_precision_is_the_faster_one(speed: float, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "chosen", lambda: kernels.Kernels(False, False, False, speed))
     options = embed.Options(paths=("x",), out="y", model="esc10-tiny", device="cpu")
-    assert embed._job(options).precision == ("bf16" if native else "fp32")
+    assert embed._job(options).precision == precision

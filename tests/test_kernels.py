@@ -8,10 +8,18 @@ import torch.nn.functional as F
 from test_passt import mel, rng
 
 from patchout import kernels
-from patchout.kernels import HeadwiseAttention, attend, linear
+from patchout.kernels import HeadwiseAttention, Kernels, attend, linear
 from patchout.passt import Passt
 
-needs_onednn = pytest.mark.skipif(not kernels.ONEDNN, reason="no AVX-512, or a torch without oneDNN")
+needs_onednn = pytest.mark.skipif(not kernels.has_onednn(), reason="a torch without oneDNN")
+OWN = Kernels(onednn=True, headwise_fp32=True, headwise_bf16=True, bf16_speed=2.0)
+TORCHS = Kernels(onednn=False, headwise_fp32=False, headwise_bf16=False, bf16_speed=0.5)
+
+
+@pytest.fixture(autouse=True)
+def own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is not torch's."""
+    monkeypatch.setattr(kernels, "chosen", lambda: OWN)
 
 
 @needs_onednn
@@ -37,9 +45,9 @@ def test_what_needs_no_gradient_gets_none() -> None:
 
 
 @needs_onednn
-def test_the_model_computes_the_same_by_onednn(tiny: Passt, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_computes_the_same_by_torchs_own_kernels(tiny: Passt, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = tiny(mel()).logits
-    monkeypatch.setattr(kernels, "ONEDNN", False)
+    monkeypatch.setattr(kernels, "chosen", lambda: TORCHS)
     torch.testing.assert_close(ours, tiny(mel()).logits, atol=1e-5, rtol=1e-5)
 
 

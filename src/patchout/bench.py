@@ -1,10 +1,8 @@
 """The rows of the papers' complexity tables, measured on this machine: size, cost, speed, memory."""
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from patchout import cnn14
+from patchout import cnn14, kernels
+from patchout.autotune import processor
 from patchout.bench_rows import CITED_ONLY, CLIP_S, CNN14, MEASURED, ROWS, Cited, columns, passt_gflop
 from patchout.device import Precision, autocast, pick_precision
 from patchout.labels import label_names
@@ -219,22 +218,25 @@ def matrix_flops(settings: Settings) -> float:
     return 2 * size**3 / best_s(lambda: a @ b, device, seconds=settings.seconds)
 
 
+def auto(device: torch.device) -> str:
+    """What precision "auto" is on a device, and on a CPU why."""
+    precision = pick_precision("auto", device)
+    if device.type != "cpu":
+        return precision
+    speed = kernels.chosen().bf16_speed
+    why = f"{speed:.2f} x fp32" if precision == "bf16" else f"bf16 has {speed:.2f} x its speed"
+    return f"{precision}, {why} on this processor (measured)"
+
+
 def machine(settings: Settings, peak_flops: float) -> dict[str, Any]:
     """What the numbers stand on."""
     device = settings.device
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": pick_precision(settings.precision, device),
+        "auto": auto(device),
         "batch": settings.clips,
         "matrix_tflops": peak_flops / 1e12,
     }
-
-
-def cpu_name() -> str:
-    """What the system calls its processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, flushed to the disk, renamed."""
+"""Files that are whole or not there: written aside, flushed to the disk, renamed; and where the cache is."""
 
 import json
 import math
@@ -37,6 +37,13 @@ def is_newer(file: str, written: str) -> bool:
 def shortened(stem: str) -> str:
     """The beginning of a name, short enough for any disk with something behind it."""
     return stem.encode(errors="surrogateescape")[:MAX_STEM_BYTES].decode(errors="ignore")
+
+
+def cache_folder() -> Path:
+    """Where downloads stay: `patchout` beside the hub's own cache (HF_HOME, XDG_CACHE_HOME), read at every call."""
+    xdg = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("HF_HOME", f"{xdg}/huggingface")
+    return Path(os.path.expandvars(home)).expanduser() / "patchout"
 
 
 @contextmanager

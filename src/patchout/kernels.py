@@ -1,7 +1,12 @@
-"""Products and attention as fast as a CPU can: torch's own elsewhere (what each is worth: `docs/results.md`)."""
+"""Products and attention as fast as this CPU can, and whether bfloat16 is faster: measured, not read from its flags.
 
+What each kernel is worth on the machines we know: `docs/results.md`.
+"""
+
+import os
 from collections.abc import Iterator
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,12 +14,75 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-ONEDNN = (  # whether oneDNN can be asked for a product in float32, and has better kernels than MKL may choose
-    torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
+from patchout import autotune
+from patchout.autotune import Cases, Seconds
+
 CACHED_SCORES = 2**20  # attention scores at a time for each thread of a CPU: 2 MiB of bfloat16
+NOISE = 0.05  # a kernel that saves less of the time than this is not chosen
+UNMEASURED = "PATCHOUT_UNMEASURED"  # a variable; where it is set, nothing is measured: the same kernels everywhere
+
+TORCH, ONEDNN, BF16 = "product/torch", "product/onednn", "product/bf16"
+FUSED, HEADWISE = "attention {}/fused", "attention {}/headwise"
+
+
+class Kernels(NamedTuple):
+    """Which kernels a CPU uses."""
+
+    onednn: bool  # float32 products by oneDNN, else what torch calls: MKL, say
+    headwise_fp32: bool  # attention by `HeadwiseAttention`, else by torch's fused kernel
+    headwise_bf16: bool
+    bf16_speed: float  # of a transformer block, in units of its float32 speed
+
+    @property
+    def prefers_bf16(self) -> bool:
+        """Whether bfloat16 is faster, beyond noise."""
+        return self.bf16_speed * (1 - NOISE) > 1
+
+
+def has_onednn() -> bool:
+    """Whether oneDNN can be asked for a product in float32; torch offers it under no public name."""
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@cache
+def chosen() -> Kernels:
+    """The kernels of this process, measured at the first call on this machine."""
+    if os.environ.get(UNMEASURED):
+        return Kernels(onednn=has_onednn(), headwise_fp32=False, headwise_bf16=True, bf16_speed=1.0)
+    names = [TORCH, BF16, *(form.format(kind) for form in (FUSED, HEADWISE) for kind in ("fp32", "bf16"))]
+    return choose(autotune.measured([*names, ONEDNN] if has_onednn() else names, _cases))
+
+
+def choose(seconds: Seconds) -> Kernels:
+    """The fastest kernels, torch's own where another is not faster beyond noise."""
+    products = {"fp32": seconds[TORCH], "bf16": seconds[BF16]}
+    onednn = seconds.get(ONEDNN, products["fp32"]) < (1 - NOISE) * products["fp32"]
+    products["fp32"] = seconds[ONEDNN] if onednn else products["fp32"]
+    headwise, block = {}, {}
+    for kind, product in products.items():
+        fused, own = seconds[FUSED.format(kind)], seconds[HEADWISE.format(kind)]
+        headwise[kind] = own < (1 - NOISE) * fused
+        block[kind] = 3 * product + (own if headwise[kind] else fused)  # 12 width ** 2 weights in all, 4 in a product
+    return Kernels(onednn, headwise["fp32"], headwise["bf16"], block["fp32"] / block["bf16"])
+
+
+def _cases(tokens: int) -> Cases:
+    """What to time: the largest product of a block of Base size, and its attention, by every kernel."""
+    rng = torch.Generator().manual_seed(0)  # not torch's own, which a run may have seeded
+    x, weight, bias = (torch.rand(size, generator=rng) for size in ((tokens, 768), (3072, 768), (3072,)))
+    heads = {"fp32": torch.rand(3, 12, tokens, 64, generator=rng)}
+    heads["bf16"] = heads["fp32"].bfloat16()
+    cases: dict[str, Any] = {
+        TORCH: partial(F.linear, x, weight, bias),
+        BF16: partial(F.linear, x.bfloat16(), weight.bfloat16(), bias.bfloat16()),
+    }
+    if has_onednn():
+        cases[ONEDNN] = partial(_product, x, weight, bias)
+    for kind, (q, k, v) in heads.items():
+        cases[FUSED.format(kind)] = partial(F.scaled_dot_product_attention, q[None], k[None], v[None])
+        cases[HEADWISE.format(kind)] = partial(_headwise, q, k, v)
+    return cases
 
 
 class Linear(nn.Linear):
@@ -28,12 +96,12 @@ class Linear(nn.Linear):
 def linear(
     x: Float[Tensor, "*rows in"], weight: Float[Tensor, "out in"], bias: Float[Tensor, "out"]
 ) -> Float[Tensor, "*rows out"]:
-    """Rows times a matrix, plus a bias: torch's own function, but for float32 on a CPU with AVX-512.
+    """Rows times a matrix, plus a bias: torch's own function, but for float32 on a CPU where oneDNN is faster.
 
     There torch calls MKL, which on AMD processors takes twice the time of oneDNN.
     """
     plain = x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32 or x.numel() == 0
-    if plain or not ONEDNN or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if plain or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or not chosen().onednn:
         return F.linear(x, weight, bias)
     out: Tensor = OneDnnLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return out
@@ -72,14 +140,20 @@ def attend(
     k: Float[Tensor, "batch head token key"],
     v: Float[Tensor, "batch head token key"],
 ) -> Float[Tensor, "batch head token key"]:
-    """Softmax attention, scaled by 1 / sqrt(key): the fused kernel, but for bfloat16 on a CPU.
+    """Softmax attention, scaled by 1 / sqrt(key): the fused kernel, but where `HeadwiseAttention` is faster on a CPU.
 
-    There the kernel computes in float32, and explicit products of some heads at a time take half its time or less.
+    In bfloat16 the fused one computes in float32; explicit products may take half its time or less.
     """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
+    if q.device.type == "cpu" and not torch.compiler.is_compiling() and _is_headwise(q.dtype):
         out: Tensor = HeadwiseAttention.apply(*(x.flatten(0, 1) for x in (q, k, v)))  # type: ignore[no-untyped-call]
         return out.view(q.shape)
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def _is_headwise(dtype: torch.dtype) -> bool:
+    if dtype not in (torch.float32, torch.bfloat16):
+        return False
+    return chosen().headwise_bf16 if dtype == torch.bfloat16 else chosen().headwise_fp32
 
 
 class HeadwiseAttention(torch.autograd.Function):
@@ -89,10 +163,7 @@ class HeadwiseAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Queries, keys and values (heads of all clips, tokens, key) -> the same shape."""
         ctx.save_for_backward(q, k, v)
-        out = torch.empty_like(q)
-        for q_, k_, v_, out_ in _some_heads(q, k, v, out):
-            torch.bmm(_attention(q_, k_), v_, out=out_)
-        return out
+        return _headwise(q, k, v)
 
     @staticmethod
     @once_differentiable
@@ -107,6 +178,13 @@ class HeadwiseAttention(torch.autograd.Function):
             torch.bmm(score, k_, out=dq)
             torch.bmm(score.mT, q_, out=dk)
         return grads
+
+
+def _headwise(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    out = torch.empty_like(q)
+    for q_, k_, v_, out_ in _some_heads(q, k, v, out):
+        torch.bmm(_attention(q_, k_), v_, out=out_)
+    return out
 
 
 def _some_heads(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -19,6 +19,7 @@ from torch import nn
 
 from patchout import optim
 from patchout.batches import Batch
+from patchout.device import Precision, pick_precision
 from patchout.files import write_aside
 from patchout.run_folder import RunFolder
 from patchout.step import NonFiniteLossError, Place, Stepper, Work
@@ -68,6 +69,13 @@ class Job(Work):
             raise ValueError(f"no weights are averaged within {self.steps} steps to choose or report: set ema or swa")
         if self.result == "best" and not self.metric:
             raise ValueError("result best needs a metric to choose by")
+
+
+def settle(precision: Precision, stored: str | None, device: torch.device) -> Precision:
+    """The precision of a run: as asked; "auto" is what its folder holds, else what is faster for the main process."""
+    if precision != "auto":
+        return precision
+    return broadcast_object_list([stored or pick_precision("auto", device)])[0]
 
 
 def engine(device: torch.device, out: Path, *, trackers: Sequence[str] = ()) -> Accelerator:

@@ -81,6 +81,7 @@ def run(
     world = loop.engine(device, config.out, trackers=config.trackers)
     main = world.is_main_process
     stored = loop.agreed(lambda: {} if restart else stored_config(config.out))
+    config = replace(config, precision=loop.settle(config.precision, stored.get("precision"), device))
     task = loop.agreed(lambda: _prepare(config, stored, world, listener if main else Listener(), device))
     planned = plan(task, stored.get("batch", 0))
     task, clips = replace(task, config=replace(task.config, batch=planned.batch)), task.clips

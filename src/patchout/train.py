@@ -98,6 +98,7 @@ def _run(config: TrainConfig, *, listener: Listener, restart: bool, accept_chang
     stored = loop.agreed(lambda: {} if restart else stored_config(config.out))
     begun = stored.get("processes", 1) if stored else world.num_processes
     config = replace(config, batch=config.batch * (begun if config.batch_per_process else 1))
+    config = replace(config, precision=loop.settle(config.precision, stored.get("precision"), device))
     task = loop.agreed(lambda: _prepare(config, world, listener if main else Listener(), device))
     planned = plan(task, stored.get("batch", 0))
     task, clips = replace(task, config=replace(config, batch=planned.batch)), task.split.training

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from patchout.files import cache_folder as cache_folder
 from patchout.labels import label_names
 from patchout.zoo_list import ALIASES, Entry
 from patchout.zoo_list import MODELS as MODELS
@@ -221,13 +222,6 @@ def fetch(name: str, *, progress: Progress | None = None) -> Path:
         raise by_hand(entry.url, path, why)
     download(entry.url, path, sha256=entry.sha256, progress=progress)
     return path
-
-
-def cache_folder() -> Path:
-    """Where downloads stay: `patchout` beside the hub's own cache (HF_HOME, XDG_CACHE_HOME), read at every call."""
-    xdg = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("HF_HOME", f"{xdg}/huggingface")
-    return Path(os.path.expandvars(home)).expanduser() / "patchout"
 
 
 def _local_path(entry: Entry) -> Path:

@@ -24,7 +24,7 @@ class Options:
     device: str = "auto"
     """cuda, mps or cpu"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 where the hardware computes it natively"""
+    """auto is the faster of fp32 and bf16 on this machine"""
     rows: tuple[str, ...] = ()
     """the rows to measure, e.g. B S S-N, or openmic-s; else all of ten seconds"""
     table: Literal["", "1", "2", "hear"] = ""
@@ -59,7 +59,8 @@ def main(args: Sequence[str]) -> int:
     about = bench.machine(settings, peak_flops)
     is_text = options.format == "table"
     if is_text:
-        output.line("  ".join(f"{name} {value}" for name, value in about.items()), sys.stdout)
+        output.line("  ".join(f"{name} {value}" for name, value in about.items() if name != "auto"), sys.stdout)
+        output.line(f"auto: {about['auto']}", sys.stdout)
     if is_text and not options.table:
         output.line(bench_tables.HEADER, sys.stdout)
     measured = []

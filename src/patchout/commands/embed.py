@@ -51,7 +51,7 @@ class Options:
     device: str = "auto"
     """cuda, mps or cpu"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 where this machine computes it natively; the job remembers what it settled on"""
+    """auto is the faster of fp32 and bf16 on this machine; the job remembers what it settled on"""
     engine: Literal["local", "ray"] = "local"
     """ray: on all machines of a Ray cluster"""
     plot: Path | None = None

@@ -28,7 +28,7 @@ class Options:
     device: str = "auto"
     """cuda, mps or cpu"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 where the hardware computes it natively"""
+    """auto is the faster of fp32 and bf16 on this machine"""
     batch_size: int = 16
     """windows a forward pass"""
 
