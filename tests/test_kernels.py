@@ -12,8 +12,8 @@ from patchout.kernels import HeadwiseAttention, Kernels, attend, linear
 from patchout.passt import Passt
 
 needs_onednn = pytest.mark.skipif(not kernels.has_onednn(), reason="a torch without oneDNN")
-OWN = Kernels(onednn=True, headwise_fp32=True, headwise_bf16=True, bf16_speed=2.0)
-TORCHS = Kernels(onednn=False, headwise_fp32=False, headwise_bf16=False, bf16_speed=0.5)
+OWN = Kernels(onednn=True, headwise=True, bf16_speed=2.0)
+TORCHS = Kernels(onednn=False, headwise=False, bf16_speed=0.5)
 
 
 @pytest.fixture(autouse=True)

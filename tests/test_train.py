@@ -543,6 +543,25 @@ def test_accumulated_parts_take_other_draws_but_the_same_clips(class_folder: Pat
     assert [line["loss"] for line in parts] == pytest.approx([line["loss"] for line in whole], abs=1e-5)
 
 
+@pytest.mark.parametrize("stopped", ["bf16", "auto"])
+def test_a_run_keeps_the_precision_that_auto_had_when_it_began(
+    stopped: str, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one of before, whose folder says auto."""
+    faster = ["bf16"]
+    monkeypatch.setattr(loop, "pick_precision", lambda name, device: faster[0])
+    settings = config(class_folder, tmp_path / "run", precision="auto", epochs=1)
+    train.run(settings)
+    path = tmp_path / "run" / "config.json"
+    stored = json.loads(path.read_text())
+    assert stored["config"]["precision"] == "bf16"
+    stored["config"]["precision"] = stopped
+    path.write_text(json.dumps(stored))
+    faster[0] = "fp32"
+    train.run(settings)
+    assert json.loads(path.read_text()) == stored
+
+
 def test_averaging_changes_the_result(class_folder: Path, untouched: Path, tmp_path: Path) -> None:
     train.run(config(class_folder, tmp_path / "last"))
     assert not same(weights(tmp_path / "last"), weights(untouched))

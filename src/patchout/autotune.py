@@ -18,7 +18,7 @@ from patchout.files import cache_folder, write_json
 Cases = Mapping[str, Callable[[], object]]  # by "what it computes/by which kernel"
 Seconds = dict[str, float]  # by the same names
 
-FEW, MANY = 8, 1024  # tokens: of the first calls, and the most that are timed
+FEW, MANY = 8, 256  # tokens: of the first calls, and the most that are timed
 ROUND_S, BUDGET_S = 0.06, 0.2  # one call of every case, and all rounds; more only where a single round takes longer
 HOPELESS = 4.0  # so many times slower than another kernel at a few tokens, a kernel is not timed again
 WAIT_S = 10.0  # for another process that measures
@@ -78,7 +78,7 @@ def _measure(cases_of: Callable[[int], Cases]) -> Seconds:
     _times(cases_of(FEW))  # first calls load and compile
     few = _times(cases_of(FEW))
     rivals = {name: min(few[other] for other in few if _what(other) == _what(name)) for name in few}
-    close = [name for name in few if few[name] <= HOPELESS * rivals[name]]
+    close = [name for name in few if few[name] <= max(HOPELESS * rivals[name], ROUND_S / 10)]
     tokens = max(FEW, min(MANY, int(FEW * ROUND_S / sum(few[name] for name in close))))
     cases = {name: call for name, call in cases_of(tokens).items() if name in close}
     best = {name: seconds * tokens / FEW for name, seconds in few.items() if name not in close}

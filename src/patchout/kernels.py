@@ -22,15 +22,14 @@ NOISE = 0.05  # a kernel that saves less of the time than this is not chosen
 UNMEASURED = "PATCHOUT_UNMEASURED"  # a variable; where it is set, nothing is measured: the same kernels everywhere
 
 TORCH, ONEDNN, BF16 = "product/torch", "product/onednn", "product/bf16"
-FUSED, HEADWISE = "attention {}/fused", "attention {}/headwise"
+FUSED_FP32, FUSED, HEADWISE = "attention fp32/fused", "attention bf16/fused", "attention bf16/headwise"
 
 
 class Kernels(NamedTuple):
     """Which kernels a CPU uses."""
 
     onednn: bool  # float32 products by oneDNN, else what torch calls: MKL, say
-    headwise_fp32: bool  # attention by `HeadwiseAttention`, else by torch's fused kernel
-    headwise_bf16: bool
+    headwise: bool  # attention in bfloat16 by `HeadwiseAttention`, else by torch's fused kernel
     bf16_speed: float  # of a transformer block, in units of its float32 speed
 
     @property
@@ -49,40 +48,38 @@ def has_onednn() -> bool:
 def chosen() -> Kernels:
     """The kernels of this process, measured at the first call on this machine."""
     if os.environ.get(UNMEASURED):
-        return Kernels(onednn=has_onednn(), headwise_fp32=False, headwise_bf16=True, bf16_speed=1.0)
-    names = [TORCH, BF16, *(form.format(kind) for form in (FUSED, HEADWISE) for kind in ("fp32", "bf16"))]
-    return choose(autotune.measured([*names, ONEDNN] if has_onednn() else names, _cases))
+        return Kernels(onednn=has_onednn(), headwise=True, bf16_speed=1.0)
+    own = [ONEDNN] if has_onednn() else []
+    return choose(autotune.measured([TORCH, BF16, FUSED_FP32, FUSED, HEADWISE, *own], _cases))
 
 
 def choose(seconds: Seconds) -> Kernels:
     """The fastest kernels, torch's own where another is not faster beyond noise."""
-    products = {"fp32": seconds[TORCH], "bf16": seconds[BF16]}
-    onednn = seconds.get(ONEDNN, products["fp32"]) < (1 - NOISE) * products["fp32"]
-    products["fp32"] = seconds[ONEDNN] if onednn else products["fp32"]
-    headwise, block = {}, {}
-    for kind, product in products.items():
-        fused, own = seconds[FUSED.format(kind)], seconds[HEADWISE.format(kind)]
-        headwise[kind] = own < (1 - NOISE) * fused
-        block[kind] = 3 * product + (own if headwise[kind] else fused)  # 12 width ** 2 weights in all, 4 in a product
-    return Kernels(onednn, headwise["fp32"], headwise["bf16"], block["fp32"] / block["bf16"])
+    onednn = seconds.get(ONEDNN, seconds[TORCH]) < (1 - NOISE) * seconds[TORCH]
+    headwise = seconds[HEADWISE] < (1 - NOISE) * seconds[FUSED]
+    fp32 = 3 * seconds[ONEDNN if onednn else TORCH] + seconds[FUSED_FP32]
+    bf16 = 3 * seconds[BF16] + seconds[HEADWISE if headwise else FUSED]
+    return Kernels(onednn, headwise, fp32 / bf16)
 
 
 def _cases(tokens: int) -> Cases:
-    """What to time: the largest product of a block of Base size, and its attention, by every kernel."""
+    """What to time by every kernel, of a block of Base size (width 768, 12 heads): products and attention.
+
+    The largest product is a third of all; a quarter of the heads on four times the tokens stand for the attention of
+    a quarter of a sequence, so that a typical sequence is measured in little time.
+    """
     rng = torch.Generator().manual_seed(0)  # not torch's own, which a run may have seeded
     x, weight, bias = (torch.rand(size, generator=rng) for size in ((tokens, 768), (3072, 768), (3072,)))
-    heads = {"fp32": torch.rand(3, 12, tokens, 64, generator=rng)}
-    heads["bf16"] = heads["fp32"].bfloat16()
-    cases: dict[str, Any] = {
+    q, k, v = torch.rand(3, 3, 4 * tokens, 64, generator=rng)
+    half = q.bfloat16(), k.bfloat16(), v.bfloat16()
+    cases: Cases = {
         TORCH: partial(F.linear, x, weight, bias),
         BF16: partial(F.linear, x.bfloat16(), weight.bfloat16(), bias.bfloat16()),
+        FUSED_FP32: partial(F.scaled_dot_product_attention, q[None], k[None], v[None]),
+        FUSED: partial(F.scaled_dot_product_attention, *(part[None] for part in half)),
+        HEADWISE: partial(_headwise, *half),
     }
-    if has_onednn():
-        cases[ONEDNN] = partial(_product, x, weight, bias)
-    for kind, (q, k, v) in heads.items():
-        cases[FUSED.format(kind)] = partial(F.scaled_dot_product_attention, q[None], k[None], v[None])
-        cases[HEADWISE.format(kind)] = partial(_headwise, q, k, v)
-    return cases
+    return {**cases, ONEDNN: partial(_product, x, weight, bias)} if has_onednn() else cases
 
 
 class Linear(nn.Linear):
@@ -140,20 +137,15 @@ def attend(
     k: Float[Tensor, "batch head token key"],
     v: Float[Tensor, "batch head token key"],
 ) -> Float[Tensor, "batch head token key"]:
-    """Softmax attention, scaled by 1 / sqrt(key): the fused kernel, but where `HeadwiseAttention` is faster on a CPU.
+    """Softmax attention, scaled by 1 / sqrt(key): the fused kernel, but for bfloat16 on a CPU where ours is faster.
 
-    In bfloat16 the fused one computes in float32; explicit products may take half its time or less.
+    There the fused one computes in float32, and explicit products of some heads at a time may take half its time.
     """
-    if q.device.type == "cpu" and not torch.compiler.is_compiling() and _is_headwise(q.dtype):
+    plain = q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.compiler.is_compiling()
+    if not plain and chosen().headwise:
         out: Tensor = HeadwiseAttention.apply(*(x.flatten(0, 1) for x in (q, k, v)))  # type: ignore[no-untyped-call]
         return out.view(q.shape)
     return F.scaled_dot_product_attention(q, k, v)
-
-
-def _is_headwise(dtype: torch.dtype) -> bool:
-    if dtype not in (torch.float32, torch.bfloat16):
-        return False
-    return chosen().headwise_bf16 if dtype == torch.bfloat16 else chosen().headwise_fp32
 
 
 class HeadwiseAttention(torch.autograd.Function):
