@@ -636,7 +636,7 @@ def start(script: Path, out: Path, **options: Any) -> "subprocess.Popen[str]":
     average = json.dumps(options.get("average", {}))
     command = [sys.executable, *(torchrun if processes > 1 else []), str(script), str(out)]
     command += [str(options.get("parts", 1)), str(options.get("pause_s", 0)), average]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

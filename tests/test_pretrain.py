@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -37,15 +36,11 @@ HEARD = Survey(1.0, FrameStatistics((0.5,), (2.0,)), ())
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Twelve seconds of sound are enough here, thin encoders, and one thread is fastest."""
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve seconds of sound are enough here, and thin encoders."""
     monkeypatch.setattr(survey, "LEAST_S", 1.0)
     monkeypatch.setitem(SIZES, "tiny", (32, 2))
     monkeypatch.setitem(SIZES, "small", (48, 2))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(data: Path | str = "data", out: Path | str = "run", **changes: Any) -> PretrainConfig:
@@ -453,13 +448,12 @@ def test_two_processes_have_the_loss_curve_of_one(class_folder: Path, tmp_path: 
     script.write_text(
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "import torch; torch.set_num_threads(1)\n"
         "from test_pretrain import config\n"
         "from patchout import pretrain, survey\n"
         "survey.LEAST_S = 1.0\n"
         f"pretrain.run(config({str(class_folder)!r}, sys.argv[2], batch=4, probe={str(class_folder)!r}))\n"
     )
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for name, more in (("one", []), ("two", launch)):
         command = [sys.executable, *more, str(script), str(Path(__file__).parent), str(tmp_path / name)]

@@ -35,15 +35,6 @@ from patchout.train import Listener, TrainConfig
 Weights = dict[str, Tensor]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small spend their time on waiting for a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def folds(class_folder: Path) -> Path:
     """The sounds of `class_folder` with a table: takes 0 and 1 are fold 1, 2 fold 2, 3 fold 3; devices a and b."""
@@ -703,13 +694,12 @@ def test_two_processes_have_the_loss_curve_of_one(folds: Path, tmp_path: Path) -
     script.write_text(
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "import torch; torch.set_num_threads(1)\n"
         "from test_train import config\n"
         "from patchout import train\n"
         f"train.run(config(Path({str(folds)!r}), Path({str(tmp_path / 'two')!r}), **{settings!r}))\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     subprocess.run([*command, str(Path(__file__).parent)], check=True, capture_output=True, env=environment)
     one, two = log(tmp_path / "one"), log(tmp_path / "two")
     assert [line["step"] for line in two] == [line["step"] for line in one]

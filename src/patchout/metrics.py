@@ -45,13 +45,11 @@ def _rank(scores: Column, hits: Column, weights: Column, counts: Draws) -> tuple
     levels = np.unique(-scores[hits > 0])
     edges = [np.searchsorted(-scores[order], levels, side) for side in ("left", "right")]
     rows = np.concatenate([[0], np.stack(edges, axis=1).ravel(), [len(order)]])
-
-    def down_to(values: np.ndarray) -> np.ndarray:
-        """Sum of `values` before each run, up to its end, ..., and of all: (2 runs + 1, draw)."""
-        parts = csr_array((values[order].astype(counts.dtype), order, rows), shape=(len(rows) - 1, len(order)))
-        return np.cumsum(parts @ counts, axis=0, dtype=np.float64)
-
-    everything, positive = down_to(weights), down_to(hits)
+    parts = (
+        csr_array((values[order].astype(counts.dtype), order, rows), shape=(len(rows) - 1, len(order))) @ counts
+        for values in (weights, hits)
+    )  # sums before each run, up to its end, ..., and of all: (2 runs + 1, draw)
+    everything, positive = (np.cumsum(sums, axis=0, dtype=np.float64) for sums in parts)
     negative = everything - positive
     step = positive[1::2] - positive[:-1:2]  # hits in each run
     with np.errstate(invalid="ignore"):  # 0 / 0: NaN is the answer

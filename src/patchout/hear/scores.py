@@ -149,13 +149,11 @@ def _error_rate(target: _Columns, found: _Columns) -> dict[str, float]:
     """Substitutions, deletions and insertions of labels in segments of 1 s, over the labels that are there."""
     both = [np.concatenate(pair) for pair in zip(target, found, strict=True)]
     num_labels, num_segments = (1 + int(np.max(column, initial=0)) for column in (both[1], np.ceil(both[3])))
-
-    def active(events: _Columns) -> np.ndarray:
-        """Codes of (file, segment, label), each once."""
+    codes = []  # of (file, segment, label), each once
+    for events in (target, found):
         owner, segment = _spread(np.floor(events.start_s).astype(int), np.ceil(events.end_s).astype(int))
-        return np.unique((events.file[owner] * num_segments + segment) * num_labels + events.label[owner])
-
-    there, said = active(target), active(found)
+        codes.append(np.unique((events.file[owner] * num_segments + segment) * num_labels + events.label[owner]))
+    there, said = codes
     segments, inverse = np.unique(np.concatenate([there, said]) // num_labels, return_inverse=True)
     num_there = np.bincount(inverse[: len(there)], minlength=len(segments))
     num_said = np.bincount(inverse[len(there) :], minlength=len(segments))
