@@ -216,7 +216,6 @@ BEFORE: dict[str, dict[str, Any]] = {  # what a field needs beside it, in both r
     "floor": {"schedule": "exp_ramp", "plateau_epochs": 0, "ramp_epochs": 1, "epochs": 4, "warm_up_epochs": 1.0},
     "swa_every": {"swa_start": 1},
     "result": {"split": "2", "evaluate_every": 1},
-    "init": {"stride": None, "depth": None, "size": None},
     "model": {"stride": None},
     "pooling": {"stride": None, "model": "maskspec"},
     "drop_path": {"stride": None, "model": "maskspec", "depth": 2},
@@ -283,7 +282,7 @@ def test_every_field_changes_what_it_says(
     if name == "balance":  # only where classes differ in size
         (folds / "meta.csv").write_text((folds / "meta.csv").read_text().replace("bell,3", "bell,bell-3"))
     value, place = CHANGES[name]
-    both = {"depth": 2} if name == "freeze" else {}
+    both = {"depth": 2} if name in ("freeze", "init") else {}
     settings = {**both, **BEFORE.get(name, {})}
     named = {key: str(tmp_path / "start.safetensors") if set_ == "<model>" else set_ for key, set_ in settings.items()}
     value = str(tmp_path / "start.safetensors") if value == "<model>" else value
