@@ -424,16 +424,16 @@ def test_no_picture_takes_the_place_of_another(run: Run, model: Path, sound: Pat
 def test_pictures_of_long_names_are_there_and_one_that_fails_is_named(
     run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from patchout import plots
+    from patchout import plots_tags
 
-    drawn = plots.tags_over_time
+    drawn = plots_tags.tags_over_time
 
-    def draw(path: Path, track: plots.TagTrack, *, title: str) -> None:
+    def draw(path: Path, track: plots_tags.TagTrack, *, title: str) -> None:
         if title == "b.wav":
             raise OSError(28, "No space left on device")
         drawn(path, track, title=title)
 
-    monkeypatch.setattr(plots, "tags_over_time", draw)
+    monkeypatch.setattr(plots_tags, "tags_over_time", draw)
     for name in ("b", "n" * 240 + "1", "n" * 240 + "2"):
         write_wav(tmp_path / "in" / f"{name}.wav", noise(0.1))
     ran = run("tag", tmp_path / "in", "--model", model, "--plot", tmp_path / "all")

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from patchout import loop, step
-from patchout.batches import Batch
+from patchout.batches import Batch, leave_to_parent
 from patchout.run_folder import RunFolder
-from patchout.stop import Stopped, leave_to_parent
+from patchout.stop import Stopped
 
 NAN, INF = float("nan"), float("inf")
 CPU = torch.device("cpu")

@@ -12,11 +12,12 @@ from matplotlib.image import imread
 
 from patchout import plots
 from patchout.events import Event
+from patchout.plots_tags import TagTrack, tags_over_time, top_rows
 
 
-def track(*, frames: int = 300, windows: int = 6, labels: tuple[str, ...] = ("dog", "rain", "siren")) -> plots.TagTrack:
+def track(*, frames: int = 300, windows: int = 6, labels: tuple[str, ...] = ("dog", "rain", "siren")) -> TagTrack:
     rng = np.random.default_rng(0)
-    return plots.TagTrack(
+    return TagTrack(
         log_mel=rng.normal(size=(16, frames)).astype(np.float32),
         band_hz=np.linspace(100, 9000, 16),
         frame_s=0.01,
@@ -34,7 +35,7 @@ def png_size(path: Path) -> tuple[int, int]:
 
 
 def test_picture_is_a_png_of_ten_inches(tmp_path: Path) -> None:
-    plots.tags_over_time(tmp_path / "street.png", track(), title="street.wav")
+    tags_over_time(tmp_path / "street.png", track(), title="street.wav")
     width, height = png_size(tmp_path / "street.png")
     assert width == 1500
     assert 500 < height < 1500
@@ -44,28 +45,28 @@ def test_picture_is_a_png_of_ten_inches(tmp_path: Path) -> None:
 def test_more_labels_make_a_higher_picture_up_to_ten(tmp_path: Path) -> None:
     heights = []
     for count in (3, 10, 30):
-        plots.tags_over_time(tmp_path / "x.png", track(labels=tuple(f"label {i}" for i in range(count))))
+        tags_over_time(tmp_path / "x.png", track(labels=tuple(f"label {i}" for i in range(count))))
         heights.append(png_size(tmp_path / "x.png")[1])
     assert heights[0] < heights[1] == heights[2]
 
 
 @pytest.mark.parametrize(("name", "start"), [("x.pdf", b"%PDF"), ("x.svg", b"<?xml"), ("X.PNG", b"\x89PNG")])
 def test_suffix_decides_the_format(tmp_path: Path, name: str, start: bytes) -> None:
-    plots.tags_over_time(str(tmp_path / name), track())
+    tags_over_time(str(tmp_path / name), track())
     assert (tmp_path / name).read_bytes().startswith(start)
 
 
 @pytest.mark.parametrize("name", ["x.jpeg2", "x", ".png"])
 def test_other_suffix_names_the_allowed_ones(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"\.png, \.pdf, \.svg"):
-        plots.tags_over_time(tmp_path / name, track())
+        tags_over_time(tmp_path / name, track())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OSError, match="cannot write into the folder") as caught:
-        plots.tags_over_time(tmp_path / "file" / "x.png", track())
+        tags_over_time(tmp_path / "file" / "x.png", track())
     assert str(tmp_path / "file") in str(caught.value)
     assert (tmp_path / "file").read_text() == "not a folder"
 
@@ -78,7 +79,7 @@ def test_failure_while_saving_keeps_the_old_picture(tmp_path: Path, monkeypatch:
     (tmp_path / "x.png").write_bytes(b"old")
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", disk_full)
     with pytest.raises(OSError, match="disk full"):
-        plots.tags_over_time(tmp_path / "x.png", track())
+        tags_over_time(tmp_path / "x.png", track())
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x.png": b"old"}
 
 
@@ -90,7 +91,7 @@ def test_events_and_scores_change_the_picture(tmp_path: Path) -> None:
         "events": replace(plain, events=[Event("dog", 0.5, 1.5, 0.9)]),
         "scores": replace(plain, scores=louder),
     }.items():
-        plots.tags_over_time(tmp_path / f"{name}.png", variant)
+        tags_over_time(tmp_path / f"{name}.png", variant)
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 3
 
 
@@ -98,7 +99,7 @@ def test_events_and_scores_change_the_picture(tmp_path: Path) -> None:
 def test_scores_stand_at_their_time(tmp_path: Path, windows: int) -> None:
     given = track(windows=windows, labels=("dog",))
     last_quarter = (np.arange(windows) >= 0.75 * windows).astype(np.float32)
-    plots.tags_over_time(tmp_path / "x.png", replace(given, scores=last_quarter[:, None]))
+    tags_over_time(tmp_path / "x.png", replace(given, scores=last_quarter[:, None]))
     pixels = np.round(255 * imread(tmp_path / "x.png")[..., :3])
     dark, light = ((pixels == colour).all(axis=2) for colour in [(8, 48, 107), (247, 251, 255)])  # 1 and 0 in Blues
     row = dark.sum(axis=1).argmax()
@@ -108,30 +109,30 @@ def test_scores_stand_at_their_time(tmp_path: Path, windows: int) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (300, 1), (300, 0), (1, 0)])
 def test_few_frames_and_few_windows(tmp_path: Path, shape: tuple[int, int]) -> None:
-    plots.tags_over_time(tmp_path / "x.png", track(frames=shape[0], windows=shape[1]))
+    tags_over_time(tmp_path / "x.png", track(frames=shape[0], windows=shape[1]))
     assert png_size(tmp_path / "x.png")[0] == 1500
 
 
 def test_no_labels_leave_the_spectrogram_alone(tmp_path: Path) -> None:
-    plots.tags_over_time(tmp_path / "with.png", track())
-    plots.tags_over_time(tmp_path / "without.png", track(labels=()))
+    tags_over_time(tmp_path / "with.png", track())
+    tags_over_time(tmp_path / "without.png", track(labels=()))
     assert png_size(tmp_path / "without.png")[1] < png_size(tmp_path / "with.png")[1]
 
 
 def test_silence_is_drawn(tmp_path: Path) -> None:
-    plots.tags_over_time(tmp_path / "x.png", replace(track(), log_mel=np.full((16, 300), -1.4)))
+    tags_over_time(tmp_path / "x.png", replace(track(), log_mel=np.full((16, 300), -1.4)))
     assert png_size(tmp_path / "x.png")[0] == 1500
 
 
 def test_long_sound_makes_a_small_file(tmp_path: Path) -> None:
-    plots.tags_over_time(tmp_path / "x.svg", track(frames=200_000, windows=7_001))  # 33 minutes
+    tags_over_time(tmp_path / "x.svg", track(frames=200_000, windows=7_001))  # 33 minutes
     assert (tmp_path / "x.svg").stat().st_size < 3_000_000
 
 
 def test_a_click_in_a_long_sound_still_shows(tmp_path: Path) -> None:
     log_mel = np.repeat([0.0, 10.0], 8)[:, None] * np.ones(200_000)  # low bands quiet, high bands loud
     log_mel[3, 100_000] = 10
-    plots.tags_over_time(tmp_path / "x.png", replace(track(frames=200_000, labels=()), log_mel=log_mel))
+    tags_over_time(tmp_path / "x.png", replace(track(frames=200_000, labels=()), log_mel=log_mel))
     pixels = np.round(255 * imread(tmp_path / "x.png")[..., :3])
     quiet = pixels.max(axis=2) < 8  # the lowest colour of magma is nearly black
     rows = quiet.sum(axis=1) > 1000
@@ -141,7 +142,7 @@ def test_a_click_in_a_long_sound_still_shows(tmp_path: Path) -> None:
 
 def test_text_is_never_read_as_markup_or_refused(tmp_path: Path) -> None:
     labels = ("$\\frac{$ äöü", "犬の鳴き声 \U0001f415", "\udcff\t\x07" + 50 * "long ")
-    plots.tags_over_time(tmp_path / "ü.png", track(labels=labels), title="$\\nothing$ 日本語 हिन्दी \udcff\n.wav" * 9)
+    tags_over_time(tmp_path / "ü.png", track(labels=labels), title="$\\nothing$ 日本語 हिन्दी \udcff\n.wav" * 9)
     assert png_size(tmp_path / "ü.png")[0] == 1500
 
 
@@ -163,7 +164,7 @@ def test_pooling_to_nothing_is_refused() -> None:
 def test_rows_are_events_first_then_the_highest_peaks() -> None:
     scores = np.array([[0.1, 0.9, 0.3, 0.2], [0.2, 0.1, 0.6, 0.2]])
     given = replace(track(windows=2, labels=("a", "b", "c", "d")), scores=scores, events=[Event("d", 0.0, 1.0, 0.9)])
-    assert plots.top_rows(given) == [3, 1, 2, 0]
+    assert top_rows(given) == [3, 1, 2, 0]
 
 
 @pytest.mark.parametrize(

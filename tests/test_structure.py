@@ -59,6 +59,7 @@ LEVELS = (
         "plots_hear",
         "plots_reconstruction",
         "plots_report",
+        "plots_tags",
         "public",
         "run_folder",
     ),

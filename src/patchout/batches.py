@@ -1,5 +1,6 @@
 """Clips -> batches that depend on (seed, step) alone, whatever the workers, ranks and restarts."""
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -12,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 from patchout.augment import Labelled, WaveMix, fit, keyed, own_shares, uniform, wave_mix
 from patchout.clips import LONG_S
 from patchout.data import ClipSet, DataError
-from patchout.stop import leave_to_parent
 
 CACHE_HOURS = 2.0  # sets up to this long are decoded once and kept in memory (460 MB an hour at 32 kHz)
 
@@ -204,6 +204,12 @@ def batches(waves: Dataset[Item], sampler: StepSampler, *, workers: int) -> Data
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=leave_to_parent,
     )
+
+
+def leave_to_parent(worker: int) -> None:
+    """Make a loader's worker deaf to SIGTERM and Ctrl-C: they often go to a whole group, and its parent decides."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _stack(items: list[Item]) -> Batch:

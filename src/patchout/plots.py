@@ -1,11 +1,11 @@
-"""Pictures of sounds and of what a model says about them: arrays in, one PNG, PDF or SVG file out.
+"""Pictures: a figure in, one PNG, PDF or SVG file out; and what pictures of sounds share, their spectrogram and time.
 
 The figures are made with matplotlib's objects alone: no pyplot, no window, no setting that outlives a call.
 """
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.collections import PatchCollection
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
-from matplotlib.patches import Rectangle
 
-from patchout.events import Event
 from patchout.files import write_aside
 
 FORMATS = ("png", "pdf", "svg")
 MAX_COLUMNS = 2000  # more than ten inches show
-MAX_ROWS = 10
 
-_SOUND_MAP, _SCORE_MAP = "magma", "Blues"  # both rise evenly in lightness, so every kind of colour vision reads them
-_EVENT_COLOUR = "#d55e00"  # vermilion, apart from blue for every kind of colour vision
+_SOUND_MAP = "magma"  # rises evenly in lightness, so every kind of colour vision reads it
 _TICKS_HZ = (250, 500, 1000, 2000, 4000, 8000, 12000, 20000)
 _TICKS_S = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 # matplotlib brings DejaVu Sans, which lacks the scripts of East and South Asia; these are what systems have for them.
@@ -61,41 +56,6 @@ class Spectrogram:
     def duration_s(self) -> float:
         """Length of the sound."""
         return self.log_mel.shape[1] * self.frame_s
-
-
-@dataclass(frozen=True, eq=False)
-class TagTrack(Spectrogram):
-    """A sound and its scores over time."""
-
-    times_s: Floats  # (windows,) centre of each scored window, rising
-    scores: Floats  # (windows, labels) within 0..1
-    labels: Sequence[str]
-    events: Sequence[Event] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse arrays whose shapes do not belong together."""
-        super().__post_init__()
-        windows, labels = len(self.times_s), len(self.labels)
-        if self.scores.shape != (windows, labels):
-            raise ValueError(f"scores must be ({windows} times, {labels} labels), got {self.scores.shape}")
-
-
-def tags_over_time(path: str | os.PathLike[str], track: TagTrack, *, title: str = "") -> None:
-    """Draw the spectrogram and, below it, the `MAX_ROWS` highest labels over time with their events outlined.
-
-    `path` is treated as by `picture`.
-    """
-    rows = top_rows(track)
-    heights = [2.9, 0.36 * max(len(rows), 2)] if rows else [2.9]
-    with picture(path, (10, sum(heights) + 0.9), title=plain(title, 64)) as figure:
-        grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=[60, 1])
-        axes = [figure.add_subplot(grid[0, 0])]
-        draw_spectrogram(axes[0], figure.add_subplot(grid[0, 1]), track)
-        if rows:
-            axes.append(figure.add_subplot(grid[1, 0], sharex=axes[0]))
-            _draw_scores(axes[1], figure.add_subplot(grid[1, 1]), track, rows)
-            axes[0].tick_params(labelbottom=False)
-        label_time(axes[-1], track.duration_s)
 
 
 @contextmanager
@@ -135,16 +95,6 @@ def pool_columns(x: Floats, limit: int) -> Floats:
     return x if run <= 1 else np.maximum.reduceat(x, np.arange(0, columns, run), axis=1)
 
 
-def top_rows(track: TagTrack) -> list[int]:
-    """Columns of `track.scores` to show, at most `MAX_ROWS`: labels with events first, then by highest score."""
-    if track.scores.size == 0:
-        return []
-    with_events = {event.label for event in track.events}
-    peaks = track.scores.max(axis=0)
-    order = sorted(range(len(peaks)), key=lambda row: (track.labels[row] not in with_events, -peaks[row]))
-    return order[:MAX_ROWS]
-
-
 def draw_spectrogram(axes: Axes, bar: Axes, sound: Spectrogram) -> None:
     """Draw a log-mel with its colour bar; the time axis is in seconds and the caller's to label."""
     image = pool_columns(sound.log_mel, MAX_COLUMNS)
@@ -166,35 +116,6 @@ def draw_spectrogram(axes: Axes, bar: Axes, sound: Spectrogram) -> None:
     axes.set_ylabel("frequency")
     Colorbar(bar, drawn).set_ticks(list(drawn.get_clim()), labels=["quiet", "loud"])
     bar.set_ylabel("log-mel", labelpad=-18)  # between the two words, not beyond them
-
-
-def _draw_scores(axes: Axes, bar: Axes, track: TagTrack, rows: list[int]) -> None:
-    scores = pool_columns(track.scores.T[rows], MAX_COLUMNS)
-    run = -(-len(track.times_s) // scores.shape[1])
-    between_s = (track.times_s[1:] + track.times_s[:-1]) / 2
-    end_s = max(track.duration_s, track.times_s[-1])
-    edges_s = np.concatenate([[0.0], between_s[run - 1 :: run][: scores.shape[1] - 1], [end_s]])
-    row_edges = np.arange(len(rows) + 1) - 0.5
-    drawn = axes.pcolormesh(edges_s, row_edges, scores, cmap=_SCORE_MAP, vmin=0, vmax=1, rasterized=True)
-    axes.hlines(row_edges[1:-1], 0, end_s, color="white", linewidth=2)
-    _outline_events(axes, track, rows)
-    names = [plain(track.labels[row], 32) for row in rows]
-    axes.set_yticks(range(len(rows)), names, fontfamily=fonts(), parse_math=False)
-    axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()  # the highest on top
-    Colorbar(bar, drawn, label="score", ticks=[0, 0.5, 1])
-
-
-def _outline_events(axes: Axes, track: TagTrack, rows: list[int]) -> None:
-    places = {track.labels[row]: place for place, row in enumerate(rows)}
-    boxes = [
-        Rectangle((event.start_s, places[event.label] - 0.4), event.end_s - event.start_s, 0.8)
-        for event in track.events
-        if event.label in places
-    ]
-    axes.add_collection(PatchCollection(boxes, facecolor="none", edgecolor=_EVENT_COLOUR, linewidth=1.8))
-    if boxes:
-        axes.set_title("outlined: events", loc="right", fontsize="small", color=_EVENT_COLOUR)
 
 
 def label_time(axes: Axes, duration_s: float) -> None:

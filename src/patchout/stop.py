@@ -50,12 +50,6 @@ def stop_by(number: int) -> Stopped | KeyboardInterrupt:
     return KeyboardInterrupt() if number == signal.SIGINT else Stopped()
 
 
-def leave_to_parent(worker: int) -> None:
-    """Make a loader's worker deaf to SIGTERM and Ctrl-C: they often go to a whole group, and its parent decides."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
 # -- processes that torchrun started ----------------------------------------------------------------------------------
 
 

@@ -174,12 +174,13 @@ def _is_drawn(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> bool:
 
 
 def _draw(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> None:
-    from patchout import plots
     from patchout.events import find_events
     from patchout.inference import overview
+    from patchout.plots import MAX_COLUMNS
+    from patchout.plots_tags import TagTrack, tags_over_time
 
-    log_mel, frame_s = overview(scored.name, model.config, duration_s=scored.duration_s, limit=plots.MAX_COLUMNS)
-    track = plots.TagTrack(
+    log_mel, frame_s = overview(scored.name, model.config, duration_s=scored.duration_s, limit=MAX_COLUMNS)
+    track = TagTrack(
         log_mel=log_mel,
         band_hz=model.config.mel.band_hz,
         frame_s=frame_s,
@@ -188,4 +189,4 @@ def _draw(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> None:
         labels=model.config.labels,
         events=find_events(scored.track, scored.times_s, model.config.labels, rule=rule, duration_s=scored.duration_s),
     )
-    plots.tags_over_time(path, track, title=Path(scored.name).name)
+    tags_over_time(path, track, title=Path(scored.name).name)
