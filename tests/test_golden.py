@@ -98,8 +98,10 @@ def hear_model(preset: str, mode: Mode = "all") -> HearModel:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "mode"), SCENES)
 def test_scene_embeddings_equal_the_public_ones(name: str, mode: Mode) -> None:
-    ours = get_scene_embeddings(torch.from_numpy(golden_wave(float(name.split(":")[1]))), hear_model("base", mode))
-    np.testing.assert_allclose(ours.numpy(), GOLDEN[name], rtol=0, atol=2e-4)
+    seconds = float(name.split(":")[1])
+    clips = 2 if seconds < 10 else 1  # seven windows of one are enough of what is the slowest test of all
+    ours = get_scene_embeddings(torch.from_numpy(golden_wave(seconds)[:clips]), hear_model("base", mode))
+    np.testing.assert_allclose(ours.numpy(), GOLDEN[name][:clips], rtol=0, atol=2e-4)
 
 
 @pytest.mark.slow
