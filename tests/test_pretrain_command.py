@@ -1,5 +1,6 @@
 """`patchout pretrain` and `patchout reconstruct` as a user runs them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from conftest import noise, write_wav
 
 from patchout import passt, survey
 from patchout.cli import run_command
+from patchout.pretrain_config import RECIPES
 
 SMALL = (
     *("--size", "tiny", "--decoder", "16", "1", "1", "--clip-s", "0.5", "--epochs", "1", "--warm-up-epochs", "0"),
@@ -33,6 +35,15 @@ def test_it_says_what_it_does_and_whether_it_helped(run: Path) -> None:
     assert "12 clips, no labels; batches of 6, 2 steps" in said
     assert "pre-trained here against random weights" in told
     assert told.splitlines()[-1].startswith(f"{run / 'model.safetensors'}  ")
+
+
+def test_it_goes_on_as_it_began_when_the_recipe_has_changed(
+    run: Path, class_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(RECIPES, "own", replace(RECIPES["own"], base_lr=2e-3))
+    command = ["pretrain", "own", "--data", str(class_folder), "--out", str(run), "--probe", str(class_folder)]
+    assert run_command([*command, *SMALL]) == 0
+    assert "goes on as it began (base_lr 0.002 -> 0.001); --accept-changes takes" in capfd.readouterr().err
 
 
 def test_its_model_embeds_and_is_fine_tuned_but_tags_nothing(

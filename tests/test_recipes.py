@@ -34,6 +34,7 @@ TOKENS = {
     "audioset-hop160": 596,
     "audioset-hop100": 1016,
     "openmic-s": 474,
+    "openmic-paper": 594,
     "openmic-u": 596,
     "openmic-s-n": 254,
     "esc50-s": 275,

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from patchout.repeat import repeat, runs
@@ -55,6 +56,11 @@ def test_a_score_that_a_run_could_not_have_makes_the_mean_undefined(tmp_path: Pa
     mean = repeat(config(tmp_path, folds=("1", "2")), lambda single: next(scores))
     assert str(mean) == "{'mAP': nan, 'd_prime': inf}"
     assert json.loads((tmp_path / "scores.json").read_text())["mean"] == {"mAP": None, "d_prime": None}
+
+
+def test_infinite_scores_of_both_signs_have_no_mean(tmp_path: Path) -> None:
+    scores = iter([{"d_prime": float("inf")}, {"d_prime": float("-inf")}])
+    assert np.isnan(repeat(config(tmp_path, folds=("1", "2")), lambda single: next(scores))["d_prime"])
 
 
 def test_a_score_that_only_some_runs_have_is_left_out(tmp_path: Path) -> None:

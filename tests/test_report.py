@@ -125,13 +125,17 @@ def test_classes_confusions_and_worst_clips_are_listed(tmp_path: Path) -> None:
     assert lines[worst + 2] == ""
 
 
+def test_what_is_infinite_is_told_as_such(tmp_path: Path) -> None:
+    assert "| d_prime | infinite | infinite and infinite |" in written(tmp_path, scores=np.where(HAS, 0.8, 0.1))
+
+
 def test_several_labels_a_clip_are_ranked(tmp_path: Path) -> None:
     has = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 0]], bool)
     scores = np.array([[0.9, 0.2, 0.4], [0.1, 0.8, 0.1], [0.7, 0.3, 0.2]])
     text = written(tmp_path, has, scores, "multi_label")
     assert "accuracy |" not in text
     assert "| class | clips | average precision | AUC |" in text
-    assert "| owl | 0 | - | - |" in text
+    assert "| owl | 0 | undefined | undefined |" in text
     assert "| dog | owl | 1 |" in text
     assert "| sounds/0.wav | cat (0.90), dog (0.20) | owl (0.40) |" in text
 

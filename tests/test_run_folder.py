@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from patchout.errors import InputError
+from patchout.pretrain_config import RECIPES
 from patchout.run_folder import RunFolder, as_begun, open_run, settings_of
 from patchout.train_config import TrainConfig
 
@@ -63,6 +64,17 @@ def test_a_run_goes_on_as_it_began_when_its_recipe_has_changed(tmp_path: Path, p
     assert changes == "gain_db (0, 0) -> (-7, 6), lr 0.2 -> 0.1"
     other = replace(today, recipe="other")
     assert as_begun(other, other, tmp_path) == (other, "")
+
+
+@pytest.mark.parametrize("init", ["", "maskspec-base"])
+def test_a_pre_training_goes_on_as_it_began_with_the_sizes_of_its_start(tmp_path: Path, init: str) -> None:
+    today = replace(RECIPES["own"], recipe="own", base_lr=2e-3)
+    begun = replace(today, init=init, base_lr=1e-3, batch=96, size="base")
+    enter(tmp_path, vars(begun) | {"out": "", "mel_cache": False, "probe_every": 0})
+    config, changes = as_begun(today, today, tmp_path, of_weights={"size"})
+    sizes = {} if init else {"size": "base"}  # a start brings its own, as it did
+    assert config == replace(today, base_lr=1e-3, **sizes)
+    assert changes == ("" if init else "size 'small' -> 'base', ") + "base_lr 0.002 -> 0.001"
 
 
 def test_a_run_of_before_a_field_continues_while_that_is_plain(tmp_path: Path) -> None:

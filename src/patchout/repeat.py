@@ -51,4 +51,5 @@ def repeat(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> Scores:
 def _mean(scores: Sequence[Mapping[str, float]]) -> Scores:
     """Mean of each score that all of them have."""
     names = [name for name in scores[0] if all(name in one for one in scores)]
-    return {name: float(np.mean([one[name] for one in scores])) for name in names}
+    with np.errstate(invalid="ignore"):  # of infinite scores of both signs: NaN is the answer
+        return {name: float(np.mean([one[name] for one in scores])) for name in names}

@@ -75,7 +75,7 @@ def write_report(
 def _summary(found: Evaluation, clips: ClipSet, weights: str, num_classes: int) -> str:
     """Scores, and on what they stand."""
     rows = [
-        (name, metrics.score_text(value), " and ".join(map(_number, found.intervals[name])))
+        (name, metrics.score_text(value), " and ".join(metrics.score_text(end, 3) for end in found.intervals[name]))
         for name, value in found.scores.items()
     ]
     facts = [
@@ -102,7 +102,7 @@ def _classes(folder: Path, found: Evaluation, wrong: Mistakes, ranks: metrics.Ra
     what, first = next(iter(columns.items()))
     plots_report.class_scores(folder / "classes.png", labels, first, counts, what=what)
     order = np.argsort(-first, kind="stable").tolist()
-    rows = ((labels[c], counts[c], *(_number(values[c]) for values in columns.values())) for c in order)
+    rows = ((labels[c], counts[c], *(metrics.score_text(values[c], 3) for values in columns.values())) for c in order)
     return _table(("class", "clips", *columns), rows)
 
 
@@ -128,10 +128,6 @@ def _worst_clips(wrong: Mistakes, scores: Table, read: ClipSet, labels: Sequence
         for clip in order
     ]
     return _table(("file", "class (score)", "highest wrong class"), rows) if rows else "None: no wrong class leads.\n"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else "-"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -28,7 +29,7 @@ MODELS = ("model.safetensors", "best.safetensors", "last.safetensors", "average.
 FILES = ("config.json", "metrics.jsonl", "state.pt", "scores.json", *MODELS)
 HELD = (*FILES, "report", "tensorboard")  # what a run writes
 OWN = {  # settings that differ between the runs of one recipe, or that a run does not store
-    *("data", "out", "workers", "trackers", "batch_per_process"),
+    *("data", "out", "workers", "trackers", "batch_per_process", "probe", "probe_every", "mel_cache"),
     *("seed", "seeds", "folds", "split", "channel"),
 }
 
@@ -103,11 +104,14 @@ def stored_config(out: Path) -> dict[str, Any]:
     return _stored(out).get("config", {})
 
 
-def as_begun(config: "Config", recipe: "Config", out: Path) -> tuple["Config", str]:
+def as_begun(
+    config: "Config", recipe: "Config", out: Path, *, of_weights: AbstractSet[str] = frozenset()
+) -> tuple["Config", str]:
     """A config with the values that the run in `out` began with, where it has its recipe's; and these in words.
 
     A recipe may change between two versions; a run that is continued does not. Of several seeds, folds or channels the
-    first one's config counts, without what differs between them.
+    first one's config counts, without what differs between them. The settings `of_weights` are stored as the start
+    weights had them, where there were any.
     """
     began = [path for depth in ("", "*/", "*/*/", "*/*/*/") for path in sorted(out.glob(f"{depth}config.json"))]
     began = [path.parent for path in began if "replaced-" not in str(path.relative_to(out))]
@@ -119,6 +123,9 @@ def as_begun(config: "Config", recipe: "Config", out: Path) -> tuple["Config", s
     values = {name: value for name, value in values.items() if name in untouched.keys() - OWN}
     if untouched.get("batch") == 0 or untouched.get("batch_per_process"):  # decided by memory, by processes
         values.pop("batch", None)
+    if untouched.get("init") == "auto":  # decided by the hours of sound
+        values.pop("init", None)
+    values = {name: value for name, value in values.items() if not (stored.get("init") and name in of_weights)}
     changed = differences({name: untouched[name] for name in values}, values)
     return replace(config, **{name: values[name] for name in changed}), _told(changed)
 

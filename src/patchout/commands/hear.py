@@ -195,13 +195,15 @@ class Run:
 
 def _summary(task: "Task", record: dict[str, Any]) -> str:
     """A line: the score, over how many folds, and the seconds of each stage."""
+    from patchout.metrics import score_text
+
     seconds = dict(record["patchout"]["seconds"])
     embedding = f"  embedding {seconds.pop('embedding'):.1f} s" if "embedding" in seconds else ""
     if means := record.get("aggregated_scores"):
-        folds = f"mean of {len(task.partitions())} folds, sd {means['test_score_std']:.4f}"
-        score = f"{means['test_score_mean']:.4f} ({folds})"
+        folds = f"mean of {len(task.partitions())} folds, sd {score_text(means['test_score_std'])}"
+        score = f"{score_text(means['test_score_mean'])} ({folds})"
     else:
-        score = f"{record['test']['test_score']:.4f}"
+        score = score_text(record["test"]["test_score"])
     return f"{task.folder.name}  {task.evaluation[0]} {score}{embedding}  probes {sum(seconds.values()):.1f} s"
 
 

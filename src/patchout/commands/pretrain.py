@@ -11,6 +11,7 @@ from patchout import output
 from patchout.commands import DONE, WRONG_USAGE, say
 from patchout.pretrain_config import ABOUT, RECIPES, PretrainConfig, recipe
 
+OF_WEIGHTS = frozenset({"size", "decoder", "normalize_patches"})  # what start weights bring
 USAGE = "usage: patchout pretrain RECIPE --data SOUNDS --out RUN [options]"
 
 
@@ -37,8 +38,13 @@ def main(args: Sequence[str]) -> int:
     options = tyro.cli(PretrainOptions, args=args[1:], prog=f"patchout pretrain {args[0]}", description=about)
     from patchout.loop import Stopped
     from patchout.pretrain import Listener, run
+    from patchout.run_folder import as_begun
 
     config = replace(options.config, data=options.data, out=options.out)
+    if not (options.restart or options.accept_changes):
+        config, begun = as_begun(config, chosen, options.out, of_weights=OF_WEIGHTS)
+        if begun:
+            say(f"{options.out} goes on as it began ({begun}); --accept-changes takes the recipe's values of today")
     with output.Bar("steps", None, sys.stderr) as bar:
         listener = Listener(
             on_plan=lambda plan: say(plan.describe()),
