@@ -171,7 +171,7 @@ OPTIONS = {
     "hear run": "tasks out task weights preset levels fields-ms grid seed device",
     "hear report": "out base best",
     "bench": "device precision rows table batch seconds out format",
-    "models": "format",
+    "models": "format save half-precision no-half-precision",
     "train": "data out restart accept-changes",
     "pretrain": "data out restart accept-changes",
     "reconstruct": "model plot mask-ratio start-s seed device",

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from patchout import checkpoint, download, zoo
+from patchout.cli import run_command
 from patchout.download import DownloadError
-from patchout.import_maskspec import export_maskspec
+from patchout.import_maskspec import export_maskspec, public_mel
 from patchout.labels import LISTS, label_names, read_labels
 from patchout.maskspec import MaskSpec, MaskSpecConfig
 from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
@@ -307,6 +308,28 @@ def test_a_file_that_was_brought_hears_as_the_public_weights_did(tuned: bool, ca
     assert zoo.load(entry.name, "cpu", half_precision=False).config.mel == replace(mel, half_precision=False)
     assert len(model.config.labels) == (527 if tuned else 0)
     assert model.config.licence == entry.licence
+
+
+def test_the_command_saves_public_weights_that_hear_in_float32(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(public_maskspec(tuned=False), tmp_path / "public.pth")
+    exact = tmp_path / "exact.safetensors"
+    line = ["models", "--save", str(tmp_path / "public.pth"), str(exact)]
+    assert run_command([*line, "--no-half-precision"]) == 0
+    assert capfd.readouterr().out == f"{exact}\n"
+    saved = zoo.load_pretrained(exact, "cpu").config  # with its decoder
+    assert saved.mel == public_mel(half_precision=False)
+    assert run_command(line) == 0
+    assert zoo.load_pretrained(exact, "cpu").config.mel == public_mel()
+
+
+@pytest.mark.parametrize(
+    "options", ["--no-half-precision", "--save esc10-tiny model.pt", "--save esc10-tiny no/m.safetensors"]
+)
+def test_a_model_that_cannot_be_saved_is_one_line(options: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["models", *options.split()]) in (1, 2)
+    assert capfd.readouterr().err.count("\n") == 1
 
 
 def test_any_public_maskspec_file_is_known_by_what_it_holds(tmp_path: Path) -> None:

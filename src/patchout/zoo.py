@@ -69,8 +69,7 @@ def load(
     `device` "auto" is cuda, else mps, else cpu. `labels` replaces the class names. A public weight file whose
     name the zoo does not list is read with the default front end, or at this `hop_length` (samples): give a whole other
     one to `checkpoint.import_passt`. Of a pre-trained MaskSpec it is the encoder, which knows no classes.
-    `half_precision=False` makes a model hear in float32 whose front end rounds to float16, as that of the public
-    MaskSpec weights does; `checkpoint.save` keeps that, for a command.
+    `half_precision=False` as for `whole`.
     Raises UnknownModelError, DownloadError, FileNotFoundError, or ValueError for a wrong device, file or label count.
     """
     from patchout.device import pick_device
@@ -78,7 +77,7 @@ def load(
     target = pick_device(device)
     model = tagger_of(locate(name_or_path, progress=progress), hop_length)
     if not half_precision:
-        model.config = replace(model.config, mel=replace(model.config.mel, half_precision=False))
+        _hear_in_float32(model)
     if labels is not None:
         if len(labels) != len(model.config.labels):
             raise ValueError(f"{len(labels)} labels for the {len(model.config.labels)} classes of {name_or_path}")
@@ -86,12 +85,29 @@ def load(
     return model.to(target).eval()
 
 
+def whole(name_or_path: str | Path, *, half_precision: bool = True, progress: Progress | None = None) -> "Model":
+    """The model of a name, on the CPU; of a pre-trained MaskSpec with its decoder. Raises what `load` raises.
+
+    `half_precision=False` makes a model hear in float32 whose front end rounds to float16, as that of the public
+    MaskSpec weights does; `checkpoint.save` keeps that.
+    """
+    model = _model_of(locate(name_or_path, progress=progress))
+    if not half_precision:
+        _hear_in_float32(model)
+    return model
+
+
+def _hear_in_float32(model: "Model") -> None:
+    """Take the rounding out of a model's front end."""
+    model.config = replace(model.config, mel=replace(model.config.mel, half_precision=False))
+
+
 def load_pretrained(name_or_path: str | Path, device: str = "auto") -> "MaskSpec":
     """A pre-trained MaskSpec with its decoder, to go on pre-training or to look at; what is none is a ValueError."""
     from patchout.device import pick_device
     from patchout.maskspec import MaskSpec
 
-    model = _model_of(locate(name_or_path))
+    model = whole(name_or_path)
     if not isinstance(model, MaskSpec):
         raise ValueError(
             f"{name_or_path} is a tagger without a decoder: give the run folder or file of `patchout pretrain`, or the "

@@ -18,8 +18,8 @@ described.
 Cited from MaskSpec's Table 1: -scratch .421, -small-scratch .413, -tiny-scratch .354 from random weights. They train
 with MaskSpec's set-up, as that paper did: batches of 512, 80 epochs, a cosine from .002, weight decay .05 of matrices,
 nothing averaged; ours without its layer decay and drop path, and with S's Patchout (theirs is not told). Its rows
--tiny .397 and -small .431 are filed under ImageNet-21k (--init vit-tiny-21k, vit-small-21k); these recipes start from
-DeiT (ImageNet-1k), with the numbers of -s.
+-tiny .397 and -small .431, of which weights is not told, are filed under ImageNet-21k (--init vit-tiny-21k,
+vit-small-21k); these recipes start from DeiT (ImageNet-1k), with the numbers of -s, and report the average.
 """
 
 from dataclasses import replace
