@@ -66,6 +66,13 @@ def test_a_run_goes_on_as_it_began_when_its_recipe_has_changed(tmp_path: Path, p
     assert as_begun(other, other, tmp_path) == (other, "")
 
 
+@pytest.mark.parametrize("place", ["mine", "replaced-1", "seed-0/mine"])
+def test_another_run_below_is_not_gone_on_with(tmp_path: Path, place: str) -> None:
+    enter(tmp_path / place)
+    today = TrainConfig(recipe="test", lr=0.2)
+    assert as_begun(today, today, tmp_path) == (today, "")
+
+
 @pytest.mark.parametrize("init", ["", "maskspec-base"])
 def test_a_pre_training_goes_on_as_it_began_with_the_sizes_of_its_start(tmp_path: Path, init: str) -> None:
     today = replace(RECIPES["own"], recipe="own", base_lr=2e-3)

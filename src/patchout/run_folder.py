@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 MODELS = ("model.safetensors", "best.safetensors", "last.safetensors", "average.safetensors")
 FILES = ("config.json", "metrics.jsonl", "state.pt", "scores.json", *MODELS)
 HELD = (*FILES, "report", "tensorboard")  # what a run writes
+PART = re.compile(r"seed-\d+|fold-.+|left|right|mean")  # a folder of one of several runs
 OWN = {  # settings that differ between the runs of one recipe, or that a run does not store
     *("data", "out", "workers", "trackers", "batch_per_process", "probe", "probe_every", "mel_cache"),
     *("seed", "seeds", "folds", "split", "channel"),
@@ -113,8 +115,8 @@ def as_begun(
     first one's config counts, without what differs between them. The settings `of_weights` are stored as the start
     weights had them, where there were any.
     """
-    began = [path for depth in ("", "*/", "*/*/", "*/*/*/") for path in sorted(out.glob(f"{depth}config.json"))]
-    began = [path.parent for path in began if "replaced-" not in str(path.relative_to(out))]
+    below = [path.parent for depth in range(4) for path in sorted(out.glob("*/" * depth + "config.json"))]
+    began = [folder for folder in below if all(map(PART.fullmatch, folder.relative_to(out).parts))]
     stored = stored_config(began[0]) if began else {}
     if stored.get("recipe") != getattr(recipe, "recipe", None):
         return config, ""
