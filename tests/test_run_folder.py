@@ -79,8 +79,7 @@ def test_a_pre_training_goes_on_as_it_began_with_the_sizes_of_its_start(tmp_path
     begun = replace(today, init=init, base_lr=1e-3, batch=96, size="base")
     enter(tmp_path, vars(begun) | {"out": "", "mel_cache": False, "probe_every": 0})
     config, changes = as_begun(today, today, tmp_path, of_weights={"size"})
-    sizes = {} if init else {"size": "base"}  # a start brings its own, as it did
-    assert config == replace(today, base_lr=1e-3, **sizes)
+    assert config == replace(today, base_lr=1e-3, size="small" if init else "base")  # a start brings its own, as it did
     assert changes == ("" if init else "size 'small' -> 'base', ") + "base_lr 0.002 -> 0.001"
 
 
