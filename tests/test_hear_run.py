@@ -16,10 +16,11 @@ from hear_folders import make_task, silence
 from torch import Tensor, nn
 
 from patchout.checkpoint import save
+from patchout.commands.hear import _summary as summary
 from patchout.commands.hear import main
 from patchout.hear.embeddings import EmbeddingError
 from patchout.hear.subject import ModuleError
-from patchout.hear.tasks import TaskError
+from patchout.hear.tasks import TaskError, read_task
 from patchout.passt import Passt
 
 SCORES = "test.predicted-scores.json"
@@ -119,6 +120,12 @@ def test_the_summary_is_one_line_a_task(tmp_path: Path, run: Run) -> None:
     lines = run().out.splitlines()
     assert re.fullmatch(r"one-v1-full  top1_acc \d\.\d{4}  embedding \d+\.\d s  probes \d+\.\d s", lines[0])
     assert re.match(r"two-v1-full  top1_acc \d\.\d{4} \(mean of 3 folds, sd \d\.\d{4}\)  embedding", lines[1])
+
+
+def test_a_score_that_is_undefined_is_told_as_such(tmp_path: Path) -> None:
+    task = read_task(add_task(tmp_path))
+    record = {"test": {"test_score": float("nan")}, "patchout": {"seconds": {"test": 1.0}}}
+    assert summary(task, record) == "toy-v1-full  top1_acc undefined  probes 1.0 s"
 
 
 def test_the_record_says_what_it_depends_on(tmp_path: Path, run: Run) -> None:
