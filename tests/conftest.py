@@ -1,8 +1,10 @@
 """What the tests share: shape checks on every signature, a tiny model, sounds from formulas."""
 
+import io
 import os
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -38,6 +40,40 @@ def write_wav(path: Path, wave: np.ndarray, rate: int = RATE) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, wave, rate)
     return path
+
+
+def muxed(
+    container: str,
+    codec: str,
+    stamps_s: list[float],
+    *,
+    picture_s: float = 0.0,
+    num_streams: int = 1,
+    rate: int = 8000,
+) -> bytes:
+    """Quarter seconds of mono noise at these times, perhaps beside a picture of so many seconds, or twice."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        streams = [output.add_stream(codec, rate=rate) for _ in range(num_streams)]
+        for stream in streams:
+            stream.layout = "mono"
+        if picture_s:
+            video = output.add_stream("mpeg4", rate=4)
+            video.width, video.height, video.pix_fmt = 16, 16, "yuv420p"
+            for number in range(round(4 * picture_s)):
+                picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+                picture.pts = number
+                output.mux(video.encode(picture))
+            output.mux(video.encode(None))
+        for seed, stamp_s in enumerate(stamps_s):
+            for stream in streams:
+                pcm = (3276.7 * np.random.default_rng(seed).standard_normal(rate // 4)).astype(np.int16)[None]
+                frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
+                frame.sample_rate, frame.pts = rate, round(stamp_s * rate)
+                output.mux(stream.encode(frame))
+        for stream in streams:
+            output.mux(stream.encode(None))
+    return file.getvalue()
 
 
 def tiny_config(**changes: object) -> PasstConfig:

@@ -183,7 +183,7 @@ def test_a_table_in_another_encoding_is_refused_by_name(tmp_path: Path) -> None:
         (",dog,,", "no file ''"),
         ("a.wav,,,", "no label for a.wav"),
         ("a.wav", "no label for a.wav"),
-        ("a.wav,dog,early,", "could not convert string to float: 'early'"),
+        ("a.wav,dog,early,", "the start 'early' is no number: write seconds, or leave the cell empty"),
         ("a.wav,dog,2,1", "a.wav cannot start at 2 s and end at 1 s"),
         ("a.wav,dog,-1,", "a.wav cannot start at -1 s"),
         ("a.wav,dog,nan,", "a.wav cannot start at nan s"),
@@ -194,6 +194,16 @@ def test_an_unusable_row_is_named_by_its_line_and_the_rest_is_used(row: str, rea
     assert labels(clips) == [["dog"], ["cat"]]
     assert len(clips.problems) == 1
     assert clips.problems[0].startswith(f"meta.csv line 4: {reason}")  # line 3 is blank
+
+
+def test_a_row_may_name_an_audio_stream_which_is_a_part_of_its_file(tmp_path: Path) -> None:
+    rows = "a.wav#a:0,dog\na.wav#a:1,cat\ngone.wav#a:0,dog\na.wav#a:,cat\nb.wav#a:1,cat\n"
+    clips = table(tmp_path, f"file,label\n{rows}", "a.wav", "audio/b.wav#a:1")
+    assert clips.names() == [str(tmp_path / name) for name in ("a.wav#a:0", "a.wav#a:1", "audio/b.wav#a:1")]
+    assert len({*clips.groups()}) == 2
+    assert [problem.partition(": ")[2] for problem in clips.problems] == [
+        f"no file {name!r} in {tmp_path} or its audio/" for name in ("gone.wav#a:0", "a.wav#a:")
+    ]
 
 
 def test_a_separator_without_a_label_behind_names_none(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import av
 import jaxtyping
 import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import muxed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,40 +31,6 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
 def written(samples: np.ndarray, kind: str, subtype: str | None = None, rate: int = RATE) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format=kind, subtype=subtype)
-    return file.getvalue()
-
-
-def muxed(
-    container: str,
-    codec: str,
-    stamps_s: list[float],
-    *,
-    picture_s: float = 0.0,
-    num_streams: int = 1,
-    rate: int = RATE,
-) -> bytes:
-    """Quarter seconds of mono noise at these times, perhaps beside a picture of so many seconds, or twice."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as output:
-        streams = [output.add_stream(codec, rate=rate) for _ in range(num_streams)]
-        for stream in streams:
-            stream.layout = "mono"
-        if picture_s:
-            video = output.add_stream("mpeg4", rate=4)
-            video.width, video.height, video.pix_fmt = 16, 16, "yuv420p"
-            for number in range(round(4 * picture_s)):
-                picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
-                picture.pts = number
-                output.mux(video.encode(picture))
-            output.mux(video.encode(None))
-        for seed, stamp_s in enumerate(stamps_s):
-            for stream in streams:
-                pcm = (noise(rate // 4, seed) * 32767).astype(np.int16)[None]
-                frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
-                frame.sample_rate, frame.pts = rate, round(stamp_s * rate)
-                output.mux(stream.encode(frame))
-        for stream in streams:
-            output.mux(stream.encode(None))
     return file.getvalue()
 
 

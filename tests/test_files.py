@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from patchout.files import write_aside
+from patchout.files import file_state, write_aside
 
 
 def test_the_file_appears_whole_and_alone(tmp_path: Path) -> None:
@@ -66,3 +66,10 @@ def test_a_name_as_long_as_a_disk_takes_can_be_written(tmp_path: Path) -> None:
     with write_aside(tmp_path / f"{'ü' * 125}.png") as aside:
         aside.write_bytes(b"new")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+
+
+def test_an_audio_stream_of_a_file_has_the_state_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "talk.mkv"
+    path.write_bytes(b"sound")
+    assert file_state(f"{path}#a:1") == file_state(str(path)) != (None, None)
+    assert file_state(f"{path}#a:one") == (None, None)

@@ -38,6 +38,15 @@ def test_sources_keep_their_order_and_duplicates(folder: Path) -> None:
     assert [item.file for item in read_items(names)] == names
 
 
+def test_a_pattern_and_a_list_may_name_an_audio_stream(folder: Path) -> None:
+    table = write(folder / "list.csv", "file\nc.wav#a:1\n")
+    (folder / "a").rename(folder / "audio")
+    assert read_items([f"{folder}/*.wav#a:1", table]) == [
+        Item(f"{folder / 'b.wav'}#a:1"),
+        Item(f"{folder / 'audio' / 'c.wav'}#a:1"),
+    ]
+
+
 def test_a_file_that_is_missing_stays_an_item() -> None:
     assert list(read_items(["gone.wav"])) == [Item("gone.wav")]
 

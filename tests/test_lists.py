@@ -143,7 +143,7 @@ def test_a_quoted_text_of_several_lines_is_a_cell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ('{"file": "a.wav", "label": "dog", "start": [1]}', "could not convert"),
+        ('{"file": "a.wav", "label": "dog", "start": [1]}', "the start '[1]' is no number: write seconds, or"),
         ('{"file": "a.wav", "label": "dog", "start": 1, "end": NaN}', "a.wav cannot start at 1 s and end at nan s"),
         ('{"file": "a.wav", "label": "dog", "loss_weight": NaN}', "loss_weight nan is not"),
         ('{"file": "a.wav", "label": NaN}', "no label for a.wav"),

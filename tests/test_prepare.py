@@ -16,12 +16,13 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from conftest import noise, tone, write_wav
+from conftest import muxed, noise, tone, write_wav
 from datasets import Dataset, load_from_disk
 from filelock import FileLock
 
 from patchout.audio import load
 from patchout.cli import run_command
+from patchout.data import scan
 from patchout.errors import InputError
 from patchout.prepare.check import KBPS, ORIGINAL, Encoding, check
 from patchout.prepare.job import plan, prepare
@@ -255,6 +256,27 @@ def test_a_segment_is_cut_out() -> None:
     ramp = np.arange(32_000) / 32_768
     found = check(bytes_of(ramp), Encoding("flac"), start_s=0.25, end_s=0.5)
     assert np.array_equal(load(found.audio), ramp[8000:16_000].astype(np.float32))
+
+
+def test_a_sound_that_is_odd_is_not_called_damaged() -> None:
+    two, loud = muxed("matroska", "pcm_s16le", [0], num_streams=2), io.BytesIO()
+    soundfile.write(loud, 20_000 * noise(0.1), 32_000, format="WAV", subtype="FLOAT")
+    for data, note in ((two, "holds 2 audio streams"), (loud.getvalue(), "peaks at ")):
+        found = check(data, ORIGINAL)
+        assert found.problem == "suspicious sound"
+        assert found.note.startswith(note)
+
+
+def test_an_audio_stream_is_packed_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.mkv").write_bytes(muxed("matroska", "pcm_s16le", [0], num_streams=2))
+    (tmp_path / "in/list.csv").write_text("file,label\na.mkv#a:1,dog\na.mkv#a:2,cat\n")
+    with pytest.raises(ValueError, match=r"a.mkv#a:1 is a part of its file: .* need --encoding flac or mp3"):
+        plan("folder", tmp_path / "in", out=tmp_path / "out")
+    info = prepare(plan("folder", tmp_path / "in", out=tmp_path / "out", encoding=Encoding("flac")))
+    assert info["problems"] == {"broken": 1}
+    assert "a.mkv#a:2,broken" in (tmp_path / "out" / "report.csv").read_text().replace('"', "")
+    assert [len(scan(tmp_path / "out").wave(0, 8000))] == [2000]
 
 
 def test_equal_sounds_have_equal_digests_whatever_the_file() -> None:

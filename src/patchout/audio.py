@@ -30,10 +30,11 @@ class Stream:
     """One source as float32 mono blocks `(samples,)` at `rate` Hz; iterate it once, memory stays bounded.
 
     `start_s` and `end_s` (seconds) cut a segment; a block holds about BLOCK_S seconds; `channel` is one of the
-    channels or the mean of all; the path "talk.mkv#a:1" names the second audio stream of talk.mkv. `source_rate` is 0
-    until the first block; `num_samples` (at `rate`), `duration_s`, `warning` (what is missing, silent or odd in the
-    source, else None) and `silence` (why nothing is heard, else None) are complete after the last one. Iterating
-    raises AudioError, or OSError for a file that cannot be read.
+    channels or the mean of all; the path "talk.mkv#a:1" names the second audio stream of talk.mkv. `source_rate` and
+    `num_channels` (of the source) are 0 until the first block; `num_samples` (at `rate`), `duration_s`, `warning` (what
+    is missing, silent or odd in the source, else None), `is_damaged` (sound is missing) and `silence` (why nothing is
+    heard, else None) are complete after the last one. Iterating raises AudioError, or OSError for a file that cannot be
+    read.
     """
 
     def __init__(
@@ -55,13 +56,13 @@ class Stream:
             raise ValueError(f"channel={channel!r} is not allowed: give {', '.join(get_args(Channel))}")
         self.name = name_of(source)
         self.rate = int(rate)
-        self.source_rate = 0
+        self.source_rate = self.num_channels = 0
         self.num_samples = 0
         self.duration_s = 0.0
         self.warning: str | None = None
         self.silence: str | None = None
         self._flaws: dict[str, list[tuple[float, float]]] = {}  # what is wrong -> where and how long, in seconds
-        self._is_cut, self._channel_peak = False, 0.0
+        self.is_damaged, self._channel_peak = False, 0.0
         self._source: Source | None = source
         self._start_s, self._end_s = start_s, end_s
         self._channel = channel
@@ -126,7 +127,8 @@ class Stream:
         if reason == CANCEL:  # something was there, and our mean has lost it
             self._flaws[reason] = []
         remarks = [_remark(text, places) for text, places in self._flaws.items()]
-        if self._is_cut or IS_DAMAGED in self._flaws:
+        self.is_damaged = self.is_damaged or any(IS_DAMAGED in flaw for flaw in self._flaws)
+        if self.is_damaged:
             remarks.append(f"the {self.duration_s:.2f} s that can be decoded are used")
         if said := "; ".join(filter(None, [*remarks, too_loud(float(peak))])):
             self.warning = f"{self.name}: {said}"
@@ -147,6 +149,7 @@ class Stream:
                     last = position if self._end_s is None else max(first + 1, round(self._end_s * rate))
                     piece = samples[max(0, first - start) : max(0, last - start)]
                     self._channel_peak = max(self._channel_peak, block.channel_peak)
+                    self.num_channels = max(self.num_channels, block.num_channels)
                     if block.flaw and (len(piece) or (not len(samples) and (start == 0 or first <= start <= last))):
                         self._note(block, len(piece))
                     if len(piece):
@@ -157,7 +160,7 @@ class Stream:
                         break
         except CutError as error:
             self._flaws.setdefault(str(error), [])
-            self._is_cut = True
+            self.is_damaged = True
         if not position:
             reason = "; ".join(self._flaws) or "holds no samples"
             raise AudioError(f"{self.name}: {reason}; nothing in it can be decoded")

@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 from patchout import audio
 from patchout.columns import loss_weight
 from patchout.errors import DataError
+from patchout.files import without_stream
 from patchout.folders import composed
 
 __all__ = ["ClipSet", "DataError", "Packed", "Task", "by_name", "rows_of", "task_of"]
@@ -179,7 +180,8 @@ class ClipSet:
 
     def files(self) -> list[str]:
         """What each clip is cut out of: its file by one spelling; of a packed segment, what its id says of that."""
-        return [SPAN.sub("", name) if self.packed else os.path.normpath(name) for name in self.names()]
+        files = (SPAN.sub("", name) if self.packed else os.path.normpath(name) for name in self.names())
+        return [without_stream(file)[0] for file in files]
 
     def groups(self) -> np.ndarray:
         """Clips that are never parted: those of one group, of one file, and of groups that share a file."""

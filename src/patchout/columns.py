@@ -113,17 +113,21 @@ def text_of(value: object) -> str:
 
 def span_of(cells: Mapping[str, Any], columns: Columns) -> tuple[float, float | None]:
     """Start and end in seconds; a ValueError for what is no number."""
-    first, last = (_seconds(columns.cell(cells, meaning)) for meaning in ("start", "end"))
+    first, last = (_seconds(columns, cells, meaning) for meaning in ("start", "end"))
     start_s = first or 0.0
     end_s = start_s + last if last is not None and columns.lasts else last
     return start_s, None if end_s == math.inf else end_s
 
 
-def _seconds(value: object) -> float | None:
-    if value is None or not str(value).strip():
+def _seconds(columns: Columns, cells: Mapping[str, Any], meaning: str) -> float | None:
+    value = columns.cell(cells, meaning)
+    if not (text := "" if value is None else str(value).strip()):
         return None
-    text = str(value).strip()
-    return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
+    try:
+        return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
+    except ValueError:
+        todo = "write seconds, or leave the cell empty"
+        raise ValueError(f"the {columns.used[meaning]} {text!r} is no number: {todo}") from None
 
 
 def loss_weight(value: object) -> float:

@@ -3,12 +3,14 @@
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+STREAM = re.compile(r"(.+)(#a:\d+)", re.DOTALL)  # "talk.mkv#a:1" is its second audio stream, as ffmpeg counts
 MAX_STEM_BYTES = 200  # of the 255 that a name may have: an ending, and what makes it another, fit behind
 
 
@@ -19,10 +21,18 @@ class FileState(NamedTuple):
     modified_s: float | None
 
 
+def without_stream(name: str) -> tuple[str, str]:
+    """The file that a name means, and "#a:1" where the name goes on with one of its audio streams, else ""."""
+    chosen = STREAM.fullmatch(name)
+    if chosen is None or os.path.exists(name):  # noqa: PTH110 - Path refuses some names that exist
+        return name, ""
+    return chosen[1], chosen[2]
+
+
 def file_state(file: str) -> FileState:
     """Of a file as it is now; None where there is none."""
     try:
-        status = os.stat(file)  # noqa: PTH116  # two million times
+        status = os.stat(without_stream(file)[0])  # noqa: PTH116  # two million times
     except (OSError, ValueError):
         return FileState(None, None)
     return FileState(status.st_size, status.st_mtime)

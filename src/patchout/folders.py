@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from patchout.errors import DataError, InputError
+from patchout.files import STREAM
 
 SUFFIXES = frozenset(
     (
@@ -94,11 +95,18 @@ class Finder:
     def find(self, name: str) -> str:
         """The path of a file, below the folder where the name is; FileNotFoundError says where it was looked for.
 
-        `~` is a home, and where no file has a backslash in its name it parts folders. InputError for an address;
-        OSError for what cannot be looked at.
+        `~` is a home, and where no file has a backslash in its name it parts folders; behind the file its audio stream
+        may stand (#a:1). InputError for an address; OSError for what cannot be looked at.
         """
         refuse_url(name)
-        name = at_home(name)
+        chosen = STREAM.fullmatch(name)
+        for file, stream in ((name, ""), *([chosen.groups()] if chosen else [])):
+            if path := self._find(at_home(file)):
+                return path + stream
+        raise FileNotFoundError(f"no file {name!r} in {self.folder} or its audio/")
+
+    def _find(self, name: str) -> str:
+        """The path of a file below the folder, "" where there is none."""
         spellings = dict.fromkeys((name, name.replace("\\", "/"))) if name else {}
         places = [place for spelling in spellings for place in (spelling, f"audio/{spelling}")]
         for look in (lambda place: place, self._on_disk):
@@ -106,7 +114,7 @@ class Finder:
                 path = look(place)
                 if path and _is_file(self.folder / path):
                     return str(PurePath(path))
-        raise FileNotFoundError(f"no file {name!r} in {self.folder} or its audio/")
+        return ""
 
     def _on_disk(self, place: str) -> str:
         """The path as its directories spell it, "" where they have none."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from patchout import lists
 from patchout.columns import COLUMNS, columns_of, span_of, text_of
 from patchout.errors import InputError
+from patchout.files import without_stream
 from patchout.folders import Finder, at_home, refuse_url, walk
 
 
@@ -45,8 +46,9 @@ def find_files(source: str, on_problem: Callable[[str], None] = _refuse) -> Iter
     if path.is_dir():
         found, empty = walk(path, on_problem), "a folder without sound files"
     elif not path.exists() and glob.has_magic(source):
-        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
-        found, empty = filter(os.path.isfile, matches), "no file matches"
+        pattern, stream = without_stream(str(path))
+        matches = sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))  # noqa: PTH207
+        found, empty = (match + stream for match in matches), "no file matches"
     first = next(found, None)
     if first is None:
         raise InputError(f"{source}: {empty}: name sound files, folders with some, or patterns that match some")

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from patchout.columns import COLUMNS, Cells, folded, is_small
 from patchout.errors import DataError
+from patchout.files import without_stream
 from patchout.folders import is_sound
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
@@ -112,7 +113,7 @@ def _separated_rows(path: Path, header: Sequence[str], delimiter: str, skipped: 
 
     def is_row(line: str) -> bool:
         cells = line.split(delimiter)
-        return len(cells) > where and is_sound(Path(cells[where].strip(' \r\n"')))
+        return len(cells) > where and is_sound(Path(without_stream(cells[where].strip(' \r\n"'))[0]))
 
     with path.open(newline="", encoding="utf-8-sig") as file:
         for _ in range(skipped):

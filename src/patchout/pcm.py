@@ -23,15 +23,17 @@ class Block(NamedTuple):
     samples: np.ndarray  # (samples,) float32
     flaw: str = ""  # what is wrong with this piece, or here if it holds no samples
     channel_peak: float = 0.0  # of the loudest channel, where their mean is quiet
+    num_channels: int = 1  # of the source
 
 
 def block_of(rate: int, start: int, frames: np.ndarray, channel: Channel) -> Block:
     """One channel of `(samples, channels)` PCM, or their mean, from the source's sample `start` on."""
     samples = mono(frames, channel)
+    block = Block(rate, start, samples, num_channels=frames.shape[1])
     if channel != "mean" or frames.shape[1] == 1 or not len(samples) or not -QUIET < samples[len(samples) // 2] < QUIET:
-        return Block(rate, start, samples)
+        return block
     sides: tuple[Channel, ...] = ("left", "right")  # of more channels too: two that differ are enough
-    return Block(rate, start, samples, channel_peak=max(float(np.abs(mono(frames, side)).max()) for side in sides))
+    return block._replace(channel_peak=max(float(np.abs(mono(frames, side)).max()) for side in sides))
 
 
 def mono(frames: np.ndarray, channel: Channel) -> np.ndarray:

@@ -3,16 +3,15 @@
 import contextlib
 import io
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from patchout.containers import BinaryFile
 from patchout.errors import AudioError
+from patchout.files import without_stream
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | tuple[Any, Any]  # (array, rate in Hz)
-STREAM = re.compile(r"(.+)#a:(\d+)", re.DOTALL)  # "talk.mkv#a:1" is its second audio stream, as ffmpeg counts
 
 
 def name_of(source: Source) -> str:
@@ -97,8 +96,9 @@ def opened(source: Source) -> Iterator[Reader]:
         if isinstance(source, bytes | bytearray | memoryview):
             file: Any = io.BytesIO(source)
         elif isinstance(source, str | os.PathLike):
-            path, stream = _stream_of(name)
-            file = stack.enter_context(_open_path(path, name))
+            path, chosen = without_stream(name)
+            stream = int(chosen[3:]) if chosen else None
+            file = stack.enter_context(_open_path(Path(path), name))
         else:
             file = source
         try:
@@ -111,14 +111,6 @@ def opened(source: Source) -> Iterator[Reader]:
             raise AudioError(f"{name}: is an empty file; check how it was made or copied")
         reader.stream = stream
         yield reader
-
-
-def _stream_of(name: str) -> tuple[Path, int | None]:
-    """The path, and which of its audio streams is meant if the name says so and is no file itself."""
-    chosen = STREAM.fullmatch(name)
-    if chosen is None or os.path.exists(name):  # noqa: PTH110 - Path refuses some names that exist
-        return Path(name), None
-    return Path(chosen[1]), int(chosen[2])
 
 
 def _open_path(path: Path, name: str) -> BinaryIO:

@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from patchout.audio import AudioError, Channel, Stream
+from patchout.audio import AudioError, Channel, Stream, name_of
 from patchout.decode import decode
 from patchout.errors import CutError
 
@@ -42,58 +42,46 @@ class Checked(NamedTuple):
     audio_s: float = 0.0
 
 
-def check(data: bytes, encoding: Encoding, *, start_s: float = 0.0, end_s: float | None = None) -> Checked:
-    """Decode a file's bytes (or a segment of them) to the end, and encode them anew if asked for."""
-    if len(data) > MAX_BYTES:
+def check(source: bytes | str, encoding: Encoding, *, start_s: float = 0.0, end_s: float | None = None) -> Checked:
+    """Decode a file (or a segment of it) to the end, and encode it anew if asked for; ORIGINAL takes bytes."""
+    if len(source) > MAX_BYTES:
         return Checked(problem="broken", note="is larger than 2 GB: cut it into pieces")
-    stream = Stream(data, RATE, start_s=start_s, end_s=end_s)
+    stream, prefix = Stream(source, RATE, start_s=start_s, end_s=end_s), f"{name_of(source)}: "
     digest, peak = hashlib.blake2b(digest_size=8), 0.0
     try:
         for block in stream:
             digest.update(block.data)
             peak = max(peak, float(np.abs(block).max()))
-    except AudioError as error:
-        return Checked(problem="zero-length" if _is_empty(data) else "broken", note=_note(error))
+    except (AudioError, OSError) as error:
+        problem = "zero-length" if _is_empty(source) else "broken"
+        return Checked(problem=problem, note=str(error).removeprefix(prefix))
+    data = source if isinstance(source, bytes) else b""
     found = Checked(data, rate=stream.source_rate, audio_s=stream.duration_s)
     if stream.warning:
-        found = found._replace(problem="damaged", note=_note(stream.warning))
+        problem = "damaged" if stream.is_damaged else "suspicious sound"
+        found = found._replace(problem=problem, note=stream.warning.removeprefix(prefix))
     if stream.silence or peak < SILENT_PEAK:
-        note = _note(stream.silence or f"its peak is {peak:.0e} of full scale")
+        note = (stream.silence or f"its peak is {peak:.0e} of full scale").removeprefix(prefix)
         found = found._replace(problem="silent", note=note)
     else:
         found = found._replace(digest=int.from_bytes(digest.digest(), "big", signed=True))
     if encoding == ORIGINAL:
         return found
-    channels = _num_channels(data)
-    if channels > 2:
-        return Checked(problem="broken", note=f"has {channels} channels, only 1 or 2 are encoded: keep the original")
-    sides: tuple[Channel, ...] = ("left", "right") if channels == 2 else ("mean",)
-    streams = [Stream(data, RATE, start_s=start_s, end_s=end_s, channel=side) for side in sides]
+    if stream.num_channels > 2:
+        note = f"has {stream.num_channels} channels, only 1 or 2 are encoded: keep the original"
+        return Checked(problem="broken", note=note)
+    sides: tuple[Channel, ...] = ("left", "right") if stream.num_channels == 2 else ("mean",)
+    streams = [Stream(source, RATE, start_s=start_s, end_s=end_s, channel=side) for side in sides]
     waves = np.stack([np.concatenate(list(stream)) for stream in streams], axis=1)
     return found._replace(audio=_encoded(waves, encoding))
 
 
-def _note(text: object) -> str:
-    return str(text).removeprefix("<bytes>: ")
-
-
-def _is_empty(data: bytes) -> bool:
+def _is_empty(source: bytes | str) -> bool:
     """Whether it is a sound file all right, of no samples."""
     try:
-        return not data or not any(len(block.samples) for block in decode(data))
-    except (AudioError, CutError):
+        return not source or not any(len(block.samples) for block in decode(source))
+    except (AudioError, CutError, OSError):
         return False
-
-
-def _num_channels(data: bytes) -> int:
-    """Of a sound that can be decoded."""
-    import av
-
-    try:
-        return soundfile.info(io.BytesIO(data)).channels
-    except soundfile.SoundFileError:
-        with av.open(io.BytesIO(data)) as container:
-            return container.streams.audio[0].layout.nb_channels
 
 
 def _encoded(waves: Float[np.ndarray, "sample channel"], encoding: Encoding) -> bytes:

@@ -24,7 +24,7 @@ from pyarrow.csv import WriteOptions, write_csv
 
 from patchout.clips import rows_of
 from patchout.errors import InputError
-from patchout.files import is_newer, write_aside, write_json
+from patchout.files import is_newer, without_stream, write_aside, write_json
 from patchout.job_folder import claim, only_writer
 from patchout.prepare.check import ORIGINAL, Encoding
 from patchout.prepare.layouts import read_layout
@@ -58,8 +58,8 @@ def plan(name: str, source: Path, *, out: Path, encoding: Encoding = ORIGINAL) -
     listing = read_layout(name, source)
     listed, ids = Counter[str](), hashlib.sha256()
     for clip in listing.clips:
-        if encoding == ORIGINAL and (clip.start_s or clip.end_s is not None):
-            raise ValueError(f"{clip.id} is cut out of its file: segments need --encoding flac or mp3")
+        if encoding == ORIGINAL and (clip.start_s or clip.end_s is not None or without_stream(clip.file)[1]):
+            raise ValueError(f"{clip.id} is a part of its file: streams and segments need --encoding flac or mp3")
         listed[clip.fold] += 1
         ids.update(f"{clip.id}\n".encode())
     total = listed.total()

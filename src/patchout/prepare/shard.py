@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from patchout.files import write_aside
+from patchout.files import without_stream, write_aside
 from patchout.prepare.check import MAX_BYTES, Checked, Encoding, check
 from patchout.prepare.listing import Clip
 
@@ -68,23 +68,24 @@ def _checked(clips: Sequence[Clip], encoding: Encoding) -> Iterator[tuple[Clip, 
     groups = lru_cache(maxsize=1)(_row_group)  # clips come in the order of their containers
     for clip in clips:
         try:
-            data = _bytes(clip, groups)
+            source = _source(clip, groups)
         except FileNotFoundError:
             yield clip, Checked(problem="missing", note="no such file" if clip.file else "no file has its name")
         except (OSError, pa.ArrowException, LookupError) as error:
             reason = getattr(error, "strerror", None) or error
             yield clip, Checked(problem="broken", note=f"cannot be read: {reason}")
         else:
-            yield clip, check(data, encoding, start_s=clip.start_s, end_s=clip.end_s)
+            yield clip, check(source, encoding, start_s=clip.start_s, end_s=clip.end_s)
 
 
-def _bytes(clip: Clip, groups: Callable[[str, int], pa.ChunkedArray]) -> bytes:
-    """The bytes of a clip's file, or those in its row of a container."""
+def _source(clip: Clip, groups: Callable[[str, int], pa.ChunkedArray]) -> bytes | str:
+    """The bytes of a clip's file, or those in its row of a container; of a stream of a file its name."""
     if not clip.file:
         raise FileNotFoundError
     if clip.row < 0:
-        with Path(clip.file).open("rb") as file:
-            return file.read(MAX_BYTES + 1)  # `check` refuses what is larger
+        path, stream = without_stream(clip.file)
+        with Path(path).open("rb") as file:
+            return clip.file if stream else file.read(MAX_BYTES + 1)  # `check` refuses what is larger
     if clip.file.endswith(".parquet"):
         sound = groups(clip.file, clip.group)[clip.row].as_py()
         if not sound or sound["bytes"] is None:
