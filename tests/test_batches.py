@@ -27,6 +27,15 @@ def gain_and_roll(wave: Tensor, rng: Generator) -> Tensor:
     return augment.roll(augment.gain(wave, (-7, 6), rng), 1600, rng)
 
 
+def test_a_clip_that_is_cut_short_is_used_and_told(tmp_path: Path) -> None:
+    whole = write_wav(tmp_path / "dog" / "a.wav", tone(1.0)).read_bytes()
+    (tmp_path / "dog" / "a.wav").write_bytes(whole[: len(whole) // 2])
+    waves = Waves(scan(tmp_path), rate=RATE, num_samples=1600, seed=0)
+    batch = next(iter(batches(waves, StepSampler(1, 2, seed=0, first=0, last=1), workers=0)))
+    assert (batch.problems, batch.weight.min()) == ((), 1)
+    assert [remark.partition(": ")[2][:15] for remark in batch.remarks] == ["is cut short, i"]
+
+
 # -- steps ------------------------------------------------------------------------------------------------------------
 
 

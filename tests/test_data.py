@@ -198,7 +198,8 @@ def test_an_unusable_row_is_named_by_its_line_and_the_rest_is_used(row: str, rea
 
 def test_a_row_may_name_an_audio_stream_which_is_a_part_of_its_file(tmp_path: Path) -> None:
     rows = "a.wav#a:0,dog\na.wav#a:1,cat\ngone.wav#a:0,dog\na.wav#a:,cat\nb.wav#a:1,cat\n"
-    clips = table(tmp_path, f"file,label\n{rows}", "a.wav", "audio/b.wav#a:1")
+    write_wav(tmp_path / "audio" / "b.wav", tone(0.02)).rename(tmp_path / "audio" / "b.wav#a:1")  # a file of that name
+    clips = table(tmp_path, f"file,label\n{rows}", "a.wav")
     assert clips.names() == [str(tmp_path / name) for name in ("a.wav#a:0", "a.wav#a:1", "audio/b.wav#a:1")]
     assert len({*clips.groups()}) == 2
     assert [problem.partition(": ")[2] for problem in clips.problems] == [

@@ -106,6 +106,14 @@ def test_scores_of_0_and_1_stay_finite(
     assert found == pytest.approx([0.0, limit, limit] if task == "multi_class" else [limit, -87.34, 0.0], abs=0.01)
 
 
+def test_a_clip_that_is_cut_short_is_scored_and_told(tiny: Passt, clips: ClipSet, class_folder: Path) -> None:
+    path = class_folder / "bell" / "0.wav"
+    path.write_bytes(path.read_bytes()[:-2000])
+    both = ensemble([ask(tiny, clips)] * 2, [np.arange(3)] * 2)
+    assert (len(both.index), both.failed) == (len(clips), ())
+    assert [warning.partition(" promises")[0] for warning in both.warnings] == [f"{path}: is cut short, its header"]
+
+
 def test_a_broken_clip_is_named_and_left_out(tiny: Passt, clips: ClipSet, class_folder: Path) -> None:
     (class_folder / "dog" / "0.wav").write_bytes(b"no sound")
     seen: list[None] = []

@@ -27,9 +27,9 @@ NAN, INF = float("nan"), float("inf")
 CPU = torch.device("cpu")
 
 
-def batch_of(*clips: int, problems: tuple[str, ...] = ()) -> Batch:
+def batch_of(*clips: int, problems: tuple[str, ...] = (), remarks: tuple[str, ...] = ()) -> Batch:
     ones = torch.ones(len(clips), 1)
-    return Batch(ones, ones, ones, torch.tensor(clips), problems)
+    return Batch(ones, ones, ones, torch.tensor(clips), problems, remarks)
 
 
 class Line:
@@ -395,6 +395,16 @@ def test_an_unreadable_clip_is_told_once(tmp_path: Path) -> None:
     line.job.batches = lambda first: [batch_of(0, 1, problems=("dog.wav: broken",))] * 4
     line.run()
     assert line.problems == ["dog.wav: broken"]
+
+
+def test_what_is_missing_in_clips_is_told_once_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "MOST_REMARKS", 2)
+    line = Line(tmp_path, [1] * 4, clips=4)
+    line.job.batches = lambda first: [batch_of(0, 1, remarks=("0: cut", f"{number}: cut")) for number in range(4)]
+    line.run()
+    assert line.problems == ["0: cut", "1: cut", "more such clips: `patchout prepare` names them all"]
 
 
 def test_too_many_unreadable_clips_stop_the_run(tmp_path: Path) -> None:

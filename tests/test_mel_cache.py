@@ -42,13 +42,13 @@ def cache(sounds: Path, tmp_path: Path) -> MelCache:
 def decoding(cache: MelCache, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The clips that are decoded from now on."""
     read: list[int] = []
-    wave = type(cache.clips).wave
+    heard = type(cache.clips).heard
 
-    def reading(self: object, clip: int, rate: int) -> torch.Tensor:
+    def reading(self: object, clip: int, rate: int) -> tuple[torch.Tensor, str]:
         read.append(clip)
-        return wave(cache.clips, clip, rate)
+        return heard(cache.clips, clip, rate)
 
-    monkeypatch.setattr(type(cache.clips), "wave", reading)
+    monkeypatch.setattr(type(cache.clips), "heard", reading)
     return read
 
 

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ class Item(NamedTuple):
     weight: Tensor  # (classes,), (1,) without classes
     clip: int
     problem: str  # why the clip is silent, "" if it is not
+    remarks: tuple[str, ...] = ()  # what is missing or odd in what was decoded for it
 
 
 class Batch(NamedTuple):
@@ -38,6 +40,7 @@ class Batch(NamedTuple):
     weight: Tensor  # (B, classes): 0 where the label is not known; (B, 1) without classes
     clip: Tensor  # (B,) index into the training clips
     problems: tuple[str, ...]  # why clips could not be read
+    remarks: tuple[str, ...] = ()  # what is missing or odd in those that could
 
 
 class Waves(Dataset[Item]):
@@ -65,6 +68,7 @@ class Waves(Dataset[Item]):
         self.cache_samples = round(CACHE_HOURS * 3600 * rate)  # in all workers together
         self._cached_samples = 0
         self._cache: dict[int, Tensor] = {}
+        self._remarks: list[str] = []  # since the last item
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -88,7 +92,8 @@ class Waves(Dataset[Item]):
     def _weighed(self, one: Labelled, index: int, problem: str = "") -> Item:
         """A clip by the weight that its set gives it."""
         known = one.known if self.clips.classes else torch.ones(1)
-        return Item(one.wave, one.target, known * self.clips.weight(index), index, problem)
+        remarks, self._remarks = tuple(self._remarks), []
+        return Item(one.wave, one.target, known * self.clips.weight(index), index, problem, remarks)
 
     def _clip(self, index: int, rng: Generator) -> Labelled:
         """One clip by itself."""
@@ -101,7 +106,8 @@ class Waves(Dataset[Item]):
         """The clip's waveform, kept in memory while the set is small; workers share what may be kept."""
         if index in self._cache:
             return self._cache[index]
-        wave = self.clips.wave(index, self.rate, rng if self.crop else None)
+        wave, remark = self.clips.heard(index, self.rate, rng if self.crop else None)
+        self._remarks += [remark] if remark else []
         worker = get_worker_info()
         room = self.cache_samples / (worker.num_workers if worker else 1) - self._cached_samples
         if len(wave) <= room and len(wave) < LONG_S * self.rate:
@@ -214,6 +220,6 @@ def leave_to_parent(worker: int) -> None:
 
 def _stack(items: list[Item]) -> Batch:
     """Items side by side; a worker puts all of them into shared memory here: copying later, it aborts when stopped."""
-    *tensors, clip, problems = zip(*items, strict=True)
+    *tensors, clip, problems, remarks = zip(*items, strict=True)
     wave, target, weight, clips = (default_collate(list(part)) for part in (*tensors, map(torch.tensor, clip)))
-    return Batch(wave, target, weight, clips, tuple(filter(None, problems)))
+    return Batch(wave, target, weight, clips, tuple(filter(None, problems)), tuple(chain.from_iterable(remarks)))

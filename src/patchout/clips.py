@@ -117,14 +117,19 @@ class ClipSet:
         return self._stream(clip, rate, self._cell("start_s", clip) or 0.0, self._cell("end_s", clip))
 
     def wave(self, clip: int, rate: int, rng: Generator | None = None) -> Float[Tensor, "sample"]:
-        """The clip's sound at `rate` Hz; DataError names a clip that cannot be read.
+        """What `heard` gives, without what is to be said of it."""
+        return self.heard(clip, rate, rng)[0]
+
+    def heard(self, clip: int, rate: int, rng: Generator | None = None) -> tuple[Float[Tensor, "sample"], str]:
+        """The clip's sound at `rate` Hz, and what is missing or odd in it; DataError names one that cannot be read.
 
         Of one that lasts longer than LONG_S, whatever its header says, so much: its beginning, or with `rng` any part.
         """
         most, total = round(LONG_S * rate), 0
         blocks: list[np.ndarray] = []
+        stream = self.stream(clip, rate)
         try:
-            for block in self.stream(clip, rate):
+            for block in stream:
                 if total < most:
                     blocks.append(block)
                 elif rng is None:
@@ -134,7 +139,8 @@ class ClipSet:
                 first = int(torch.randint(0, total - most + 1, (), generator=rng))
                 start_s = (self._cell("start_s", clip) or 0.0) + first / rate
                 blocks = list(self._stream(clip, rate, start_s, start_s + LONG_S))
-            return torch.from_numpy(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))[:most]
+            wave = torch.from_numpy(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))[:most]
+            return wave, stream.warning or ""
         except (audio.AudioError, OSError) as error:
             raise DataError(str(error)) from error
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ class Predictions:
     scores: Table  # logits
     index: Int[np.ndarray, "clip"]  # places of these clips in the set, rising
     failed: tuple[str, ...]  # the other clips, each with its reason
+    warnings: tuple[str, ...] = ()  # what is missing or odd in those that could
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ def predict(
     own = model.config.channel
     clips = clips if own == "mean" else replace(clips, channel=own)
     streams = (clips.stream(clip, model.config.mel.sample_rate) for clip in range(len(clips)))
-    scored, failed = {}, []
+    scored, failed, warnings = {}, list[str](), list[str]()
     for clip, one in enumerate(score(model, streams, precision=precision, batch_size=batch_size)):
+        warnings += [one.warning] if one.warning else []
         if one.scores is not None and np.isfinite(one.scores).all():
             scored[clip] = one.scores
         else:
@@ -75,7 +78,7 @@ def predict(
     one_class = model.config.task == "multi_class"
     inside = np.clip(table, np.finfo(np.float32).tiny, 1.0 if one_class else 1 - 2**-25)  # float32 scores reach 0 and 1
     logits = (np.log(inside) if one_class else special.logit(inside)).astype(np.float32)
-    return Predictions(logits, np.array([*scored], np.int64), tuple(failed))
+    return Predictions(logits, np.array([*scored], np.int64), tuple(failed), tuple(warnings))
 
 
 def probabilities(logits: Table, task: Task) -> Table:
@@ -88,8 +91,7 @@ def interleave(parts: Sequence[Predictions]) -> Predictions:
     """Join what each rank of several processes predicted for `clips.take(range(rank, len(clips), len(parts)))`."""
     index = np.concatenate([part.index * len(parts) + rank for rank, part in enumerate(parts)])
     order = np.argsort(index)
-    failed = tuple(problem for part in parts for problem in part.failed)
-    return Predictions(np.concatenate([part.scores for part in parts])[order], index[order], failed)
+    return Predictions(np.concatenate([part.scores for part in parts])[order], index[order], *_said(parts))
 
 
 def label_orders(configs: Sequence[TaggerConfig]) -> list[Int[np.ndarray, "class"]]:
@@ -108,8 +110,13 @@ def ensemble(parts: Sequence[Predictions], orders: Sequence[Int[np.ndarray, "cla
     """The mean of the models' logits for the clips that all of them could read, in the first one's order of labels."""
     index = reduce(np.intersect1d, [part.index for part in parts])
     rows = [part.scores[np.isin(part.index, index)][:, order] for part, order in zip(parts, orders, strict=True)]
-    failed = dict.fromkeys(problem for part in parts for problem in part.failed)
-    return Predictions(np.mean(rows, axis=0), index, tuple(failed))
+    return Predictions(np.mean(rows, axis=0), index, *_said(parts))
+
+
+def _said(parts: Sequence[Predictions]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What failed in any part, and all warnings, each once."""
+    failed = dict.fromkeys(chain.from_iterable(part.failed for part in parts))
+    return tuple(failed), tuple(dict.fromkeys(chain.from_iterable(part.warnings for part in parts)))
 
 
 def judge(

@@ -59,23 +59,27 @@ class MelCache(Dataset[Item]):
         frames = self.mel.num_frames(self.num_samples)
         rng = keyed("clip", self.seed, epoch, index)
         try:
-            held = self._held(index, rng)
+            held, remark = self._held(index, rng)
         except DataError as error:
             return broken(torch.zeros(frames, self.mel.n_mels, dtype=torch.float16), self.clips, index, error)
         first = int(torch.randint(0, len(held) - frames + 1, (), generator=rng))
         crop = torch.from_numpy(held[first : first + frames].copy())
-        return Item(crop, self.clips.target(index), torch.full((1,), self.clips.weight(index)), index, "")
+        weight = torch.full((1,), self.clips.weight(index))
+        return Item(crop, self.clips.target(index), weight, index, "", (remark,) if remark else ())
 
-    def _held(self, index: int, rng: Generator) -> Float16[np.ndarray, "frame mel"]:
-        """A clip's log-mel, mapped or new; frames come first, so that a crop is one piece of the file."""
+    def _held(self, index: int, rng: Generator) -> tuple[Float16[np.ndarray, "frame mel"], str]:
+        """A clip's log-mel, mapped or new; frames come first, so that a crop is one piece of the file.
+
+        Of a new one, what is missing or odd in its sound.
+        """
         path = self.folder / str(index // 1000) / f"{index % 1000}.npy"
         modified_s = None if self.clips.packed else file_state(self.clips.name(index)).modified_s
         with suppress(OSError, ValueError, EOFError):  # not there yet, or damaged
             if modified_s is None or self._is_of(modified_s, path.stat().st_mtime):
-                return np.load(path, mmap_mode="r")
-        wave = self.clips.wave(index, self.mel.sample_rate)
+                return np.load(path, mmap_mode="r"), ""
+        wave, remark = self.clips.heard(index, self.mel.sample_rate)
         if is_long := len(wave) >= LONG_S * self.mel.sample_rate:
-            wave = self.clips.wave(index, self.mel.sample_rate, rng)
+            wave, remark = self.clips.heard(index, self.mel.sample_rate, rng)
         wave = fit(wave, max(len(wave), self.num_samples))
         held = np.ascontiguousarray(log_mel(wave[None], self.mel)[0].T.half().numpy())
         if not is_long:
@@ -84,7 +88,7 @@ class MelCache(Dataset[Item]):
                 np.save(aside, held)
                 if modified_s is not None:
                     os.utime(aside, (modified_s, modified_s))
-        return held
+        return held, remark
 
     def _is_of(self, modified_s: float, kept_s: float) -> bool:
         """Whether a log-mel of one time is that of a sound of another; earlier versions left it as written."""

@@ -18,6 +18,7 @@ from patchout.device import Precision, pick_precision
 from patchout.errors import InputError
 
 MAX_UNREADABLE = 0.01  # share of the clips
+MOST_REMARKS = 100  # on clips that can be read: of a set of films each has one
 MAX_SKIPPED = 24  # steps in a row that fp16 may skip while it finds its loss scale: from 2^16 down to 2^-8
 
 
@@ -62,7 +63,7 @@ class _Pending(NamedTuple):
     step: int
     seen: Tensor  # (process, a loss a part + norm + new problems + wish)
     clips: list[Tensor]  # of each part
-    problems: list[str]
+    news: list[tuple[str, bool]]  # what to say of clips, and whether they could not be read
 
 
 class Stepper:
@@ -80,7 +81,8 @@ class Stepper:
         self.losses: list[float] = []  # of the steps that were read, for whoever empties it
         self.wish = 0  # the greatest of any process at the last step that was read
         self._skipped = 0  # steps in a row without a finite gradient
-        self._problems: set[str] = set()
+        self._told: dict[str, bool] = {}  # what was said of clips -> whether they could not be read
+        self._remarks = 0  # on those that could
         self._pending: _Pending | None = None
 
     def train(self, parts: list[Batch], wish: int) -> None:
@@ -98,8 +100,10 @@ class Stepper:
         norm = get_total_norm([p.grad for p in learning])
         if work.clip_norm:
             clip_grads_with_norm_(learning, work.clip_norm, norm)
-        problems = [text for batch in parts for text in batch.problems if text not in self._problems]
-        told = [norm.new_full((), float(number)) for number in (len(problems), wish)]
+        lost = dict.fromkeys((text for batch in parts for text in batch.problems), True)
+        every = dict.fromkeys((text for batch in parts for text in batch.remarks), False) | lost
+        news = [(text, is_lost) for text, is_lost in every.items() if text not in self._told]
+        told = [norm.new_full((), float(number)) for number in (len(news), wish)]
         seen = self.accelerator.gather(torch.stack([*losses, norm, *told])).view(-1, work.parts + 3)
         if not self.scaler.is_enabled():
             optimizer.found_inf = (~seen.isfinite().all()).float()  # type: ignore[attr-defined]  # the fused step's guard
@@ -107,7 +111,7 @@ class Stepper:
         self.scaler.update()
         optimizer.zero_grad()
         self.check()
-        self._pending = _Pending(self.step, seen, [batch.clip for batch in parts], problems)
+        self._pending = _Pending(self.step, seen, [batch.clip for batch in parts], news)
         self.step += 1
 
     def _backward(self, batch: Batch, part: int) -> Tensor:
@@ -138,7 +142,7 @@ class Stepper:
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        *losses, norms, problems, wishes = pending.seen.T.tolist()
+        *losses, norms, news, wishes = pending.seen.T.tolist()
         flat = [loss for part in losses for loss in part]
         self._skipped = 0 if all(map(math.isfinite, norms)) else self._skipped + 1
         if not all(map(math.isfinite, flat)) or self._skipped > (MAX_SKIPPED if self.scaler.is_enabled() else 0):
@@ -146,8 +150,8 @@ class Stepper:
             raise NonFiniteLossError(self._not_finite(pending, mine))
         self.losses.append(sum(flat) / len(flat))
         self.wish = int(max(wishes))
-        if any(problems):
-            self._report(pending.problems)
+        if any(news):
+            self._report(pending.news)
 
     def _not_finite(self, pending: _Pending, losses: list[float]) -> str:
         """Name the clips of the parts whose loss is not finite, or all of them where only the gradient is not."""
@@ -157,14 +161,19 @@ class Stepper:
         names = ", ".join(self.work.clip_name(clip) for clip in clips[:20]) + (" ..." if len(clips) > 20 else "")
         return f"loss is not finite at step {pending.step}: lower the learning rate, or look at {names}"
 
-    def _report(self, problems: list[str]) -> None:
-        """Tell of clips that no process has told of yet; stop where they are too many."""
-        for problem in gather_object(problems):
-            if problem not in self._problems and self.accelerator.is_main_process:
-                self.on_problem(problem)
-            self._problems.add(problem)
-        if len(self._problems) > MAX_UNREADABLE * self.work.clips:
-            share = f"{len(self._problems)} of {self.work.clips} clips cannot be read, more than {MAX_UNREADABLE:.0%}"
-            some = "; ".join(sorted(self._problems)[:3])
+    def _report(self, news: list[tuple[str, bool]]) -> None:
+        """Tell of clips that no process has told of yet; stop where too many cannot be read."""
+        for text, is_lost in gather_object(news):
+            if text in self._told:
+                continue
+            self._told[text] = is_lost
+            self._remarks += not is_lost
+            if self.accelerator.is_main_process and (is_lost or self._remarks <= MOST_REMARKS + 1):
+                is_one_of_many = not is_lost and self._remarks > MOST_REMARKS
+                self.on_problem("more such clips: `patchout prepare` names them all" if is_one_of_many else text)
+        lost = sorted(text for text, is_lost in self._told.items() if is_lost)
+        if len(lost) > MAX_UNREADABLE * self.work.clips:
+            share = f"{len(lost)} of {self.work.clips} clips cannot be read, more than {MAX_UNREADABLE:.0%}"
+            some = "; ".join(lost[:3])
             todo = "repair them, or let `patchout prepare` name them all and leave them out"
             raise UnreadableClipsError(f"{share}: {todo} ({some})")

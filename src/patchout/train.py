@@ -266,9 +266,10 @@ def _validate(task: _Task, told: set[str], model: nn.Module) -> Scores:
     found = evaluate.interleave(gather_object([part]))
     if not world.is_main_process:
         return {}
-    for problem in sorted({*found.failed} - told):
+    problems = {*found.failed, *found.warnings}
+    for problem in sorted(problems - told):
         task.listener.on_problem(problem)
-    told.update(found.failed)
+    told |= problems
     return _judge(task, found, clips).scores
 
 
@@ -289,6 +290,8 @@ def _conclude(task: _Task, folder: RunFolder, scores: Scores) -> Scores:
     found = evaluate.predict(model, clips, precision=task.config.precision, batch_size=EVALUATION_BATCH)
     weights = f"{path.name}, the {task.config.result} of {task.steps} steps, on the {which} clips"
     write_report(folder.path, found, clips, labels=model.config.labels, task=model.config.task, weights=weights)
+    for problem in (*found.failed, *found.warnings) if which == "test" else ():
+        task.listener.on_problem(problem)
     judged = _judge(task, found, clips)
     final = judged.scores
     if judged.absent:

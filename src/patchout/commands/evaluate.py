@@ -55,7 +55,7 @@ def main(args: Sequence[str]) -> int:
     draws = draws_for(len(clips), len(labels))
     result = judge(predictions, clips, labels=labels, task=task, groups=groups, draws=draws)
     failed = (*clips.problems, *result.failed)
-    for problem in (*failed, *clips.notes):
+    for problem in (*failed, *predictions.warnings, *clips.notes):
         say(problem)
     counts = whole.info.get("official", {}).items()
     official = {split: count for split, count in counts if options.split in ("", split) and count["listed"]}
