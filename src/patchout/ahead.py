@@ -48,6 +48,8 @@ def decode(item: Item, rate: int, is_over: threading.Event | None = None, *, cha
     """Read an item to its end, or until `is_over`; up to HELD_S seconds are kept. A failure is part of the result."""
     parts: list[np.ndarray] = []
     held = 0
+    if item.reason:
+        return Sound(item, error=f"{item.file or 'a list'}: {item.reason}")
     state = file_state(item.file)  # what is written while it is read is seen the next time
     try:
         stream = open_stream(item, rate, channel=channel)

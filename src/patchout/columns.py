@@ -119,6 +119,12 @@ def span_of(cells: Mapping[str, Any], columns: Columns) -> tuple[float, float | 
     return start_s, None if end_s == math.inf else end_s
 
 
+def impossible(start_s: float, end_s: float | None) -> str:
+    """Why nothing can last from a second to another, "" if something can."""
+    last_s = math.inf if end_s is None else end_s
+    return "" if 0 <= start_s < last_s else f"cannot start at {start_s:g} s and end at {last_s:g} s"
+
+
 def _seconds(columns: Columns, cells: Mapping[str, Any], meaning: str) -> float | None:
     value = columns.cell(cells, meaning)
     if not (text := "" if value is None else str(value).strip()):
@@ -194,9 +200,8 @@ def clip_row(name: str, cells: Cells, columns: Columns, split: LabelSplitter | N
     if split and not labels:
         raise ValueError(f"no label for {name}")
     start_s, end_s = span_of(cells, columns)
-    last_s = math.inf if end_s is None else end_s
-    if not 0 <= start_s < last_s:
-        raise ValueError(f"{name} cannot start at {start_s:g} s and end at {last_s:g} s")
+    if reason := impossible(start_s, end_s):
+        raise ValueError(f"{name} {reason}")
     loss_weight(columns.cell(cells, "loss_weight"))
     folds = (text_of(columns.cell(cells, meaning)) for meaning in ("split", "fold"))
     return {

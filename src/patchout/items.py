@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from patchout import lists
-from patchout.columns import COLUMNS, columns_of, span_of, text_of
+from patchout.columns import COLUMNS, columns_of, impossible, span_of, text_of
 from patchout.errors import InputError
 from patchout.files import without_stream
 from patchout.folders import Finder, at_home, refuse_url, walk
@@ -21,6 +21,7 @@ class Item(NamedTuple):
     file: str
     start_s: float = 0.0
     end_s: float | None = None
+    reason: str = ""  # why it is none, of a row that makes no sense
 
 
 def items_hash(items: Iterable[Item]) -> str:
@@ -98,9 +99,10 @@ def _listed(path: Path, on_problem: Callable[[str], None], on_note: Callable[[st
             continue
         try:
             start_s, end_s = span_of(row.cells, columns)
-        except ValueError:  # refused when the item is read
-            start_s, end_s = math.nan, None
-        rows.append((name, place, Item("", start_s, end_s)))
+            reason = impossible(start_s, end_s) if name else "a row without the name of a file"
+        except ValueError as error:
+            start_s, end_s, reason = math.nan, None, str(error)
+        rows.append((name, place, Item("", start_s, end_s, reason)))
     if not rows:
         raise InputError(f"{path}: a list without rows: write the names of sound files into it")
     first = next(((name, place) for name, place, _ in rows if place), ("", ""))

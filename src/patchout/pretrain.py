@@ -107,6 +107,8 @@ def _prepare(
 ) -> _Task:
     """The clips, the model that goes on from them, and what watches it."""
     sounds = sounds_of(config)
+    for note in (*sounds.problems, *sounds.notes):
+        listener.on_note(note)
     clips = cut_long(sounds, config.clip_s)
     probe = Probe(scan(config.probe)) if config.probe else None
     device = world.device if world.num_processes > 1 else device
@@ -120,7 +122,7 @@ def _prepare(
     model = start(config, heard, device=device)
     config = _of_model(config, model.config)
     cut = f"{len(sounds)} recordings, the long ones cut: {len(clips)} clips" if clips is not sounds else ""
-    notes = cut, decided, *clips.problems, *clips.notes, *heard.problems, *(probe.problems if probe else ())
+    notes = cut, decided, *heard.problems, *(probe.problems if probe else ())
     seconds = max(3600 * heard.hours, len(clips) * config.clip_s)
     loss = PretrainLoss(config, model.config, device)
     return _Task(config, clips, model, loss, probe, world, listener, notes, seconds)

@@ -1,6 +1,5 @@
 """`patchout tag`: what can be heard in sound files, and when."""
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -124,9 +123,7 @@ def _sounds_of(source: str) -> "Iterator[Source]":
     except (InputError, OSError) as error:
         items, problems = [], [*problems, str(error)]
     for item in items:
-        is_span = 0 <= item.start_s < (math.inf if item.end_s is None else item.end_s)
-        reason = f"{item.file or source}: a row without a file, or with times that make no sense"
-        yield item, None if item.file and is_span else reason
+        yield item, f"{item.file or source}: {item.reason}" if item.reason else None
     yield from ((Item(source), problem) for problem in problems)
 
 
