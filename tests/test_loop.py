@@ -407,13 +407,15 @@ def test_what_is_missing_in_clips_is_told_once_and_stops_nothing(
     assert line.problems == ["0: cut", "1: cut", "more such clips: `patchout prepare` names them all"]
 
 
-def test_too_many_unreadable_clips_stop_the_run(tmp_path: Path) -> None:
-    line = Line(tmp_path, [1] * 4, clips=199)
-    line.job.batches = lambda first: [batch_of(0, 1, problems=(f"{number}.wav: broken",)) for number in range(4)]
-    told = r"2 of 199 clips cannot be read, more than 1%: repair them, .* \(0.wav: broken; 1.wav: broken\)"
+@pytest.mark.parametrize(("clips", "allowed"), [(4, 1), (9, 2), (199, 10), (1200, 12)])
+def test_too_many_unreadable_clips_stop_the_run(clips: int, allowed: int, tmp_path: Path) -> None:
+    line = Line(tmp_path, [1] * 20, clips=clips)
+    broken = [f"{number:02}.wav: broken" for number in range(20)]
+    line.job.batches = lambda first: [batch_of(0, 1, problems=(text,)) for text in broken]
+    told = rf"{allowed + 1} of {clips} clips cannot be read, more than 1% or a few: repair them, .* \(00.wav: broken"
     with pytest.raises(step.UnreadableClipsError, match=told):
         line.run()
-    assert line.problems == ["0.wav: broken", "1.wav: broken"]
+    assert line.problems == broken[: allowed + 1]
 
 
 # -- stop and resume --------------------------------------------------------------------------------------------------

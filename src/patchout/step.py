@@ -17,7 +17,8 @@ from patchout.batches import Batch, share
 from patchout.device import Precision, pick_precision
 from patchout.errors import InputError
 
-MAX_UNREADABLE = 0.01  # share of the clips
+MAX_UNREADABLE = 0.01  # share of the clips, of a small set up to FEW_UNREADABLE or a quarter
+FEW_UNREADABLE = 10
 MOST_REMARKS = 100  # on clips that can be read: of a set of films each has one
 MAX_SKIPPED = 24  # steps in a row that fp16 may skip while it finds its loss scale: from 2^16 down to 2^-8
 
@@ -172,8 +173,9 @@ class Stepper:
                 is_one_of_many = not is_lost and self._remarks > MOST_REMARKS
                 self.on_problem("more such clips: `patchout prepare` names them all" if is_one_of_many else text)
         lost = sorted(text for text, is_lost in self._told.items() if is_lost)
-        if len(lost) > MAX_UNREADABLE * self.work.clips:
-            share = f"{len(lost)} of {self.work.clips} clips cannot be read, more than {MAX_UNREADABLE:.0%}"
+        clips = self.work.clips
+        if len(lost) > max(MAX_UNREADABLE * clips, min(FEW_UNREADABLE, clips / 4)):
+            share = f"{len(lost)} of {clips} clips cannot be read, more than {MAX_UNREADABLE:.0%} or a few"
             some = "; ".join(lost[:3])
             todo = "repair them, or let `patchout prepare` name them all and leave them out"
             raise UnreadableClipsError(f"{share}: {todo} ({some})")
