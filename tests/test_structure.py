@@ -53,6 +53,7 @@ LEVELS = (
     (
         "columns",
         "decode",
+        "family",
         "kernels",
         "plots_bench",
         "plots_embedding",

@@ -17,7 +17,7 @@ _HOME = {
     "MelConfig": "mel",
     "log_mel": "mel",
     "Patchout": "patches",
-    "Output": "passt",
+    "Output": "family",
     "Passt": "passt",
     "PasstConfig": "passt",
     "load": "zoo",
@@ -50,9 +50,10 @@ __all__ = [
 if TYPE_CHECKING:
     from patchout.embedding import EmbedConfig, Embedding, embed
     from patchout.events import Event, EventRule
+    from patchout.family import Output
     from patchout.inference import Tags, tag, tag_many
     from patchout.mel import MelConfig, log_mel
-    from patchout.passt import Output, Passt, PasstConfig
+    from patchout.passt import Passt, PasstConfig
     from patchout.patches import Patchout
     from patchout.zoo import load
 

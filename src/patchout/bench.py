@@ -161,7 +161,7 @@ def make(name: str, base: PasstConfig) -> Subject:
     config, drop, clip_s = MEASURED[name].config(base), MEASURED[name].drop, MEASURED[name].clip_s
     model = Passt(config, rng=torch.Generator().manual_seed(0))
     rng = torch.Generator().manual_seed(0)
-    prefix, across = len(model.tokens), columns(config, clip_s)
+    prefix, across = config.num_class_tokens, columns(config, clip_s)
     patches = config.rows * across
     kept = drop.num_kept(config.rows, across) if drop else patches
     return Subject(

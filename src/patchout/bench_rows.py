@@ -49,8 +49,7 @@ class Variant:
 
 def columns(config: PasstConfig, clip_s: float) -> int:
     """Patch columns of a clip."""
-    frames = config.mel.num_frames(round(clip_s * config.mel.sample_rate))
-    return (frames - config.patch) // config.stride[1] + 1
+    return config.num_columns(config.mel.num_frames(round(clip_s * config.mel.sample_rate)))
 
 
 _S, _HALF = Patchout(freq=4, time=40), (16, 16)

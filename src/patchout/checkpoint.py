@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from patchout.family import num_patches
 from patchout.files import write_aside
 from patchout.import_maskspec import import_maskspec, import_maskspec_classifier
 from patchout.maskspec import MaskSpec, MaskSpecConfig
-from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.mel import MelConfig
 from patchout.passt import Passt, PasstConfig
 from patchout.public import Source, class_names, num_blocks, num_heads, read_public
-from patchout.tagger import Tagger
+from patchout.tagger import FAMILIES, Tagger
 from patchout.weights import CheckpointError, Path_, check_finite, check_names, fill, read_file, read_header
 
 __all__ = [
@@ -41,7 +41,7 @@ FORMAT = "patchout-1"
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {  # in the header of a file -> model and config
     "Passt": (Passt, PasstConfig),
     "MaskSpec": (MaskSpec, MaskSpecConfig),
-    "MaskSpecClassifier": (MaskSpecClassifier, MaskSpecClassifierConfig),
+    **{family.model.__name__: family for family in FAMILIES.values()},
 }
 PUBLIC_STRIDES = (10, 12, 14, 16)
 
@@ -202,7 +202,7 @@ def _stride(given: int | tuple[int, int] | None, rows: int, patch: int, mel: Mel
     """Strides (frequency, time) that give `rows` patch rows."""
     frequency = given if isinstance(given, int) else given[0] if given else None
     candidates = [frequency] if frequency else [*PUBLIC_STRIDES, *range(1, patch + 1)]
-    fitting = [stride for stride in candidates if (mel.n_mels - patch) // stride + 1 == rows]
+    fitting = [stride for stride in candidates if num_patches(mel.n_mels, patch, stride) == rows]
     if not fitting:
         what = f"a frequency stride of {frequency}" if frequency else "no stride"
         raise CheckpointError(

@@ -165,10 +165,10 @@ class Embedder:
         by_columns: dict[int, dict[int, Tensor]] = {}
         for length, places in by_length.items():
             padded = np.stack([np.pad(waves[place], (0, length - len(waves[place]))) for place in places])
-            held = by_columns.setdefault(self.model.embed.columns(config.mel.num_frames(length)), {})
+            held = by_columns.setdefault(config.num_columns(config.mel.num_frames(length)), {})
             held |= zip(places, self._mels(padded, size=length, hop=1), strict=True)
         for columns, mels in by_columns.items():
-            frames, size = config.patch + (columns - 1) * config.stride[1], self._at_a_time(columns)
+            frames, size = config.num_frames(columns), self._at_a_time(columns)
             for first in range(0, len(mels), size):
                 places = list(mels)[first : first + size]
                 low = torch.stack([mels[place].mean(dim=-1) for place in places])
@@ -262,7 +262,8 @@ class Embedder:
     ) -> Float[Tensor, "batch time value"]:
         """The levels of every window, on the CPU; a budget of tokens at a time, of several clips if they fit."""
         count = (wave.shape[1] - size) // hop + 1
-        at_a_time = self._at_a_time(self.model.embed.columns(self.model.config.mel.num_frames(size)))
+        config = self.model.config
+        at_a_time = self._at_a_time(config.num_columns(config.mel.num_frames(size)))
         num_clips, num_times = max(1, at_a_time // count), min(at_a_time, count)
         rows = []
         for clip in range(0, len(wave), num_clips):

@@ -265,7 +265,7 @@ class _Batcher:
         config = self.model.config
         missing = round(config.pad_s * config.mel.sample_rate) - len(wave) if is_clip else 0
         mel = window_mel(np.pad(wave, (0, max(0, missing))), config, self.device)
-        columns = self.model.embed.columns(mel.shape[-1])
+        columns = config.num_columns(mel.shape[-1])
         file.pending += 1
         self.waiting.setdefault(columns, []).append((file, is_clip, start + len(wave) / 2, mel))
         self.since.setdefault(columns, self.added)
@@ -296,5 +296,4 @@ def window_mel(
     """Log-mel of one window, cut to whole patches; too short for one patch, it gets zeros after it, up to one patch."""
     padded = np.pad(wave, (0, max(0, config.min_samples - len(wave))))
     mel = log_mel(torch.from_numpy(padded)[None].to(device), config.mel)[0]
-    columns = (mel.shape[-1] - config.patch) // config.stride[1] + 1
-    return mel[:, : config.patch + (columns - 1) * config.stride[1]]
+    return mel[:, : config.num_frames(config.num_columns(mel.shape[-1]))]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from patchout.family import Geometry
 from patchout.masking import Mask, masked_error, patch_scale, patchify, random_mask, sincos_positions, take
 from patchout.mel import MelConfig
 from patchout.transformer import INIT_STD, Encoder
@@ -21,7 +22,7 @@ from patchout.transformer import INIT_STD, Encoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class GridConfig:
+class GridConfig(Geometry):
     """What every MaskSpec model has: the front end, patches side by side, an encoder. The defaults are Base on 10 s.
 
     `columns` is the length of the position table; a shorter clip reads its first columns.
@@ -45,45 +46,9 @@ class GridConfig:
         if self.mel.n_mels % self.patch:
             raise ValueError(f"{self.mel.n_mels} mels do not divide into patches of {self.patch}: choose a multiple")
 
-    @property
-    def stride(self) -> tuple[int, int]:
-        """Pixels between patches, frequency and time: they lie side by side."""
-        return self.patch, self.patch
-
-    @property
-    def rows(self) -> int:
-        """Patch rows, 8 for 128 mels."""
-        return self.mel.n_mels // self.patch
-
-    @property
-    def max_frames(self) -> int:
-        """The longest log-mel one forward pass takes; more would need another column."""
-        return (self.columns + 1) * self.patch - 1
-
-    @property
-    def max_samples(self) -> int:
-        """The longest waveform one forward pass takes."""
-        return self.max_frames * self.mel.hop_length
-
-    @property
-    def min_samples(self) -> int:
-        """The shortest waveform that fills one patch."""
-        return max(self.mel.min_samples, self.mel.num_samples(self.patch))
-
     def cells(self, mel: Tensor) -> Int[Tensor, "token"]:
         """Place in the position table of every whole patch of these log-mels, or a ValueError that says what fits."""
-        if mel.ndim != 3 or mel.shape[1] != self.mel.n_mels:
-            raise ValueError(
-                f"the model takes log-mels of shape (batch, {self.mel.n_mels}, frames), got {tuple(mel.shape)}"
-            )
-        frames, columns = mel.shape[2], mel.shape[2] // self.patch
-        if columns < 1:
-            raise ValueError(
-                f"a clip of {frames} frames holds no patch of {self.patch}: pad it to {self.min_samples} samples"
-            )
-        if columns > self.columns:
-            longest = f"{self.max_frames} frames ({self.max_samples / self.mel.sample_rate:.2f} s)"
-            raise ValueError(f"the model takes at most {longest}, got {frames}: cut the clip into windows")
+        columns = self.check(mel)
         return torch.arange(self.rows * self.columns, device=mel.device).view(self.rows, -1)[:, :columns].flatten()
 
 
@@ -129,10 +94,6 @@ class GridEmbed(nn.Module):
         bound = self.patch**-1  # 1 / sqrt(fan in)
         for weight in self.proj.parameters():
             nn.init.uniform_(weight, -bound, bound, generator=rng)
-
-    def columns(self, num_frames: int) -> int:
-        """Patch columns that fit into so many frames."""
-        return num_frames // self.patch
 
     def forward(
         self, pixels: Float[Tensor, "batch token pixel"], cell: Int[Tensor, "#batch token"]

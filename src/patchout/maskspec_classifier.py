@@ -1,29 +1,39 @@
 """The fine-tuned MaskSpec: its encoder with learnt positions and a head (MaskSpec, section 2.4)."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from patchout.masking import patchify, take
+from patchout.family import Output, Tagger, TaggerConfig
+from patchout.masking import patchify, sincos_positions, take
 from patchout.maskspec import GridConfig, GridEmbed
-from patchout.passt import Output
+from patchout.mel import MelConfig
+from patchout.mel_statistics import audioset_statistics
 from patchout.patches import Patchout, patchout
 from patchout.pcm import Channel
 from patchout.transformer import INIT_STD, NORM_EPS, Block, init_linear
+from patchout.weights import fill
+
+NEW_HEAD_STD = 2e-5  # of a head put on an encoder that has learnt
+STD_FLOOR = 0.3  # of AudioSet's bands, for random weights: full-band sound shall not be blown up
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskSpecClassifierConfig(GridConfig):
+class MaskSpecClassifierConfig(GridConfig, TaggerConfig):
     """Everything needed to build a MaskSpec tagger and to feed it.
 
-    `pooling`: the class reads the mean of the patches, then normed, or the class token. `pad_s`: a shorter sound gets
-    silence after it up to so many seconds before it is tagged, as in the training of this model. `channel`: which one
-    of a file the model hears, as it did there. Without labels it is an encoder for embeddings alone.
+    `pooling`: the class reads the mean of the patches, then normed, or the class token. The rest: `TaggerConfig`.
     """
+
+    title = "MaskSpec"
+    options = frozenset({"size", "depth", "pooling", "drop_path", "patchout"})
+    fixed = ("width", "depth", "heads", "patch")
+    untrained = "pre-trained MaskSpec"
+    recipe = "maskspec-esc50"
+    other_start = "is no {title}: give the run of `patchout pretrain`, or a fine-tuned {title}"
 
     labels: tuple[str, ...]
     task: Literal["multi_class", "multi_label"] = "multi_label"
@@ -34,9 +44,16 @@ class MaskSpecClassifierConfig(GridConfig):
     def __post_init__(self) -> None:
         """Refuse sizes that make no model, and classes of one name."""
         super().__post_init__()
-        for label, following in pairwise(sorted(self.labels)):
-            if label == following:
-                raise ValueError(f"label {label!r} stands twice: every class needs its own name")
+        self.check_names()
+
+    @classmethod
+    def fresh(cls) -> "MaskSpecClassifierConfig":
+        """Bands standardised by AudioSet's statistics."""
+        return cls(labels=(), columns=1, mel=MelConfig(**audioset_statistics(floor=STD_FLOOR)._asdict()))
+
+    def lends(self, columns: int) -> bool:
+        """Positions that a tagger has learnt are all there are; those of a pre-trained encoder are a formula."""
+        return columns == self.columns or (columns > self.columns and not self.labels)
 
 
 class DropPathBlock(Block):
@@ -60,13 +77,14 @@ def drop_path_factors(depth: int, batch: int, rate: float, rng: Generator | None
     return (torch.rand(depth, 2, batch, generator=rng) < stay) / stay
 
 
-class MaskSpecClassifier(nn.Module):
+class MaskSpecClassifier(Tagger):
     """The encoder of a MaskSpec with learnt positions and a head: log-mel -> the same Output as PaSST."""
+
+    config: MaskSpecClassifierConfig
 
     def __init__(self, config: MaskSpecClassifierConfig, *, rng: Generator | None = None) -> None:
         """Build it with random weights drawn from `rng` (a CPU generator; torch's own when None)."""
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.embed = GridEmbed(config, learnt=True)
         self.blocks = nn.ModuleList(DropPathBlock(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)  # after the pooling of means, before that of the token
@@ -110,7 +128,21 @@ class MaskSpecClassifier(nn.Module):
         cell, pixels = self.config.cells(mel), patchify(mel, self.config.patch)
         if drop is None:
             return pixels, cell[None]
-        columns = self.embed.columns(mel.shape[-1])
+        columns = self.config.num_columns(mel.shape[-1])
         row, column = patchout(self.config.rows, columns, drop, batch=len(mel), rng=rng)
         index = (row * columns + column).to(mel.device, non_blocking=True)
         return take(pixels, index.expand(len(mel), -1)), cell[index]
+
+    def adapted(self, config: MaskSpecClassifierConfig, name: str, *, rng: Generator | None) -> "MaskSpecClassifier":
+        """A model of `config` with this encoder and a new head, as fine-tuning starts (section 2.4).
+
+        Another pooling has a new norm; longer clips than a pre-trained encoder heard, the formula's positions.
+        """
+        model = MaskSpecClassifier(config, rng=rng)
+        if model.head is not None:
+            nn.init.trunc_normal_(model.head.weight, std=NEW_HEAD_STD, generator=rng)
+        weights = self.weights_for(model, ("head.", "norm.") if config.pooling != self.config.pooling else ("head.",))
+        if config.columns > self.config.columns:
+            weights["embed.position"] = sincos_positions(config.rows, config.columns, config.width)
+        fill(model, weights, name)
+        return model

@@ -1,31 +1,38 @@
 """PaSST: log-mel -> class logits, clip embedding, tokens ("Efficient Training of Audio Transformers with Patchout")."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from patchout.family import Output, Tagger, TaggerConfig
 from patchout.mel import MelConfig
-from patchout.patches import PatchEmbed, Patchout, Positions, patchout
+from patchout.patches import PatchEmbed, Patchout, Positions
+from patchout.patches import patchout as draw
 from patchout.pcm import Channel
 from patchout.transformer import INIT_STD, Encoder, every_other_block, init_linear
+from patchout.weights import fill
 
 SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12), "huge": (1280, 16)}  # width, heads
 HALVED = 32  # blocks of ViT-huge, of which PaSST kept sixteen (section 3.2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PasstConfig:
+class PasstConfig(TaggerConfig):
     """Everything needed to build a PaSST and to feed it. The defaults are PaSST-S on ten seconds.
 
     `stride` is (frequency, time) in pixels, `columns` the length of the time-position table, `distilled` says whether a
     distillation token D stands beside the class token C, `positions` whether a patch's position is the sum of its row's
-    and its column's, or its own. `task`: one class a clip (softmax) or any number (sigmoid). `pad_s`: a shorter sound
-    gets silence after it up to so many seconds before it is tagged, as in the training of this model. `channel`: which
-    one of a file the model hears, as it did there. Without labels it is an encoder for embeddings alone.
+    and its column's, or its own. The rest is that of every tagger.
     """
+
+    title = "PaSST"
+    options = frozenset({"size", "depth", "stride", "positions", "table_s", "patchout"})
+    fixed = ("width", "heads", "patch", "stride", "distilled", "positions")
+    untrained = "PaSST without its last layer"
+    recipe = "esc50"
 
     labels: tuple[str, ...]
     task: Literal["multi_class", "multi_label"] = "multi_label"
@@ -45,51 +52,31 @@ class PasstConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no model."""
-        if len(set(self.labels)) != len(self.labels):
-            twice = next(label for label in self.labels if self.labels.count(label) > 1)
-            raise ValueError(f"label {twice!r} stands twice: every class needs its own name")
+        self.check_names()
         if min(self.width, self.depth, self.heads, self.patch, *self.stride, self.columns) < 1:
             raise ValueError(f"every size of a PaSST must be at least 1, got {self}")
         if self.patch > self.mel.n_mels:
             raise ValueError(f"a patch of {self.patch} mels does not fit into {self.mel.n_mels}")
 
     @property
-    def rows(self) -> int:
-        """Patch rows: 12, 10, 9, 8 for a frequency stride of 10, 12, 14, 16."""
-        return (self.mel.n_mels - self.patch) // self.stride[0] + 1
+    def num_class_tokens(self) -> int:
+        """C, and of most D."""
+        return 2 if self.distilled else 1
 
-    @property
-    def max_frames(self) -> int:
-        """The longest log-mel one forward pass takes; more would need another column."""
-        return self.patch + self.columns * self.stride[1] - 1
-
-    @property
-    def max_samples(self) -> int:
-        """The longest waveform one forward pass takes."""
-        return self.max_frames * self.mel.hop_length
-
-    @property
-    def min_samples(self) -> int:
-        """The shortest waveform that fills one patch."""
-        return max(self.mel.min_samples, self.mel.num_samples(self.patch))
+    def lends(self, columns: int) -> bool:
+        """A shorter clip reads the first columns; on a longer one nothing was learnt."""
+        return columns <= self.columns
 
 
-class Output(NamedTuple):
-    """What PaSST returns."""
-
-    logits: Float[Tensor, "batch class"]
-    embedding: Float[Tensor, "batch width"]  # mean of the C and D tokens after the final norm
-    tokens: Float[Tensor, "batch token width"]  # C, D, then the patches, after the final norm
-
-
-class Passt(nn.Module):
+class Passt(Tagger):
     """The Patchout audio spectrogram transformer."""
+
+    config: PasstConfig
 
     def __init__(self, config: PasstConfig, *, rng: Generator | None = None) -> None:
         """Build it with random weights drawn from `rng` (a CPU generator; torch's own when None)."""
-        super().__init__()
-        self.config = config
-        width, prefix = config.width, 2 if config.distilled else 1
+        super().__init__(config)
+        width, prefix = config.width, config.num_class_tokens
         self.embed = PatchEmbed(
             width,
             patch=config.patch,
@@ -125,7 +112,8 @@ class Passt(nn.Module):
         A clip shorter than the time table reads its first columns, or those from `time_offset` on. A clip that is too
         short for a patch or too long for the table, and a Patchout that leaves nothing, are ValueErrors.
         """
-        grid = self._grid(mel, patchout, time_offset, rng)
+        config, columns = self.config, self.config.check(mel, first_column=time_offset)
+        grid = draw(config.rows, columns, patchout, batch=len(mel), rng=rng) if patchout is not None else None
         patches = self.embed(mel, grid, time_offset=time_offset)
         prefix = (self.tokens + self.token_position).expand(len(mel), -1, -1)
         tokens = self.encoder(torch.cat([prefix, patches], dim=1))  # (B, 2 + N, D)
@@ -134,29 +122,18 @@ class Passt(nn.Module):
             logits = self.head(embedding) if self.config.labels else embedding[:, :0]
         return Output(logits, embedding, tokens)
 
-    def _grid(
-        self, mel: Tensor, drop: Patchout | None, time_offset: int, rng: Generator | None
-    ) -> tuple[Tensor, Tensor] | None:
-        """Check the clip against the model and choose the patches that stay (None: all)."""
-        config, frames = self.config, mel.shape[-1]
-        columns = self.embed.columns(frames)
-        if mel.ndim != 3 or mel.shape[1] != config.mel.n_mels:
-            raise ValueError(
-                f"the model takes log-mels of shape (batch, {config.mel.n_mels}, frames), got {tuple(mel.shape)}"
-            )
-        if columns < 1:
-            raise ValueError(
-                f"a clip of {frames} frames holds no patch of {config.patch}: pad it to {config.min_samples} samples"
-            )
-        if not 0 <= time_offset <= config.columns - columns:
-            longest = f"{config.max_frames} frames ({config.max_samples / config.mel.sample_rate:.2f} s)"
-            at = f" from column {time_offset} on" if time_offset else ""
-            raise ValueError(
-                f"the model takes at most {longest}, got {frames}{at}: cut the clip into windows, as patchout.tag does"
-            )
-        if drop is None:
-            return None
-        return patchout(config.rows, columns, drop, batch=len(mel), rng=rng)
+    def adapted(self, config: PasstConfig, name: str, *, rng: Generator | None) -> "Passt":
+        """A model of `config` with these weights, called `name` in errors.
+
+        The same labels keep the whole head, others its LayerNorm alone, as published. A shorter clip takes the first
+        columns of the time positions. Fewer blocks: `cut_depth`.
+        """
+        model = Passt(replace(config, depth=self.config.depth), rng=rng)
+        weights = self.weights_for(model, ("head.1.",) if config.labels != self.config.labels else ())
+        for table in {"embed.column_position", "embed.grid_position"} & weights.keys():
+            weights[table] = weights[table][..., : config.columns, :]
+        fill(model, weights, name)
+        return cut_depth(model, config.depth)
 
 
 def keep_blocks(model: Passt, keep: tuple[int, ...]) -> Passt:

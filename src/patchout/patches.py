@@ -29,6 +29,10 @@ class Patchout:
         if min(self.freq, self.time, self.patches) < 0:
             raise ValueError(f"Patchout amounts count what is dropped and cannot be negative, got {self}")
 
+    def __bool__(self) -> bool:
+        """Whether anything is dropped."""
+        return bool(self.freq or self.time or self.patches)
+
     def num_kept(self, rows: int, columns: int) -> int:
         """Patches left of a grid; a setting that leaves none is a ValueError."""
         if self.freq >= rows:
@@ -115,10 +119,6 @@ class PatchEmbed(nn.Module):
         if self.positions == "separate":
             return self.row_position[row] + self.column_position[column]
         return self.grid_position[row, column]
-
-    def columns(self, num_frames: int) -> int:
-        """Patch columns that fit into so many frames."""
-        return max(0, (num_frames - self.patch) // self.stride[1] + 1)
 
     def patches(self, mel: Float[Tensor, "batch mel frame"]) -> Float[Tensor, "batch row column patch patch"]:
         """Every patch of the spectrogram, as a view."""

@@ -48,7 +48,7 @@ class PretrainLoss:
         mel, weight = (one.repeat_interleave(config.masks_per_clip, dim=0) for one in (mel, batch.weight[:, 0]))
         drawn = torch.rand(
             place.total * config.masks_per_clip,
-            self.model.rows * (mel.shape[-1] // self.model.patch),
+            self.model.rows * self.model.num_columns(mel.shape[-1]),
             generator=augment.keyed("mask", config.seed, place.step, place.part),
         )
         drawn = drawn.pin_memory() if mel.is_cuda else drawn  # or the device would be waited for

@@ -12,7 +12,6 @@ from patchout.augment import Masks, Share
 from patchout.batches import Batch
 from patchout.clips import ClipSet
 from patchout.device import autocast
-from patchout.maskspec_classifier import MaskSpecClassifierConfig
 from patchout.mel import log_mel
 from patchout.step import Place
 from patchout.tagger import TaggerConfig
@@ -33,9 +32,8 @@ class StepLoss:
         frames = model.mel.num_frames(round(config.clip_s * model.mel.sample_rate))
         longest = min(config.mask_time, int(LONGEST_MASK * frames))
         self.masks = Masks(config.mask_freq, longest, shared=config.mask_shared, fill=fill)
-        self.is_maskspec = isinstance(model, MaskSpecClassifierConfig)  # a short clip reads its first columns
-        spare = model.columns - ((frames - model.patch) // model.stride[1] + 1)
-        self.spare_columns = 0 if self.is_maskspec else spare
+        self.spare_columns = model.columns - model.num_columns(frames) if "table_s" in model.options else 0
+        self.arguments = {name: getattr(config, name) for name in ("patchout", "drop_path") if name in model.options}
 
     def __call__(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
         """Cross entropy (multi-class) or binary cross entropy (multi-label) against the mixed targets, mean over all.
@@ -52,10 +50,11 @@ class StepLoss:
             mel, both = augment.mixup(mel, torch.cat([weight * target, weight], 1), config.mixup, rng, share=share)
             told, weight = both.chunk(2, dim=1)
             target = told / weight.clamp(min=1e-6)
-        offset = int(torch.randint(0, self.spare_columns + 1, (), generator=rng)) if self.spare_columns else 0
-        more = {"drop_path": config.drop_path} if self.is_maskspec else {"time_offset": offset}
+        place_in_table = {}
+        if self.spare_columns:
+            place_in_table["time_offset"] = int(torch.randint(0, self.spare_columns + 1, (), generator=rng))
         with autocast(mel.device, config.precision):
-            logits = model(mel, patchout=config.patchout, rng=rng, **more).logits
+            logits = model(mel, rng=rng, **self.arguments, **place_in_table).logits
         return self.compare(logits, target, weight)
 
     def compare(

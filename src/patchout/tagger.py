@@ -1,11 +1,31 @@
-"""What the rest of the package runs: a model that gives an `Output`, of either family."""
+"""The families of taggers: what the rest of the package runs is one of them."""
+
+from typing import NamedTuple
 
 from patchout.audio import Source, Stream
+from patchout.family import Tagger, TaggerConfig
 from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.passt import Passt, PasstConfig
 
-Tagger = Passt | MaskSpecClassifier
-TaggerConfig = PasstConfig | MaskSpecClassifierConfig
+__all__ = ["FAMILIES", "Family", "Tagger", "TaggerConfig", "check_labels", "family_of", "hear"]
+
+
+class Family(NamedTuple):
+    """A module's model, whose class name stands in its files, and its config."""
+
+    model: type[Tagger]
+    config: type[TaggerConfig]
+
+
+FAMILIES = {  # by the name that `patchout train --model` takes
+    "passt": Family(Passt, PasstConfig),
+    "maskspec": Family(MaskSpecClassifier, MaskSpecClassifierConfig),
+}
+
+
+def family_of(config: TaggerConfig) -> str:
+    """The name of a config's family."""
+    return next(name for name, family in FAMILIES.items() if family.config is type(config))
 
 
 def hear(config: TaggerConfig, source: Source) -> Stream:
@@ -16,11 +36,7 @@ def hear(config: TaggerConfig, source: Source) -> Stream:
 def check_labels(config: TaggerConfig) -> None:
     """Refuse an encoder that knows no classes, before anything is heard."""
     if not config.labels:
-        passt = isinstance(config, PasstConfig)
-        name, recipe = (
-            ("PaSST without its last layer", "esc50") if passt else ("pre-trained MaskSpec", "maskspec-esc50")
-        )
         raise ValueError(
-            f"a {name} has no classes yet: fine-tune it (patchout train {recipe} --data ... --init FILE), or take its "
-            "embeddings (patchout embed)"
+            f"a {config.untrained} has no classes yet: fine-tune it (patchout train {config.recipe} --data ... "
+            "--init FILE), or take its embeddings (patchout embed)"
         )

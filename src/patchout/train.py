@@ -26,7 +26,7 @@ from patchout.recipes import names, recipe
 from patchout.repeat import Scores, repeat
 from patchout.report import write_report
 from patchout.run_folder import RunFolder, open_run, settings_of, stored_config
-from patchout.shape import freeze, model_config, num_class_tokens, num_columns
+from patchout.shape import freeze, model_config, num_columns
 from patchout.split import Split, choose
 from patchout.start import find, start
 from patchout.step_loss import StepLoss, class_weights, wave_augment
@@ -141,7 +141,7 @@ def plan(task: _Task, stored_batch: int) -> Plan:
     sharing = config.parts * task.world.num_processes
     size = config.batch or stored_batch or fitting_batch(trial, state, device, len(clips), share=sharing)
     shape = model.config
-    columns, tokens = num_columns(shape, config.clip_s), num_class_tokens(shape)
+    columns, tokens = num_columns(shape, config.clip_s), shape.num_class_tokens
     steps = config.epochs * task.epoch // size
     if steps < 1:
         raise ValueError(f"{config.epochs} epochs of {task.epoch} clips are less than one batch of {size}: lower batch")

@@ -119,10 +119,10 @@ def load_pretrained(name_or_path: str | Path, device: str = "auto") -> "MaskSpec
 def tagger_of(source: "Path | Public", hop_length: int | None = None) -> "Tagger":
     """The model in a file, on the CPU; of a pre-trained MaskSpec its encoder."""
     from patchout.import_maskspec import encoder_of
-    from patchout.maskspec import MaskSpec
+    from patchout.tagger import Tagger
 
     model = _model_of(source, hop_length)
-    return encoder_of(model) if isinstance(model, MaskSpec) else model
+    return model if isinstance(model, Tagger) else encoder_of(model)
 
 
 def _model_of(source: "Path | Public", hop_length: int | None = None) -> "Model":
