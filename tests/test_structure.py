@@ -72,6 +72,7 @@ LEVELS = (
     ),
     (
         "clips",
+        "cnn",
         "items",
         "maskspec",
         "patches",

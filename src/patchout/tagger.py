@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from patchout.audio import Source, Stream
+from patchout.cnn import Cnn, CnnConfig
 from patchout.family import Tagger, TaggerConfig
 from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.passt import Passt, PasstConfig
@@ -20,6 +21,7 @@ class Family(NamedTuple):
 FAMILIES = {  # by the name that `patchout train --model` takes
     "passt": Family(Passt, PasstConfig),
     "maskspec": Family(MaskSpecClassifier, MaskSpecClassifierConfig),
+    "cnn": Family(Cnn, CnnConfig),
 }
 
 

@@ -57,7 +57,7 @@ class TrainConfig:
     init: str = ""
     """start weights: a model, a file, deit-base-384, deit-small, deit-tiny (ImageNet-1k), vit-base-21k, -small-21k,
     -tiny-21k, vit-huge-21k (ImageNet-21k; with --size huge --depth 16); "": random"""
-    model: Literal["passt", "maskspec"] | None = None
+    model: Literal["passt", "maskspec", "cnn"] | None = None
     """family; None: that of the start weights, else passt"""
     pooling: Literal["mean", "token"] | None = None
     """what a MaskSpec's head reads: the mean of the patches or the class token; else mean"""
