@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
+
+Run = Int[np.ndarray, "run"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def find_events(
     events = []
     for index in np.flatnonzero((track >= rule.on).any(axis=0)).tolist():
         smooth = median(track[:, index], rule.median)
-        for first, last in _runs(smooth >= rule.off):
+        _, starts, ends = runs(smooth[:, None] >= rule.off)
+        for first, last in zip(starts, ends, strict=True):
             on = np.flatnonzero(smooth[first:last] >= rule.on)
             if len(on):
                 start, peak = edges[first + on[0]], smooth[first:last].max()
@@ -84,7 +87,8 @@ def median(values: Float[np.ndarray, "time"], size: int) -> Float[np.ndarray, "t
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, size), axis=1)
 
 
-def _runs(on: np.ndarray) -> list[tuple[int, int]]:
-    """First index and one past the last of every stretch of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], on, [False]]).astype(np.int8)))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+def runs(on: Bool[np.ndarray, "time class"]) -> tuple[Run, Run, Run]:
+    """Every stretch of True: its class, its first time and one past its last; class by class."""
+    edges = np.diff(np.pad(on, ((1, 1), (0, 0))).astype(np.int8), axis=0).T
+    label, first = np.nonzero(edges == 1)
+    return label, first, np.nonzero(edges == -1)[1]

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
-from scipy.special import ndtri
-from scipy.stats import rankdata
+
+from patchout.events import runs
+from patchout.metrics import accuracy, d_prime, ranking
 
 
 class EventRow(TypedDict):
@@ -35,37 +36,21 @@ MINIMIZED = frozenset({"segment_1s_er"})
 # -- clips ------------------------------------------------------------------------------------------------------------
 
 
-def _top1(target: np.ndarray, prediction: np.ndarray) -> float:
-    return float((target.argmax(1) == prediction.argmax(1)).mean())
-
-
 def _chroma(target: np.ndarray, prediction: np.ndarray) -> float:
     return float((target.argmax(1) % 12 == prediction.argmax(1) % 12).mean())
 
 
-def _mean_average_precision(target: np.ndarray, prediction: np.ndarray) -> float:
-    """A class without a positive clip counts 0."""
-    from sklearn.metrics import average_precision_score
-
-    found = np.flatnonzero(target.any(axis=0))
-    return float(sum(average_precision_score(target[:, c], prediction[:, c]) for c in found) / target.shape[1])
-
-
 def _auc(target: np.ndarray, prediction: np.ndarray) -> Float[np.ndarray, "class"]:
-    """Area under the ROC curve of each class, from ranks; NaN where a class has no positive or no negative clip."""
-    positive = target.sum(axis=0)
-    pairs = positive * (len(target) - positive)
-    wins = (rankdata(prediction, axis=0) * target).sum(axis=0) - positive * (positive + 1) / 2
-    return np.divide(wins, pairs, out=np.full(target.shape[1], math.nan), where=pairs > 0)
+    return ranking(prediction, target).auc[:, 0]
 
 
 SCENE_SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "top1_acc": _top1,
-    "pitch_acc": _top1,
+    "top1_acc": lambda target, prediction: accuracy(prediction, target),
+    "pitch_acc": lambda target, prediction: accuracy(prediction, target),
     "chroma_acc": _chroma,
-    "mAP": _mean_average_precision,
+    "mAP": lambda target, prediction: float(np.nan_to_num(ranking(prediction, target).precision).mean()),
     "aucroc": lambda target, prediction: float(_auc(target, prediction).mean()),
-    "d_prime": lambda target, prediction: float((math.sqrt(2) * ndtri(_auc(target, prediction))).mean()),
+    "d_prime": lambda target, prediction: float(d_prime(_auc(target, prediction)).mean()),
 }
 
 
@@ -79,9 +64,9 @@ def scene_scores(target: np.ndarray, prediction: np.ndarray, names: Sequence[str
         raise ValueError(f"targets {target.shape} and predictions {prediction.shape} must both be (clip, class)")
     if not np.isfinite(prediction).all():
         raise ValueError("predictions have NaN or infinite values: there is nothing to rank")
-    hot = target.astype(np.float64)
+    hot, values = target.astype(np.float64), prediction.astype(np.float64)
     with np.errstate(invalid="ignore"):  # d_prime may be infinite in both directions
-        return {name: SCENE_SCORES[name](hot, prediction) for name in names}
+        return {name: SCENE_SCORES[name](hot, values) for name in names}
 
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -222,14 +207,12 @@ def events_from_frames(
     order = np.argsort(timestamps_ms, kind="stable")
     times = np.asarray(timestamps_ms, np.float64)[order]
     size = round(median_filter_ms / float(np.diff(times).mean())) if len(times) > 1 else 0
-    active = _majority(prediction[order] > THRESHOLD, size)
-    edges = np.diff(np.pad(active, ((1, 1), (0, 0))).astype(np.int8), axis=0).T
-    label, first = np.nonzero(edges == 1)
-    last = np.nonzero(edges == -1)[1] - 1
+    label, first, end = runs(_majority(prediction[order] > THRESHOLD, size))
+    spans = zip(label.tolist(), times[first].tolist(), times[end - 1].tolist(), strict=True)
     rows = [
-        EventRow(label=labels[index], start=start, end=end)
-        for index, start, end in zip(label.tolist(), times[first].tolist(), times[last].tolist(), strict=True)
-        if end - start >= min_duration_ms
+        EventRow(label=labels[index], start=start, end=last)
+        for index, start, last in spans
+        if last - start >= min_duration_ms
     ]
     return sorted(rows, key=lambda row: row["start"])
 
