@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain, groupby
 from typing import Literal, NamedTuple
 
@@ -139,27 +138,15 @@ class Embedder:
                 span = f"{1e3 * model.config.min_samples / rate:.4g} to {1e3 * limit / rate:.6g} ms"
                 raise ValueError(f"a window of {1e3 * size / rate:g} ms does not fit: the model takes {span}")
 
-    # -- whole batches: the HEAR API ----------------------------------------------------------------------------------
-
-    def scenes(self, wave: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch value"]:
-        """One embedding a clip, on the CPU."""
-        return self._scenes([wave.detach().cpu().numpy()])
-
-    def timestamps(self, wave: Float[Tensor, "batch sample"]) -> tuple[Tensor, Tensor]:
-        """(batch, time, value) and the times in ms (batch, time), on the CPU: samples // hop + 1 times, from 0 on."""
-        pieces = _segments([wave.detach().cpu().numpy()], self.margin, self.hop)
-        values = torch.cat([self._centres(*piece) for piece in pieces], dim=1)
-        return values, self._times_ms(0, values.shape[1]).expand(len(wave), -1).contiguous()
-
     # -- sounds of any lengths, together ------------------------------------------------------------------------------
 
     def scenes_of_each(self, waves: Sequence[Float[np.ndarray, "_"]]) -> list[Float[np.ndarray, "value"]]:
-        """`scenes` of every sound; those with as many patch columns run together."""
-        config, found = self.model.config, dict[int, Tensor]()
+        """One embedding a sound, on the CPU; those with as many patch columns run together."""
+        config, found = self.model.config, dict[int, np.ndarray]()
         by_length: dict[int, list[int]] = {}
         for place, wave in enumerate(waves):
             if len(wave) > self.scene_window:
-                found[place] = torch.from_numpy(self.scene_of([wave]))
+                found[place] = self.scene_of([wave])
             else:
                 by_length.setdefault(max(len(wave), config.min_samples), []).append(place)
         by_columns: dict[int, dict[int, Tensor]] = {}
@@ -173,13 +160,18 @@ class Embedder:
                 places = list(mels)[first : first + size]
                 low = torch.stack([mels[place].mean(dim=-1) for place in places])
                 whole_patches = torch.stack([mels[place][:, :frames] for place in places])
-                found |= zip(places, self._levels(whole_patches, low, self.config.scene_levels), strict=True)
-        return [found[place].numpy() for place in range(len(waves))]
+                scenes = self._levels(whole_patches, low, self.config.scene_levels).numpy()
+                found |= zip(places, scenes, strict=True)
+        return [found[place] for place in range(len(waves))]
 
     def timestamps_of_each(self, waves: Sequence[Float[np.ndarray, "_"]]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(values (time, value), times in ms) of every sound; those with about as many times run together."""
-        segments = partial(_segments, margin=self.margin, hop=self.hop)
-        pieces = [(place, *one) for place, wave in enumerate(waves) for one in segments([wave[None]])]
+        """(values (time, value), times in ms) of every sound; those with about as many times run together.
+
+        A sound has samples // hop + 1 times, from 0 on.
+        """
+        pieces = [
+            (place, *piece) for place, wave in enumerate(waves) for piece in _segments([wave], self.margin, self.hop)
+        ]
         found: dict[int, np.ndarray] = {}
         rising = sorted(range(len(pieces)), key=lambda piece: pieces[piece][2])
         while rising:
@@ -189,26 +181,48 @@ class Embedder:
             most = pieces[group[-1]][2]
             padded = np.zeros((len(group), (most - 1) * self.hop + 2 * self.margin), np.float32)
             for row, piece in zip(padded, group, strict=True):
-                row[: pieces[piece][1].shape[1]] = pieces[piece][1][0]
+                row[: len(pieces[piece][1])] = pieces[piece][1]
             values = self._centres(padded, most).numpy()
             found |= {piece: row[: pieces[piece][2]] for row, piece in zip(values, group, strict=True)}
         parts: list[list[np.ndarray]] = [[] for _ in waves]
         for piece, (place, *_) in enumerate(pieces):
             parts[place].append(found[piece])
         joined = map(np.concatenate, parts)
-        return [(values, self._times_ms(0, len(values)).numpy()) for values in joined]
+        return [(values, self._times_ms(0, len(values))) for values in joined]
+
+    def scenes(self, wave: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch value"]:
+        """`scenes_of_each` of sounds of one length, for the HEAR API."""
+        return torch.from_numpy(np.stack(self.scenes_of_each([*wave.detach().cpu().numpy()])))
+
+    def timestamps(
+        self, wave: Float[Tensor, "batch sample"]
+    ) -> tuple[Float[Tensor, "batch time value"], Float[Tensor, "batch time"]]:
+        """`timestamps_of_each` of sounds of one length, for the HEAR API."""
+        values, times_ms = zip(*self.timestamps_of_each([*wave.detach().cpu().numpy()]), strict=True)
+        return torch.from_numpy(np.stack(values)), torch.from_numpy(np.stack(times_ms))
 
     # -- one sound, streamed ------------------------------------------------------------------------------------------
 
     def scene_of(self, blocks: Iterable[np.ndarray]) -> Float[np.ndarray, "value"]:
-        """`scenes` of one sound that comes in blocks, in bounded memory."""
-        return self._scenes(block[None] for block in blocks)[0].numpy()
+        """The embedding of one sound that comes in blocks, in bounded memory: in one pass, or the mean over windows."""
+        reader, parts, length = iter(blocks), [], 0
+        while length <= self.scene_window and (block := next(reader, None)) is not None:
+            parts.append(block)
+            length += len(block)
+        if length <= self.scene_window:
+            return self.scenes_of_each([np.concatenate(parts)])[0]
+        total, count, levels = torch.zeros(()), 0, self.config.scene_levels
+        for padded, number in _segments(chain(parts, reader), self.scene_window // 2, self.scene_hop):
+            scenes = self._run_windows(padded[None], levels, size=self.scene_window, hop=self.scene_hop)
+            total = total + scenes[0].double().sum(dim=0)
+            count += number
+        return (total / count).float().numpy()
 
     def timestamps_of(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`timestamps` of one sound that comes in blocks: pieces of (times in ms (time,), values (time, value))."""
+        """Those of one sound that comes in blocks: pieces of (times in ms (time,), values (time, value))."""
         start = 0
-        for padded, count in _segments((block[None] for block in blocks), self.margin, self.hop):
-            yield self._times_ms(start, count).numpy(), self._centres(padded, count)[0].numpy()
+        for padded, count in _segments(blocks, self.margin, self.hop):
+            yield self._times_ms(start, count), self._centres(padded[None], count)[0].numpy()
             start += count
 
     # -- shared -------------------------------------------------------------------------------------------------------
@@ -227,26 +241,9 @@ class Embedder:
             raise ValueError(f"a window of {ms:g} ms is {samples} samples: choose an even number")
         return samples
 
-    def _times_ms(self, start: int, count: int) -> Float[Tensor, "time"]:
+    def _times_ms(self, start: int, count: int) -> Float[np.ndarray, "time"]:
         hop_ms = 1000 * self.hop / self.model.config.mel.sample_rate
-        return hop_ms * torch.arange(start, start + count, dtype=torch.float32)
-
-    def _scenes(self, blocks: Iterable[np.ndarray]) -> Float[Tensor, "batch value"]:
-        """Scenes of blocks (batch, sample): in one pass, or the mean over windows."""
-        reader, parts, held = iter(blocks), [], 0
-        while held <= self.scene_window and (block := next(reader, None)) is not None:
-            parts.append(block)
-            held += block.shape[1]
-        if held <= self.scene_window:
-            missing = max(0, self.model.config.min_samples - held)
-            wave = np.pad(np.concatenate(parts, axis=1), ((0, 0), (0, missing)))
-            return self._run_windows(wave, self.config.scene_levels, size=wave.shape[1], hop=1)[:, 0]
-        total, count = torch.zeros(()), 0
-        for padded, number in _segments(chain(parts, reader), self.scene_window // 2, self.scene_hop):
-            scenes = self._run_windows(padded, self.config.scene_levels, size=self.scene_window, hop=self.scene_hop)
-            total = total + scenes.double().sum(dim=1)
-            count += number
-        return (total / count).float()
+        return (hop_ms * torch.arange(start, start + count, dtype=torch.float32)).numpy()
 
     def _centres(self, padded: Float[np.ndarray, "batch sample"], count: int) -> Float[Tensor, "batch time value"]:
         """Embeddings around the times that lie `margin` samples into `padded` and every hop from there."""
@@ -314,33 +311,31 @@ def _size(levels: tuple[Level, ...], model: TaggerConfig) -> int:
     return sum({"low": model.mel.n_mels, "mid": model.width, "high": len(model.labels)}[level] for level in levels)
 
 
-def _segments(
-    blocks: Iterable[np.ndarray], margin: int, hop: int
-) -> Iterator[tuple[Float[np.ndarray, "batch sample"], int]]:
-    """Sounds mirrored at both ends, in pieces for `count` centres each: the first centre lies `margin` into a piece.
+def _segments(blocks: Iterable[np.ndarray], margin: int, hop: int) -> Iterator[tuple[Float[np.ndarray, "sample"], int]]:
+    """A sound mirrored at both ends, in pieces for `count` centres each: the first centre lies `margin` into a piece.
 
     N samples have N // hop + 1 centres, from sample 0 on; a sound not longer than `margin` gets zeros after it.
     """
     reader = iter(blocks)
-    held = next(reader)
-    while held.shape[1] <= margin and (block := next(reader, None)) is not None:
-        held = np.concatenate([held, block], axis=1)
-    total = held.shape[1]
-    held = np.pad(held, ((0, 0), (0, max(0, margin + 1 - total))))
-    tail = held[:, -margin - 1 :]  # what the mirror at the end needs
-    held = np.concatenate([held[:, margin:0:-1], held], axis=1)
+    ahead = next(reader)
+    while len(ahead) <= margin and (block := next(reader, None)) is not None:
+        ahead = np.concatenate([ahead, block])
+    total = len(ahead)
+    ahead = np.pad(ahead, (0, max(0, margin + 1 - total)))
+    tail = ahead[-margin - 1 :]  # what the mirror at the end needs
+    ahead = np.concatenate([ahead[margin:0:-1], ahead])
     most = min(1024, max(1, SEGMENT_SAMPLES // hop))  # centres of a piece
     done, span = 0, (most - 1) * hop + 2 * margin
     for block in reader:
-        total += block.shape[1]
-        tail = np.concatenate([tail, block], axis=1)[:, -margin - 1 :]
-        held = np.concatenate([held, block], axis=1)
-        while held.shape[1] >= max(span, most * hop):  # a hop may be longer than its window
-            yield held[:, :span], most
-            held = held[:, most * hop :]
+        total += len(block)
+        tail = np.concatenate([tail, block])[-margin - 1 :]
+        ahead = np.concatenate([ahead, block])
+        while len(ahead) >= max(span, most * hop):  # a hop may be longer than its window
+            yield ahead[:span], most
+            ahead = ahead[most * hop :]
             done += most
-    held = np.concatenate([held, tail[:, -2::-1]], axis=1)
+    ahead = np.concatenate([ahead, tail[-2::-1]])
     while left := min(most, total // hop + 1 - done):
-        yield held[:, : (left - 1) * hop + 2 * margin], left
-        held = held[:, left * hop :]
+        yield ahead[: (left - 1) * hop + 2 * margin], left
+        ahead = ahead[left * hop :]
         done += left
