@@ -21,7 +21,7 @@ from patchout.mel import MelConfig
 from patchout.passt import Passt
 
 
-def same(first: Passt, second: Passt) -> bool:
+def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     one, other = first.state_dict(), second.state_dict()
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
