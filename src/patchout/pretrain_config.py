@@ -2,14 +2,11 @@
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-import tyro
-
-from patchout.device import Precision
 from patchout.errors import near
 from patchout.masking import num_kept
+from patchout.run_config import RunConfig
 
 ABOUT = {
     "maskspec": """MaskSpec as published: Base on AudioSet, or on any sounds, without their labels.
@@ -38,15 +35,9 @@ deviation of your sounds serves all bands, so that a band that they leave empty 
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
+class PretrainConfig(RunConfig):
     """One pre-training. A recipe fills it; every field is a flag of `patchout pretrain`."""
 
-    recipe: tyro.conf.Suppress[str]
-    """name of the recipe, no flag"""
-    data: tyro.conf.Suppress[str] = ""
-    """sounds, labelled or not; no flag of its own"""
-    out: tyro.conf.Suppress[Path] = Path()
-    """run folder; no flag of its own"""
     exclude: tuple[str, ...] = ()
     """folds or splits that are not listened to"""
 
@@ -65,24 +56,17 @@ class PretrainConfig:
     """predict each patch by its own mean and deviation"""
 
     # the clips and their masks
-    clip_s: float = 10.0
-    """seconds a clip: longer ones are cropped at random, shorter ones padded with zeros"""
     mask_ratio: float = 0.75
     """share of the patches that is hidden"""
     masks_per_clip: int = 1
     """different masks of each decoded clip in a step"""
-    mel_jitter: bool = True
-    """draw new band edges of the mel bank for every batch"""
     mel_cache: str = ""
     """folder to keep every clip's log-mel in, which later epochs only crop; needs --no-mel-jitter"""
 
     # optimisation
     epochs: int = 80
-    """passes over the clips"""
     batch: int = 512
     """clips a step, over all processes; 0: as many as fit, up to 512"""
-    parts: int = 1
-    """parts that a step's clips are computed in, one after the other (gradient accumulation)"""
     base_lr: float = 1e-3
     """peak learning rate of AdamW for 256 clips a step; it grows with the batch"""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -90,7 +74,6 @@ class PretrainConfig:
     weight_decay: float = 0.05
     """of matrices and tokens"""
     warm_up_epochs: float = 40.0
-    """epochs until the peak"""
     horizon_epochs: int = 0
     """epoch at which the cosine reaches zero; 0: the last; the published code: 400"""
     clip_norm: float = 3.0
@@ -103,20 +86,6 @@ class PretrainConfig:
     """a small labelled set, one class a clip: does what was learnt tell its classes apart?"""
     probe_every: int = 10
     """epochs between its looks"""
-
-    # the machine
-    seed: int = 0
-    """of everything random"""
-    workers: int = 0
-    """processes that decode"""
-    device: str = "auto"
-    """cuda, mps or cpu"""
-    precision: Precision = "auto"
-    """bf16 where the hardware gains, fp32 elsewhere"""
-    compile: bool = False
-    """compile the model first: faster steps after a slow start"""
-    trackers: tuple[str, ...] = ()
-    """also log to tensorboard, wandb or trackio"""
 
     def __post_init__(self) -> None:
         """Refuse values that train nothing."""
@@ -133,14 +102,17 @@ class PretrainConfig:
             raise ValueError(f"clip_s must be some seconds, got {self.clip_s}")
         if self.mel_cache and self.mel_jitter:
             raise ValueError("a mel_cache has the bands of its first epoch: add --no-mel-jitter, or go without it")
-        if self.batch % self.parts:
-            raise ValueError(f"a batch of {self.batch} cannot be cut into {self.parts} equal parts")
+        super().__post_init__()
         last = self.horizon_epochs or self.epochs
         if not 0 <= self.warm_up_epochs < last or last < self.epochs:
             raise ValueError(
                 f"{self.epochs} epochs with {self.warm_up_epochs:g} of warm-up and a horizon of {last}: end the "
                 "warm-up before the horizon, and put that not before the last epoch"
             )
+
+    def peak_lr(self, batch: int) -> float:
+        """Peak learning rate of AdamW, in proportion to the batch."""
+        return self.base_lr * batch / 256
 
 
 MASKSPEC = PretrainConfig(recipe="maskspec", exclude=("eval",))

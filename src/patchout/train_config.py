@@ -2,13 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-import tyro
-
-from patchout.device import Precision
 from patchout.patches import Patchout
+from patchout.run_config import RunConfig
 
 LIMITS = (  # fields, the lowest value, and what they stay below
     ("depth hop_length epochs parts seeds ramp_epochs swa_every", 1, math.inf),
@@ -21,15 +18,9 @@ LIMITS = (  # fields, the lowest value, and what they stay below
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(RunConfig):
     """One training run. A recipe fills it; every field is a flag of `patchout train`."""
 
-    recipe: tyro.conf.Suppress[str]
-    """name of the recipe, no flag"""
-    data: tyro.conf.Suppress[str] = ""
-    """folder a class, CSV or JSONL list, prepared set, or hub set (hf://owner/name); no flag of its own"""
-    out: tyro.conf.Suppress[Path] = Path()
-    """run folder; no flag of its own"""
     seeds: int = 1
     """runs with seeds seed, seed + 1, ...; mean and spread of their scores are the result"""
 
@@ -38,8 +29,6 @@ class TrainConfig:
     """fold or split held out for validation; "": none"""
     test: str = ""
     """split scored once, at the end, with the weights that the run reports; "": none"""
-    exclude: tuple[str, ...] = ()
-    """folds or splits neither trained on nor looked at"""
     folds: tuple[str, ...] = ()
     """one run a fold, each held out in turn; the mean of their scores is the result"""
     hold_out: float = 0.0
@@ -75,8 +64,6 @@ class TrainConfig:
     """a learned position per row and per column, or per patch (AST); else separate"""
     table_s: float | None = None
     """seconds that the table of time positions covers, a shorter clip takes a random part of it; else clip_s"""
-    clip_s: float = 10.0
-    """seconds a clip: longer ones are cropped at random, shorter ones padded with zeros"""
 
     # Patchout
     patchout_freq: int = 4
@@ -99,8 +86,6 @@ class TrainConfig:
     """chance that a clip's waveform is mixed with another's"""
     wave_mix_alpha: float = 2.0
     """Beta parameter of that mix"""
-    mel_jitter: bool = True
-    """draw new band edges of the mel bank for every batch"""
     mask_freq: int = 48
     """widest masked band, mels"""
     mask_time: int = 192
@@ -116,17 +101,12 @@ class TrainConfig:
 
     # optimisation
     epochs: int = 120
-    """passes over the clips"""
     batch: int = 32
     """clips a step, over all processes; 0: as many as fit, up to 32"""
     batch_per_process: bool = False
     """batch counts the clips of one process (a GPU), as in the published code of PaSST: the whole grows with them"""
-    parts: int = 1
-    """parts that a step's clips are computed in, one after the other (gradient accumulation)"""
     lr: float = 1e-3
     """peak learning rate of AdamW"""
-    weight_decay: float = 0.05
-    """of matrices"""
     layer_decay: float = 1.0
     """factor of the learning rate from a block to the one below it (MaskSpec: 0.75; 1 from random weights)"""
     drop_path: float = 0.0
@@ -136,7 +116,6 @@ class TrainConfig:
     schedule: Literal["cosine", "exp_ramp"] = "cosine"
     """half a cosine to zero; or the published one, an epoch a stair: exponential warm-up, plateau, straight ramp"""
     warm_up_epochs: float = 5.0
-    """epochs until the peak"""
     plateau_epochs: int = 50
     """epochs until the ramp of exp_ramp begins"""
     ramp_epochs: int = 50
@@ -144,9 +123,6 @@ class TrainConfig:
     floor: float = 0.01
     """share of the peak rate after the ramp"""
     clip_norm: float = 1.0
-    """longest gradient; 0: any"""
-    ema: float = 0.0
-    """decay a step of averaged weights; 0: none"""
     swa_start: int = 0
     """epoch (from 1) at whose start the weights first enter an equal average (SWA); 0: none"""
     swa_every: int = 1
@@ -156,20 +132,6 @@ class TrainConfig:
     evaluate_every: int = 0
     """epochs between validations; 0: once, at the end"""
 
-    # the machine
-    seed: int = 0
-    """of everything random"""
-    workers: int = 0
-    """processes that decode"""
-    device: str = "auto"
-    """cuda, mps or cpu"""
-    precision: Precision = "auto"
-    """bf16 where the hardware gains, fp32 elsewhere"""
-    compile: bool = False
-    """compile the model first: faster steps after a slow start"""
-    trackers: tuple[str, ...] = ()
-    """also log to tensorboard, wandb or trackio"""
-
     def __post_init__(self) -> None:
         """Refuse values that train nothing, or contradict each other."""
         for names, low, high in LIMITS:
@@ -177,15 +139,15 @@ class TrainConfig:
                 value = getattr(self, name)
                 if value is not None and not low <= value < high:
                     raise ValueError(f"{name} must be at least {low} and below {high:g}, got {value}")
-        best, averaging = self.result == "best", self.ema or self.swa_start
+        super().__post_init__()
+        best = self.result == "best"
         watched = self.evaluate_every and (self.split or self.hold_out)
         folds = ", ".join(self.folds)
         refusals = {
             f"stride counts pixels and must be at least 1, got {self.stride}": self.stride and min(self.stride) < 1,
             f"gain_db goes from the lower to the higher end, got {self.gain_db}": self.gain_db[0] > self.gain_db[1],
-            f"a batch of {self.batch} cannot be cut into {self.parts} equal parts": self.batch % self.parts,
             "ema and swa_start are two averages: set one of them to 0": self.ema and self.swa_start,
-            "result average needs an average: set ema or swa_start": self.result == "average" and not averaging,
+            "result average needs an average: set ema or swa_start": self.result == "average" and not self.averages,
             "result best would choose by the fold that is scored: set result to last or average": best and folds,
             "result best needs clips to choose by: set split or hold_out, and evaluate_every": best and not watched,
             f"split {self.split} and folds {folds} both hold clips out: give one of them": folds and self.split,
@@ -198,3 +160,12 @@ class TrainConfig:
     def patchout(self) -> Patchout:
         """What training drops."""
         return Patchout(self.patchout_freq, self.patchout_time, self.patchout_patches, self.patchout_per_clip)
+
+    @property
+    def averages(self) -> bool:
+        """Whether averaged weights are kept beside the trained ones."""
+        return bool(self.ema or self.swa_start)
+
+    def peak_lr(self, batch: int) -> float:
+        """Peak learning rate of AdamW, of any batch the same."""
+        return self.lr
