@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import patchout
-from patchout import checkpoint, loop, pretrain, survey, zoo
+from patchout import checkpoint, loop, pretrain, survey, training, zoo
 from patchout.batches import Batch, Waves
 from patchout.clips import DataError
 from patchout.import_maskspec import encoder_of
@@ -289,7 +289,7 @@ def look(settings: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
     monkeypatch.setattr(loop, "run", stop)
     monkeypatch.setattr(loop, "engine", engine)
-    monkeypatch.setattr(pretrain, "pick_device", device)
+    monkeypatch.setattr(training, "pick_device", device)
     pretrain.run(settings)
     model = checkpoint.load(settings.out / "model.safetensors")
     caught["provenance"] = model.config.provenance["recipe"]

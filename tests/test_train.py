@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import patchout
-from patchout import augment, checkpoint, loop, train
+from patchout import augment, checkpoint, loop, train, training
 from patchout.batches import Batch
 from patchout.data import scan
 from patchout.files import finite
@@ -263,7 +263,7 @@ def probe(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Probe:
 
     monkeypatch.setattr(loop, "run", stop)
     monkeypatch.setattr(loop, "engine", engine)
-    monkeypatch.setattr(train, "pick_device", device)
+    monkeypatch.setattr(training, "pick_device", device)
     train.run(settings)
     caught["provenance"] = patchout.load(settings.out / "model.safetensors", "cpu").config.provenance["recipe"]
     return caught

@@ -70,6 +70,11 @@ class RunConfig(ABC):
         """Whether averaged weights are kept beside the trained ones."""
         return bool(self.ema)
 
+    @property
+    def batch_and_rate(self) -> str:
+        """In words."""
+        return f"{self.batch} at {self.peak_lr(self.batch):.3g}"
+
     @abstractmethod
     def peak_lr(self, batch: int) -> float:
         """Peak learning rate of AdamW for so many clips a step."""

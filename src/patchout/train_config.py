@@ -166,6 +166,11 @@ class TrainConfig(RunConfig):
         """Whether averaged weights are kept beside the trained ones."""
         return bool(self.ema or self.swa_start)
 
+    @property
+    def batch_and_rate(self) -> str:
+        """In words."""
+        return super().batch_and_rate.replace(" at ", " on one GPU at " if self.batch_per_process else " at ")
+
     def peak_lr(self, batch: int) -> float:
         """Peak learning rate of AdamW, of any batch the same."""
         return self.lr
