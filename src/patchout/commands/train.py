@@ -1,18 +1,22 @@
 """`patchout train RECIPE`: every field of the recipe's config is a flag."""
 
+import importlib
 import sys
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
 from patchout import output
 from patchout.commands import DONE, WRONG_USAGE, say
-from patchout.train_config import TrainConfig
+from patchout.run_config import RunConfig
 
 USAGE = "usage: patchout train RECIPE --data DATA --out RUN [options]"
+DATA = "folder a class, CSV or JSONL list, prepared set, or hub set (hf://owner/name)"
 
 
 def main(args: Sequence[str]) -> int:
@@ -23,39 +27,56 @@ def main(args: Sequence[str]) -> int:
         output.line(_overview(), sys.stdout if args else sys.stderr)
         return DONE if args else WRONG_USAGE
     chosen = recipe(args[0])
+    return run_recipe("train", args, chosen.config, about=chosen.about, data_help=DATA)
+
+
+def run_recipe(
+    kind: Literal["train", "pretrain"],
+    args: Sequence[str],
+    chosen: RunConfig,
+    *,
+    about: str,
+    data_help: str,
+    of_weights: AbstractSet[str] = frozenset(),
+) -> int:
+    """Run `patchout KIND RECIPE`; start weights bring the settings `of_weights`."""
 
     @dataclass(kw_only=True)
-    class TrainOptions:
-        data: str
-        """folder a class, CSV or JSONL list, prepared set, or hub set (hf://owner/name)"""
+    class Options:
+        data: Annotated[str, tyro.conf.arg(help=data_help)]
         out: Path
         """run folder; the same command continues the run in it"""
         restart: bool = False
         """begin anew in a folder that holds a run"""
         accept_changes: bool = False
         """continue a run although the config has changed"""
-        config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: chosen.config)
+        config: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=lambda: chosen)
 
-    options = tyro.cli(TrainOptions, args=args[1:], prog=f"patchout train {args[0]}", description=chosen.about)
+    options = tyro.cli(Options, args=args[1:], prog=f"patchout {kind} {args[0]}", description=about)
     from patchout.loop import Stopped
     from patchout.run_folder import as_begun
-    from patchout.train import Listener, run
+    from patchout.training import Listener
 
     config = replace(options.config, data=options.data, out=options.out)
     if not (options.restart or options.accept_changes):
-        config, begun = as_begun(config, chosen.config, options.out)
+        config, begun = as_begun(config, chosen, options.out, of_weights=of_weights)
         if begun:
             say(f"{options.out} goes on as it began ({begun}); --accept-changes takes the recipe's values of today")
     with output.Bar("steps", None, sys.stderr) as bar:
-        listener = Listener(on_plan=lambda plan: say(plan.describe()), on_progress=bar.training, on_problem=say)
+        listener = Listener(
+            on_plan=lambda plan: say(plan.describe()),
+            on_progress=bar.training,
+            on_problem=say,
+            on_result=lambda table: output.line(table, sys.stdout),
+        )
+        run = importlib.import_module(f"patchout.{kind}").run
         try:
             scores = run(config, listener, restart=options.restart, accept_changes=options.accept_changes)
         except Stopped:
             say("stopped, the state is saved: the same command, without --restart, continues")
             return DONE
-    several = config.folds or config.seeds > 1 or config.channel == "each"
-    result = config.out if several else config.out / "model.safetensors"
-    output.line(f"{result}  {output.scores_text(scores)}", sys.stdout)
+    model = config.out / "model.safetensors"  # of several seeds, folds or channels each has its own
+    output.line(f"{model if model.exists() else config.out}  {output.scores_text(scores)}", sys.stdout)
     return DONE
 
 
@@ -63,7 +84,7 @@ def _overview() -> str:
     """All recipes, a data set a line."""
     from patchout.recipes import names
 
-    rows = [f"  {group:<16}{'  '.join(found)}" for group, found in _grouped(names())]
+    rows = [f"  {group:<16}{'  '.join(variants)}" for group, variants in _grouped(names())]
     return "\n".join(
         (USAGE, "", "recipes and their variants:", *rows, "", "`patchout train RECIPE --help` shows its options.")
     )
@@ -72,6 +93,6 @@ def _overview() -> str:
 def _grouped(names: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Variants behind the data set they belong to."""
     return [
-        (group, [name.removeprefix(group) for name in found if name != group])
-        for group, found in groupby(names, key=lambda name: name.partition("-")[0])
+        (group, [name.removeprefix(group) for name in variants if name != group])
+        for group, variants in groupby(names, key=lambda name: name.partition("-")[0])
     ]
