@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -431,6 +432,16 @@ def test_a_run_from_cached_log_mels_stops_and_goes_on(
     monkeypatch.setattr(Waves, "__getitem__", None)  # the cache is enough
     pretrain.run(settings("other"))
     assert same(weights(tmp_path / "run"), weights(tmp_path / "other"))
+
+
+def test_sigterm_before_the_first_step_stops_quietly(class_folder: Path, tmp_path: Path) -> None:
+    def terminate(note: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(loop.Stopped):
+        pretrain.run(config(class_folder, tmp_path / "run"), Listener(on_note=terminate))
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_long_recording_is_a_clip_a_stretch(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Masked pre-training on unlabelled sounds: where it starts, the run, and whether it helped (MaskSpec, section 2)."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from patchout import augment, optim, training, zoo
+from patchout import augment, loop, optim, training, zoo
 from patchout.batches import Waves
 from patchout.data import scan
 from patchout.files import write_json
@@ -73,6 +73,7 @@ def _prepare(config: PretrainConfig, host: Host) -> "_Masked":
         host=host,
         tokens=(1 + patches, 1 + num_kept(patches, config.mask_ratio)),
         may_change={**MAY_CHANGE, "probe": "", "probe_every": 0, **cached},
+        averages=bool(config.ema),
         largest_batch=LARGEST_BATCH,
         probe=probe,
         notes=(cut, decided, *clips.problems, *clips.notes, *heard.problems, *(probe.problems if probe else ())),
@@ -139,23 +140,15 @@ class _Masked(Training):
         return (sounds.open(self.seconds) if isinstance(sounds, MelCache) else "", *self.notes)
 
     def sounds(self) -> Waves | MelCache:
-        """Every clip, cropped at random."""
         return crops(self.clips, self.model.config.mel, self.config)
 
-    def optimizer(self) -> torch.optim.Optimizer:
-        """AdamW with the memory of the published code."""
-        config = self.config
-        groups = parameter_groups(self.model, config.weight_decay)
-        return optim.adamw(groups, config.peak_lr(config.batch), betas=config.betas)
-
-    def rate(self) -> Callable[[int], float]:
-        """Half a cosine, which may end after the run."""
+    def job(self, folder: RunFolder) -> loop.Job:
         config, clips = self.config, len(self.clips)
-        return partial(
-            optim.cosine,
-            steps=(config.horizon_epochs or config.epochs) * clips // config.batch,
-            warm_up=round(config.warm_up_epochs * clips / config.batch),
-        )
+        groups = parameter_groups(self.model, config.weight_decay)
+        optimizer = optim.adamw(groups, config.peak_lr(config.batch), betas=config.betas)
+        steps = (config.horizon_epochs or config.epochs) * clips // config.batch
+        warm_up = round(config.warm_up_epochs * clips / config.batch)
+        return self.common_job(folder, optimizer=optimizer, rate=partial(optim.cosine, steps=steps, warm_up=warm_up))
 
     def validate(self, model: nn.Module) -> Scores:
         """After an epoch: what the loss has seen, and now and then the probe; what looks wrong is told once."""

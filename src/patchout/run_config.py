@@ -65,16 +65,6 @@ class RunConfig(ABC):
         if self.batch % self.parts:
             raise ValueError(f"a batch of {self.batch} cannot be cut into {self.parts} equal parts")
 
-    @property
-    def averages(self) -> bool:
-        """Whether averaged weights are kept beside the trained ones."""
-        return bool(self.ema)
-
-    @property
-    def batch_and_rate(self) -> str:
-        """In words."""
-        return f"{self.batch} at {self.peak_lr(self.batch):.3g}"
-
     @abstractmethod
     def peak_lr(self, batch: int) -> float:
         """Peak learning rate of AdamW for so many clips a step."""

@@ -63,10 +63,12 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
     if config.draws > len(clips):
         raise ValueError(f"{config.draws} draws an epoch of {len(clips)} clips, none twice: lower draws")
     weight = class_weights(clips) if config.balance == "loss" else torch.ones(len(clips.classes))
+    published = recipe(config.recipe).config if config.recipe in names() else config
     columns, whole = num_columns(shape, config.clip_s), num_class_tokens(shape)
     return _Supervised(
         config=config,
-        recipe=recipe(config.recipe).config if config.recipe in names() else config,
+        recipe=published,
+        recipe_unit=" on one GPU" if published.batch_per_process else "",
         clips=clips,
         model=model,
         loss=StepLoss(config, model.config, weight),
@@ -74,6 +76,7 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
         tokens=(whole + shape.rows * columns, whole + config.patchout.num_kept(shape.rows, columns)),
         may_change={**MAY_CHANGE, "batch_per_process": False, **processes},
         classes=clips.classes,
+        averages=bool(config.ema or config.swa_start),
         draws=config.draws,
         draw_weights=balance_weights(clips) if config.balance == "sampling" else None,
         split=split,
@@ -89,23 +92,29 @@ class _Supervised(Training):
     split: Split
 
     def sounds(self) -> Waves:
-        """Cropped, changed and mixed waveforms."""
         config, rate = self.config, self.model.config.mel.sample_rate
         change = partial(wave_augment, config=config, rate=rate)  # unlike a closure it can be sent to a spawned worker
         mix = WaveMix(config.wave_mix, config.wave_mix_alpha) if config.wave_mix else None
         size = round(config.clip_s * rate)
         return Waves(self.clips, rate=rate, num_samples=size, seed=config.seed, augment=change, mix=mix)
 
-    def optimizer(self) -> torch.optim.Optimizer:
-        """AdamW."""
-        config = self.config
+    def job(self, folder: RunFolder) -> loop.Job:
+        config, per_epoch = self.config, Fraction(self.epoch, self.config.batch)
         decay, layer_decay = config.weight_decay, config.layer_decay
         groups = optim.parameter_groups(self.model, decay, decay_all=config.decay_all, layer_decay=layer_decay)
-        return optim.adamw(groups, config.lr)
+        swa = optim.swa_steps(per_epoch, config.epochs, start=config.swa_start, every=config.swa_every)
+        score = "accuracy" if self.clips.task == "multi_class" else "mAP"
+        metric = f"{loop.AVERAGE if self.averages else ''}{score}"
+        return replace(
+            self.common_job(folder, optimizer=optim.adamw(groups, config.lr), rate=self._rate(per_epoch)),
+            evaluate_every=config.evaluate_every,
+            metric=metric if config.evaluate_every and len(self.split.validation) else "",
+            result=config.result,
+            swa=swa if config.swa_start else frozenset(),
+        )
 
-    def rate(self) -> Callable[[int], float]:
-        """Half a cosine, or the published stairs."""
-        config, per_epoch = self.config, Fraction(self.epoch, self.config.batch)
+    def _rate(self, per_epoch: Fraction) -> Callable[[int], float]:
+        config = self.config
         if config.schedule == "cosine":
             return partial(optim.cosine, steps=self.steps, warm_up=round(config.warm_up_epochs * per_epoch))
         return partial(
@@ -115,20 +124,6 @@ class _Supervised(Training):
             plateau_end=config.plateau_epochs,
             ramp=config.ramp_epochs,
             floor=config.floor,
-        )
-
-    def job(self, folder: RunFolder) -> loop.Job:
-        """With averages, and a score to choose weights by."""
-        config, per_epoch = self.config, Fraction(self.epoch, self.config.batch)
-        swa = optim.swa_steps(per_epoch, config.epochs, start=config.swa_start, every=config.swa_every)
-        score = "accuracy" if self.clips.task == "multi_class" else "mAP"
-        metric = f"{loop.AVERAGE if config.averages else ''}{score}"
-        return replace(
-            super().job(folder),
-            evaluate_every=config.evaluate_every,
-            metric=metric if config.evaluate_every and len(self.split.validation) else "",
-            result=config.result,
-            swa=swa if config.swa_start else frozenset(),
         )
 
     def validate(self, model: nn.Module) -> Scores:

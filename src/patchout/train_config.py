@@ -140,14 +140,14 @@ class TrainConfig(RunConfig):
                 if value is not None and not low <= value < high:
                     raise ValueError(f"{name} must be at least {low} and below {high:g}, got {value}")
         super().__post_init__()
-        best = self.result == "best"
+        best, averaging = self.result == "best", self.ema or self.swa_start
         watched = self.evaluate_every and (self.split or self.hold_out)
         folds = ", ".join(self.folds)
         refusals = {
             f"stride counts pixels and must be at least 1, got {self.stride}": self.stride and min(self.stride) < 1,
             f"gain_db goes from the lower to the higher end, got {self.gain_db}": self.gain_db[0] > self.gain_db[1],
             "ema and swa_start are two averages: set one of them to 0": self.ema and self.swa_start,
-            "result average needs an average: set ema or swa_start": self.result == "average" and not self.averages,
+            "result average needs an average: set ema or swa_start": self.result == "average" and not averaging,
             "result best would choose by the fold that is scored: set result to last or average": best and folds,
             "result best needs clips to choose by: set split or hold_out, and evaluate_every": best and not watched,
             f"split {self.split} and folds {folds} both hold clips out: give one of them": folds and self.split,
@@ -160,16 +160,6 @@ class TrainConfig(RunConfig):
     def patchout(self) -> Patchout:
         """What training drops."""
         return Patchout(self.patchout_freq, self.patchout_time, self.patchout_patches, self.patchout_per_clip)
-
-    @property
-    def averages(self) -> bool:
-        """Whether averaged weights are kept beside the trained ones."""
-        return bool(self.ema or self.swa_start)
-
-    @property
-    def batch_and_rate(self) -> str:
-        """In words."""
-        return super().batch_and_rate.replace(" at ", " on one GPU at " if self.batch_per_process else " at ")
 
     def peak_lr(self, batch: int) -> float:
         """Peak learning rate of AdamW, of any batch the same."""

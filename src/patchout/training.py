@@ -66,6 +66,7 @@ class Training(ABC):
 
     config: RunConfig
     recipe: RunConfig  # the config of that name before it was changed
+    recipe_unit: str = ""  # that its batch is of, in words
     clips: ClipSet  # that are trained on
     model: checkpoint.Model
     loss: Callable[[nn.Module, Batch, Place], Tensor]
@@ -73,6 +74,7 @@ class Training(ABC):
     tokens: tuple[int, int]  # of a clip, and those of it in a training step
     may_change: dict[str, Any]  # settings that move no weight, and what is stored instead of them
     classes: tuple[str, ...] = ()  # that the loss compares with
+    averages: bool  # whether averaged weights are kept beside the trained ones
     draws: int = 0  # clips an epoch; 0: all
     draw_weights: Float[Tensor, "clip"] | None = None  # how likely each clip is drawn
     largest_batch: int = LARGEST_BATCH  # that is chosen where the config leaves it open
@@ -93,12 +95,8 @@ class Training(ABC):
         """What batches are made of."""
 
     @abstractmethod
-    def optimizer(self) -> torch.optim.Optimizer:
-        """AdamW, each parameter in its group."""
-
-    @abstractmethod
-    def rate(self) -> Callable[[int], float]:
-        """Step -> factor of the peak learning rate."""
+    def job(self, folder: RunFolder) -> loop.Job:
+        """The run as the loop takes it."""
 
     @abstractmethod
     def validate(self, model: nn.Module) -> Scores:
@@ -123,7 +121,7 @@ class Training(ABC):
         config, model, clips, world = self.config, self.model, self.clips, self.host.world
         length, classes = round(config.clip_s * model.config.mel.sample_rate), len(self.classes)
         trial = measure(model, self.loss, num_samples=length, num_classes=max(1, classes))
-        state = sum(optim.state_bytes(model, average=config.averages))
+        state = sum(optim.state_bytes(model, average=self.averages))
         share = config.parts * world.num_processes
         batch = config.batch or self.host.stored.get("batch", 0)
         batch = batch or fitting_batch(
@@ -135,6 +133,7 @@ class Training(ABC):
         if steps < 1:
             few = f"{config.epochs} epochs of {self.epoch} clips"
             raise ValueError(f"{few} are less than one batch of {batch}: lower batch")
+        like, lr = (self.recipe.batch, self.recipe.peak_lr(self.recipe.batch)), config.peak_lr(batch)
         counts = np.sort(clips.class_counts()) if classes else np.zeros(1)
         return Plan(
             origin=clips.origin(),
@@ -147,22 +146,24 @@ class Training(ABC):
             batch=batch,
             parts=config.parts,
             processes=world.num_processes,
-            lr=config.peak_lr(batch),
-            published=_published(self.recipe, batch, config.peak_lr(batch)),
+            lr=lr,
+            published="" if not like[0] or like == (batch, lr) else f"{like[0]}{self.recipe_unit} at {like[1]:.3g}",
             steps=steps,
             class_clips=(int(counts[0]), int(counts[len(counts) // 2]), int(counts[-1])),
             state_bytes=state,
             trial=trial,
         )
 
-    def job(self, folder: RunFolder) -> loop.Job:
-        """The run as the loop takes it."""
+    def common_job(
+        self, folder: RunFolder, *, optimizer: torch.optim.Optimizer, rate: Callable[[int], float]
+    ) -> loop.Job:
+        """What is alike in every `job`; it is validated after every epoch."""
         config = self.config
         return loop.Job(
             model=self.model,
-            optimizer=self.optimizer(),
+            optimizer=optimizer,
             loss=self.loss,
-            rate=self.rate(),
+            rate=rate,
             batch=config.batch,
             clips=len(self.clips),
             clip_name=self.clips.name,
@@ -234,15 +235,10 @@ def run(
     with ExitStack() as stack:
         opened = open_run(config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main)
         folder = loop.agreed(lambda: stack.enter_context(opened))
-        for text in filter(None, (folder.replaced, *loop.agreed(lambda: training.begin() if main else ()))):
-            host.listener.tell(text)
+        notes = loop.agreed(lambda: training.begin() if main else ())
+        for note in filter(None, (folder.replaced, *notes)):
+            host.listener.tell(note)
         host.listener.on_plan(plan)
         last = loop.run(training.job(folder), world, on_progress=listener.on_progress, on_problem=listener.tell)
         scores = loop.agreed(lambda: training.conclude(folder, last) if main else {})
     return broadcast_object_list([scores])[0]
-
-
-def _published(recipe: RunConfig, batch: int, lr: float) -> str:
-    """Batch and peak rate of the recipe, "" where this run has them or the recipe leaves the batch open."""
-    same = (recipe.batch, recipe.peak_lr(recipe.batch)) == (batch, lr)
-    return "" if same or not recipe.batch else recipe.batch_and_rate
