@@ -50,6 +50,8 @@ def run(
 def _prepare(config: PretrainConfig, host: Host) -> "_Masked":
     """The clips, the model that goes on from them, and what watches it."""
     sounds, stored = sounds_of(config), host.stored
+    for note in (*sounds.problems, *sounds.notes):
+        host.listener.tell(note)
     clips = cut_long(sounds, config.clip_s)
     probe = Probe(scan(config.probe)) if config.probe else None
     if stored and "mask_ratio" not in stored:
@@ -76,7 +78,7 @@ def _prepare(config: PretrainConfig, host: Host) -> "_Masked":
         averages=bool(config.ema),
         largest_batch=LARGEST_BATCH,
         probe=probe,
-        notes=(cut, decided, *clips.problems, *clips.notes, *heard.problems, *(probe.problems if probe else ())),
+        notes=(cut, decided, *heard.problems, *(probe.problems if probe else ())),
         seconds=max(3600 * heard.hours, len(clips) * config.clip_s),
     )
 

@@ -19,7 +19,7 @@ from patchout.recipes import names, recipe
 from patchout.repeat import Scores, repeat
 from patchout.report import write_report
 from patchout.run_folder import RunFolder
-from patchout.shape import freeze, model_config, num_class_tokens, num_columns
+from patchout.shape import freeze, model_config, num_columns
 from patchout.split import Split, choose
 from patchout.start import find, start
 from patchout.step_loss import StepLoss, class_weights, wave_augment
@@ -64,7 +64,7 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
         raise ValueError(f"{config.draws} draws an epoch of {len(clips)} clips, none twice: lower draws")
     weight = class_weights(clips) if config.balance == "loss" else torch.ones(len(clips.classes))
     published = recipe(config.recipe).config if config.recipe in names() else config
-    columns, whole = num_columns(shape, config.clip_s), num_class_tokens(shape)
+    columns, whole = num_columns(shape, config.clip_s), shape.num_class_tokens
     return _Supervised(
         config=config,
         recipe=published,
@@ -137,7 +137,7 @@ class _Supervised(Training):
         predictions = evaluate.interleave(gather_object([part]))
         if not world.is_main_process:
             return {}
-        self.tell_once(predictions.failed)
+        self.tell_once((*predictions.failed, *predictions.warnings))
         return self._judge(predictions, clips).scores
 
     def _judge(self, predictions: evaluate.Predictions, clips: ClipSet) -> evaluate.Evaluation:
@@ -157,6 +157,8 @@ class _Supervised(Training):
         weights = f"{path.name}, the {self.config.result} of {self.steps} steps, on the {which} clips"
         labels, task = model.config.labels, model.config.task
         write_report(folder.path, predictions, clips, labels=labels, task=task, weights=weights)
+        if which == "test":
+            self.tell_once((*predictions.failed, *predictions.warnings))
         judged = self._judge(predictions, clips)
         if judged.absent:
             self.host.listener.tell(f"{which} clips: {judged.unscored}")
