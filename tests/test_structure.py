@@ -42,6 +42,7 @@ LEVELS = (
         "autotune",
         "cnn14",
         "download",
+        "fill",
         "folders",
         "job_folder",
         "libav",

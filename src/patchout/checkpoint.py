@@ -13,15 +13,17 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from patchout.errors import CheckpointError
 from patchout.family import num_patches
 from patchout.files import write_aside
+from patchout.fill import check_finite, check_names, fill
 from patchout.import_maskspec import import_maskspec, import_maskspec_classifier
 from patchout.maskspec import MaskSpec, MaskSpecConfig
 from patchout.mel import MelConfig
 from patchout.passt import Passt, PasstConfig
 from patchout.public import Source, class_names, num_blocks, num_heads, read_public
 from patchout.tagger import FAMILIES, Tagger
-from patchout.weights import CheckpointError, Path_, check_finite, check_names, fill, read_file, read_header
+from patchout.weights import Path_, read_file, read_header
 
 __all__ = [
     "CheckpointError",

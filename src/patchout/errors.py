@@ -16,6 +16,10 @@ class AudioError(InputError):
     """A source without usable sound; the message is `<name>: <reason>[; what to do]`."""
 
 
+class CheckpointError(InputError):
+    """A file that is not a whole checkpoint, or not one of ours."""
+
+
 class CutError(Exception):
     """Decoding ended before the sound did; what came before is good."""
 

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from patchout.fill import fill
 from patchout.mel import MelConfig
 from patchout.pcm import Channel
-from patchout.weights import fill
 
 
 class Output(NamedTuple):

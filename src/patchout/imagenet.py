@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from patchout.download import by_hand, download
+from patchout.errors import CheckpointError
 from patchout.files import cache_folder
+from patchout.fill import check_names, fill
 from patchout.passt import SIZES, Passt, PasstConfig, cut_depth
 from patchout.public import Source, num_blocks, num_heads, read_public
-from patchout.weights import CheckpointError, check_names, fill
 from patchout.zoo import from_hub
 
 URL = "https://dl.fbaipublicfiles.com/deit/"

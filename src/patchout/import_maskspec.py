@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from patchout.errors import CheckpointError
+from patchout.fill import check_fit, fill
 from patchout.masking import sincos_positions
 from patchout.maskspec import GridConfig, MaskSpec, MaskSpecConfig
 from patchout.maskspec_classifier import NEW_HEAD_STD, MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.mel import MelConfig
 from patchout.mel_statistics import audioset_statistics
 from patchout.public import Source, class_names, num_blocks, num_heads, read_public
-from patchout.weights import CheckpointError, check_fit, fill
 
 DECODER_HEADS = {512: 16, 384: 6}  # by width: the published decoder, and that of `pretrain own`
 TABLE_TOLERANCE = 1e-4  # float32 tables of other machines against ours

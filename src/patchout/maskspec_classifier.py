@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from patchout.family import Output, Tagger, TaggerConfig
+from patchout.fill import fill
 from patchout.masking import patchify, sincos_positions, take
 from patchout.maskspec import GridConfig, GridEmbed
 from patchout.mel import MelConfig
@@ -15,7 +16,6 @@ from patchout.mel_statistics import audioset_statistics
 from patchout.patches import Patchout, patchout
 from patchout.pcm import Channel
 from patchout.transformer import INIT_STD, NORM_EPS, Block, init_linear
-from patchout.weights import fill
 
 NEW_HEAD_STD = 2e-5  # of a head put on an encoder that has learnt
 STD_FLOOR = 0.3  # of AudioSet's bands, for random weights: full-band sound shall not be blown up

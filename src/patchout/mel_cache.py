@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -15,26 +15,17 @@ from torch import Generator
 from torch.utils.data import Dataset
 
 from patchout.augment import fit, keyed
-from patchout.batches import Item, Key, Waves, broken
+from patchout.batches import Item, Key, broken
 from patchout.clips import LONG_S, ClipSet, DataError
 from patchout.errors import InputError
 from patchout.files import file_state, write_aside, write_json
 from patchout.job_folder import differences
 from patchout.mel import MelConfig, log_mel
-from patchout.pretrain_config import PretrainConfig
 
 ABOUT = "about.json"
 HAS_TIMES = "times_of_sounds"  # in it: files have the times of their sounds
 CLOCK_S = 2.0  # some disks keep no finer times
 BYTES = 2  # of a value: float16 is exact to 0.02 dB, bfloat16 only to 0.2
-
-
-def crops(clips: ClipSet, mel: MelConfig, config: PretrainConfig) -> "Waves | MelCache":
-    """What a pre-training crops its clips from: their sounds, or log-mels that are kept."""
-    size = round(config.clip_s * mel.sample_rate)
-    if config.mel_cache:
-        return MelCache(clips, replace(mel, mean=None, std=None), Path(config.mel_cache), size, config.seed)
-    return Waves(clips, rate=mel.sample_rate, num_samples=size, seed=config.seed, crop=True)
 
 
 @dataclass(frozen=True)

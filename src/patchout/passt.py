@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from patchout.family import Output, Tagger, TaggerConfig
+from patchout.fill import fill
 from patchout.mel import MelConfig
 from patchout.patches import PatchEmbed, Patchout, Positions
 from patchout.patches import patchout as draw
 from patchout.pcm import Channel
 from patchout.transformer import INIT_STD, Encoder, every_other_block, init_linear
-from patchout.weights import fill
 
 SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12), "huge": (1280, 16)}  # width, heads
 HALVED = 32  # blocks of ViT-huge, of which PaSST kept sixteen (section 3.2)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from patchout.import_maskspec import encoder_of
 from patchout.masking import num_kept
 from patchout.maskspec import MaskSpec, MaskSpecConfig, lengthened
 from patchout.mel import MelConfig
-from patchout.mel_cache import MelCache, crops
+from patchout.mel_cache import MelCache
 from patchout.mel_statistics import audioset_statistics
 from patchout.passt import SIZES
 from patchout.pretrain_config import RECIPES, PretrainConfig
@@ -142,7 +143,12 @@ class _Masked(Training):
         return (sounds.open(self.seconds) if isinstance(sounds, MelCache) else "", *self.notes)
 
     def sounds(self) -> Waves | MelCache:
-        return crops(self.clips, self.model.config.mel, self.config)
+        config, mel = self.config, self.model.config.mel
+        size = round(config.clip_s * mel.sample_rate)
+        if config.mel_cache:
+            plain = replace(mel, mean=None, std=None)
+            return MelCache(self.clips, plain, Path(config.mel_cache), size, config.seed)
+        return Waves(self.clips, rate=mel.sample_rate, num_samples=size, seed=config.seed, crop=True)
 
     def job(self, folder: RunFolder) -> loop.Job:
         config, clips = self.config, len(self.clips)

@@ -6,8 +6,10 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from patchout.errors import CheckpointError
+from patchout.fill import check_finite
 from patchout.labels import label_names
-from patchout.weights import CheckpointError, Path_, check_finite, read_file
+from patchout.weights import Path_, read_file
 
 Family = Literal["passt", "maskspec", "image"]
 

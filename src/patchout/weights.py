@@ -1,11 +1,11 @@
-"""A file of weights: read without running anything in it, and copied into a model, every name and shape checked."""
+"""A file of weights: read without running anything in it."""
 
 import argparse
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
 
-from patchout.errors import InputError
+from patchout.errors import CheckpointError
 
 UNREADABLE = (  # what torch.load raises for damaged files
     *(pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError),
@@ -42,10 +41,6 @@ SAVE_ALONE = (
     "torch.save(c.state_dict() if hasattr(c, 'state_dict') else c, {target!r})"
 )
 Path_ = str | os.PathLike[str]
-
-
-class CheckpointError(InputError):
-    """A file that is not a whole checkpoint, or not one of ours."""
 
 
 class Content(NamedTuple):
@@ -148,41 +143,3 @@ def _save_alone(path: Path_, name: str) -> str:
 def _unusable(path: Path_, reason: str) -> CheckpointError:
     whole = "a whole .safetensors file" if Path(path).suffix == ".safetensors" else "a readable file of plain tensors"
     return CheckpointError(f"{path}: not {whole}: {reason}")
-
-
-# -- into a model -----------------------------------------------------------------------------------------------------
-
-
-def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights that hold NaN or infinity."""
-    broken = [  # a sum costs a tenth of asking every number, and may only overflow
-        name for name, tensor in weights.items() if not tensor.sum().isfinite() and not tensor.isfinite().all()
-    ]
-    if broken:
-        raise CheckpointError(
-            f"{source}: {broken[0]} holds NaN or infinity ({len(broken)} of {len(weights)} tensors do): the training "
-            "that wrote it diverged, or the file is damaged: give another checkpoint"
-        )
-
-
-def check_names(given: Iterable[str], wanted: Iterable[str], source: str) -> None:
-    """Refuse weights that have not exactly the wanted names."""
-    missing, unknown = sorted({*wanted} - {*given}), sorted({*given} - {*wanted})
-    if missing or unknown:
-        raise CheckpointError(f"{source}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-
-
-def check_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights that have not exactly the wanted names and shapes."""
-    check_names(weights, wanted, source)
-    for name, tensor in weights.items():
-        if tensor.shape != wanted[name].shape:
-            given, own = tuple(tensor.shape), tuple(wanted[name].shape)
-            raise CheckpointError(f"{source}: {name} is {given}, the model has {own}")
-
-
-def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy weights into the model, in evaluation mode then; every name and shape must match."""
-    check_fit(weights, model.state_dict(), source)
-    model.load_state_dict(dict(weights))
-    model.eval()

@@ -128,9 +128,9 @@ def tagger_of(source: "Path | Public", hop_length: int | None = None) -> "Tagger
 def _model_of(source: "Path | Public", hop_length: int | None = None) -> "Model":
     """Our file or public weights; a file name that the zoo lists brings its front end, classes, licence and score."""
     from patchout import checkpoint
+    from patchout.errors import CheckpointError
     from patchout.mel import MelConfig
     from patchout.public import read_public
-    from patchout.weights import CheckpointError
 
     if isinstance(source, Path) and checkpoint.is_own(source):
         return checkpoint.load(source)
