@@ -1,7 +1,11 @@
 """What the tests share: shape checks on every signature, a tiny model, sounds from formulas."""
 
+import ctypes
+import gc
 import io
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -23,6 +27,15 @@ RATE = 32_000
 LABELS = ("bell", "dog", "rain")
 DATA = Path(os.environ.get("PATCHOUT_DATA", "")) if os.environ.get("PATCHOUT_DATA") else None
 needs_data = pytest.mark.skipif(DATA is None, reason="real sounds: set PATCHOUT_DATA to the folder that holds esc10/")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_given_back() -> Iterator[None]:
+    """A file of full-size models leaves their gigabytes to the next one, which glibc would keep."""
+    yield
+    gc.collect()
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
 
 
 def tone(seconds: float, hz: float = 440.0, *, rate: int = RATE) -> np.ndarray:

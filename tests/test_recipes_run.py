@@ -76,12 +76,10 @@ def _row(split: str, index: int, layout: Layout, num_classes: int) -> dict[str, 
 def small(config: TrainConfig, data: Path, out: Path) -> TrainConfig:
     """The recipe with everything that is large made small; what makes it this recipe stays."""
     stride = (16, 16) if config.init in ("passt-s-s16-ap473", "esc10-tiny") else (10, 10)
-    changes: dict[str, Any] = {
-        "init": "",
-        "size": "tiny",
-        "depth": 1,
-        "stride": None if config.model == "maskspec" else config.stride or stride,
-    }
+    changes: dict[str, Any] = {"init": ""}
+    if config.model != "cnn":
+        changes |= {"size": "tiny", "depth": 1}
+        changes |= {"stride": None if config.model == "maskspec" else config.stride or stride}
     changes |= {"epochs": 2, "batch": 2, "draws": min(config.draws, 6), "swa_start": min(config.swa_start, 2)}
     share = min(1.0, 2.0 / config.clip_s)  # of a clip, and of what Patchout drops of it
     changes |= {"clip_s": config.clip_s * share}
