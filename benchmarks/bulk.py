@@ -21,14 +21,14 @@ import psutil
 import soundfile
 import torch
 
-from patchout import bulk
-from patchout.ahead import decode
-from patchout.bulk import load_embedder, run
-from patchout.device import pick_precision
-from patchout.embedding import MID
-from patchout.items import Item, read_items
-from patchout.mel import MelConfig
-from patchout.shards import EmbedJob
+from patchout.audio.mel import MelConfig
+from patchout.data.items import Item, read_items
+from patchout.inference.bulk import run as bulk
+from patchout.inference.bulk.ahead import decode
+from patchout.inference.bulk.folder import EmbedJob
+from patchout.inference.bulk.run import load_embedder, run
+from patchout.inference.embedding import MID
+from patchout.models.device import pick_precision
 
 ESC_S, ESC_RATE = 5.0, 44_100
 WARM = 0.2  # of a job: what is allocated until then is not counted as growth

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import torch
 
-from patchout import augment, optim
-from patchout.batches import Batch
-from patchout.clips import ClipSet
-from patchout.data import scan
-from patchout.passt import Passt, PasstConfig
-from patchout.plan import activation_bytes
-from patchout.recipes import recipe
-from patchout.shape import model_config
-from patchout.step import Place
-from patchout.step_loss import StepLoss
+from patchout.data import augment
+from patchout.data.batches import Batch
+from patchout.data.clips import ClipSet
+from patchout.data.sets import scan
+from patchout.models.passt import Passt, PasstConfig
+from patchout.training import optim
+from patchout.training.plan import activation_bytes
+from patchout.training.recipes import recipe
+from patchout.training.step import Place
+from patchout.training.supervised.geometry import model_config
+from patchout.training.supervised.loss import StepLoss
 
 VARIANTS = ("esc10-b", "esc10-u", "esc10-s", "esc10-s-l", "esc10-s-n")
 

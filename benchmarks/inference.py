@@ -18,11 +18,11 @@ import baseline
 import torch
 from torch import Tensor
 
-from patchout.autotune import processor
-from patchout.bench import auto
-from patchout.device import Precision, autocast
-from patchout.mel import MelConfig, log_mel
-from patchout.passt import Passt, PasstConfig
+from patchout.audio.mel import MelConfig, log_mel
+from patchout.bench.measure import auto
+from patchout.models.autotune import processor
+from patchout.models.device import Precision, autocast
+from patchout.models.passt import Passt, PasstConfig
 
 CLIP_S = 10
 BATCHES = (1, 2, 4, 8)

@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from patchout import augment
-from patchout.augment import WaveMix
-from patchout.batches import StepSampler, Waves, batches
-from patchout.data import ClipSet, scan
+from patchout.data import augment
+from patchout.data.augment import WaveMix
+from patchout.data.batches import StepSampler, Waves, batches
+from patchout.data.sets import ClipSet, scan
 
 RATE = 32_000
 CLIP_S = 10

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import patchout
-from patchout.mel import MelConfig
+from patchout.audio.mel import MelConfig
 
 MEL = MelConfig()
 FIELD, HOP = 16, 5  # frames of 10 ms

@@ -38,7 +38,7 @@ def write_sound(path: Path, hours: float) -> None:
 
 def tag(path: Path, options: list[str]) -> tuple[float, float]:
     """Run `patchout tag`: wall time in seconds and peak resident memory in bytes."""
-    code = "from patchout.cli import main; main()"
+    code = "from patchout.cli.main import main; main()"
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code, "tag", str(path), *options], check=True)
     spent_s = time.perf_counter() - start

@@ -15,7 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from patchout.cli import run_command
+from patchout.cli.main import run_command
 from patchout.files import write_json
 
 RATIOS = (0.05, 0.15, 0.25, 0.5, 0.65, 0.75, 0.85, 0.95)

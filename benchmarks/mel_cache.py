@@ -17,17 +17,17 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from patchout.autotune import processor
-from patchout.batches import Batch, Item, StepSampler, Waves, batches
-from patchout.data import scan_sounds
-from patchout.maskspec import MaskSpec
-from patchout.mel import MelConfig
-from patchout.mel_cache import MelCache
-from patchout.pretrain import start
-from patchout.pretrain_config import PretrainConfig, recipe
-from patchout.pretrain_loss import PretrainLoss
-from patchout.step import Place
-from patchout.survey import cut_long, survey
+from patchout.audio.mel import MelConfig
+from patchout.data.batches import Batch, Item, StepSampler, Waves, batches
+from patchout.data.mel_cache import MelCache
+from patchout.data.sets import scan_sounds
+from patchout.models.autotune import processor
+from patchout.models.maskspec import MaskSpec
+from patchout.training.masked.config import PretrainConfig, recipe
+from patchout.training.masked.loss import PretrainLoss
+from patchout.training.masked.run import start
+from patchout.training.masked.survey import cut_long, survey
+from patchout.training.step import Place
 
 BATCH = 16
 MASKS = (1, 4)

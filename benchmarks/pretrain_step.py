@@ -16,17 +16,17 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from patchout import optim
-from patchout.autotune import processor
-from patchout.batches import Batch
-from patchout.device import pick_device, pick_precision
-from patchout.masking import masked_error, patchify, take
-from patchout.maskspec import MaskSpec, MaskSpecConfig, Prediction
-from patchout.passt import SIZES
-from patchout.pretrain import parameter_groups
-from patchout.pretrain_config import PretrainConfig
-from patchout.pretrain_loss import PretrainLoss
-from patchout.step import Place
+from patchout.data.batches import Batch
+from patchout.models.autotune import processor
+from patchout.models.device import pick_device, pick_precision
+from patchout.models.masking import masked_error, patchify, take
+from patchout.models.maskspec import MaskSpec, MaskSpecConfig, Prediction
+from patchout.models.passt import SIZES
+from patchout.training import optim
+from patchout.training.masked.config import PretrainConfig
+from patchout.training.masked.loss import PretrainLoss
+from patchout.training.masked.run import parameter_groups
+from patchout.training.step import Place
 
 DECODERS = {"8 x 512": (512, 8, 16), "4 x 384": (384, 4, 6)}
 ASKED = {"8 x 512": 2.2, "4 x 384": 3.0}  # least ratio

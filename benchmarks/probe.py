@@ -17,9 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import patchout
-from patchout.embedding import EmbedConfig, Embedder
-from patchout.metrics import wilson_interval
-from patchout.passt import Passt
+from patchout.inference.embedding import EmbedConfig, Embedder
+from patchout.inference.metrics import wilson_interval
+from patchout.models.passt import Passt
 
 Set = tuple[list[Path], list[str], np.ndarray]  # files, labels, is it a test clip?
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import patchout
-from patchout.augment import Share, fit, mixup
-from patchout.mel import MelConfig
+from patchout.audio.mel import MelConfig
+from patchout.data.augment import Share, fit, mixup
 
 MEL = MelConfig()  # PaSST's own, a frame every 10 ms
 WIDTHS = (24, 48, 96, 160, 256)

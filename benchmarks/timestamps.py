@@ -16,13 +16,13 @@ from pathlib import Path
 import baseline
 import torch
 
-from patchout.autotune import processor
-from patchout.device import Precision
-from patchout.embedding import EmbedConfig, Embedder
+from patchout.audio.mel import MelConfig, log_mel
+from patchout.audio.windows import window_mels
 from patchout.hear.api import PRESETS
-from patchout.mel import MelConfig, log_mel
-from patchout.passt import Passt, PasstConfig
-from patchout.windows_mel import window_mels
+from patchout.inference.embedding import EmbedConfig, Embedder
+from patchout.models.autotune import processor
+from patchout.models.device import Precision
+from patchout.models.passt import Passt, PasstConfig
 
 SECONDS = 10
 HOP = 1600  # samples between two times

@@ -19,11 +19,12 @@ from typing import Literal
 import baseline
 import torch
 
-from patchout import bench, plan
-from patchout.autotune import processor
-from patchout.labels import label_names
-from patchout.mel import MelConfig
-from patchout.passt import SIZES, PasstConfig
+from patchout.audio.mel import MelConfig
+from patchout.bench import measure as bench
+from patchout.checkpoint.labels import label_names
+from patchout.models.autotune import processor
+from patchout.models.passt import SIZES, PasstConfig
+from patchout.training import plan
 
 CPU = torch.device("cpu")
 BASELINE = "baseline S fp32"

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from patchout import audio
+from patchout.audio import stream as audio
 
 RATE, STREAM_S = 32_000, 6.0
 HELD_OUT = "5"  # fold of ESC-10

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import patchout
-from patchout import checkpoint
-from patchout.data import scan
-from patchout.evaluate import judge, predict
-from patchout.passt import Passt
+from patchout.checkpoint import own as checkpoint
+from patchout.data.sets import scan
+from patchout.inference.evaluate import judge, predict
+from patchout.models.passt import Passt
 
 LICENCE = "Apache-2.0; trained on ESC-10 (K. J. Piczak, 2015), CC BY 3.0, attribution per clip in that data set"
-TARGET = Path(patchout.__file__).parent / "models" / "esc10-tiny.safetensors"
+TARGET = Path(patchout.__file__).parent / "checkpoint" / "built_in" / "esc10-tiny.safetensors"
 
 
 def main() -> None:

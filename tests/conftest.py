@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 os.environ |= {"OMP_NUM_THREADS": "1", "PATCHOUT_UNMEASURED": "1"}
 install_import_hook("patchout", "beartype.beartype")  # before the first import of the package
 
-from patchout.passt import Passt, PasstConfig  # noqa: E402
+from patchout.models.passt import Passt, PasstConfig  # noqa: E402
 
 RATE = 32_000
 LABELS = ("bell", "dog", "rain")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from patchout.mel import LOG_MEAN, LOG_OFFSET, LOG_SCALE, PRE_EMPHASIS, MelConfig, log_mel, mel_bank
+from patchout.audio.mel import LOG_MEAN, LOG_OFFSET, LOG_SCALE, PRE_EMPHASIS, MelConfig, log_mel, mel_bank
 
 EXACT = 3e-5  # of a log-mel before it is standardised
 

@@ -17,9 +17,9 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchout import audio
-from patchout.audio import AudioError, AudioWarning, Channel, Source, Stream, load, name_of, windows
-from patchout.decode import decode
+from patchout.audio import stream as audio
+from patchout.audio.decode import decode
+from patchout.audio.stream import AudioError, AudioWarning, Channel, Source, Stream, load, name_of, windows
 
 
 def sine(seconds: float = 1.0, rate: int = 32000, hz: float = 440.0) -> np.ndarray:

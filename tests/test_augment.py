@@ -7,8 +7,8 @@ import torch
 from conftest import RATE, tone
 from torch import Generator, Tensor
 
-from patchout import augment
-from patchout.augment import (
+from patchout.data import augment
+from patchout.data.augment import (
     Labelled,
     Masks,
     Share,

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from patchout import autotune, bench, kernels
-from patchout.autotune import Cases, Seconds
-from patchout.device import pick_precision
+from patchout.bench import measure as bench
+from patchout.models import autotune, kernels
+from patchout.models.autotune import Cases, Seconds
+from patchout.models.device import pick_precision
 
 CPU = torch.device("cpu")
 XEON = {  # has AVX-512's bfloat16, and is slower with it

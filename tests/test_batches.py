@@ -13,11 +13,11 @@ from conftest import RATE, noise, tone, write_wav
 from prepared_set import write_prepared
 from torch import Generator, Tensor
 
-from patchout import augment
-from patchout.augment import WaveMix, keyed
-from patchout.batches import Batch, StepSampler, Waves, balance_weights, batches, share
-from patchout.clips import ClipSet, DataError
-from patchout.data import scan, scan_sounds
+from patchout.data import augment
+from patchout.data.augment import WaveMix, keyed
+from patchout.data.batches import Batch, StepSampler, Waves, balance_weights, batches, share
+from patchout.data.clips import ClipSet, DataError
+from patchout.data.sets import scan, scan_sounds
 
 Key = tuple[int, int]
 
@@ -120,7 +120,7 @@ def test_a_clip_is_decoded_once(class_folder: Path) -> None:
 
 
 def test_a_set_beyond_the_cache_is_decoded_anew(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchout.batches.CACHE_HOURS", 1.5 / 3600)  # one of the clips of a second, not two
+    monkeypatch.setattr("patchout.data.batches.CACHE_HOURS", 1.5 / 3600)  # one of the clips of a second, not two
     plain = waves(class_folder, augmented=False)
     _ = plain[0, 0], plain[0, 1]
     for name in ("0.wav", "1.wav"):
@@ -130,8 +130,8 @@ def test_a_set_beyond_the_cache_is_decoded_anew(class_folder: Path, monkeypatch:
 
 
 def test_workers_share_what_may_be_kept(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchout.batches.CACHE_HOURS", 3.0 / 3600)
-    monkeypatch.setattr("patchout.batches.get_worker_info", lambda: SimpleNamespace(num_workers=2))
+    monkeypatch.setattr("patchout.data.batches.CACHE_HOURS", 3.0 / 3600)
+    monkeypatch.setattr("patchout.data.batches.get_worker_info", lambda: SimpleNamespace(num_workers=2))
     plain = waves(class_folder, augmented=False)
     _ = plain[0, 0], plain[0, 1]
     (class_folder / "bell" / "1.wav").unlink()

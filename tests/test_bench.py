@@ -12,8 +12,12 @@ from matplotlib.image import imread
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from patchout import bench, bench_tables, cli, cnn14, kernels, plan
-from patchout.bench_rows import (
+from patchout.bench import cnn14
+from patchout.bench import measure as bench
+from patchout.bench import tables as bench_tables
+from patchout.bench.cnn14 import Cnn14
+from patchout.bench.figure import Circle, speed_and_score
+from patchout.bench.rows import (
     CITED,
     CITED_ONLY,
     MEASURED,
@@ -25,11 +29,12 @@ from patchout.bench_rows import (
     known,
     passt_gflop,
 )
-from patchout.cnn14 import Cnn14
-from patchout.labels import label_names
-from patchout.passt import Passt, PasstConfig
-from patchout.patches import Patchout
-from patchout.plots_bench import Circle, speed_and_score
+from patchout.checkpoint.labels import label_names
+from patchout.cli import main as cli
+from patchout.models import kernels
+from patchout.models.passt import Passt, PasstConfig
+from patchout.models.patches import Patchout
+from patchout.training import plan
 
 CPU = torch.device("cpu")
 BASE = PasstConfig(labels=label_names("audioset"))

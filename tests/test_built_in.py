@@ -7,13 +7,13 @@ import pytest
 from conftest import DATA, needs_data, noise, write_wav
 
 import patchout
-from patchout import zoo
-from patchout.audio import Stream
-from patchout.cli import run_command
-from patchout.data import scan
-from patchout.evaluate import judge, predict
-from patchout.inference import score
-from patchout.passt import Passt
+from patchout.audio.stream import Stream
+from patchout.checkpoint import zoo
+from patchout.cli.main import run_command
+from patchout.data.sets import scan
+from patchout.inference.evaluate import judge, predict
+from patchout.inference.tagging import score
+from patchout.models.passt import Passt
 
 
 @pytest.fixture

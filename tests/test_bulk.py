@@ -20,16 +20,18 @@ import soundfile
 import torch
 from conftest import RATE, noise, tiny_config, tone, write_wav
 
-from patchout import ahead, bulk, embed
-from patchout.ahead import Sound, decode, decode_ahead
-from patchout.audio import Channel
-from patchout.bulk import Summary, embed_shards, open_threads, run
-from patchout.checkpoint import save
-from patchout.embedding import EmbedConfig, Embedder
+from patchout import embed
+from patchout.audio.stream import Channel
+from patchout.checkpoint.own import save
+from patchout.data.items import Item
 from patchout.errors import InputError
-from patchout.items import Item
-from patchout.passt import Passt
-from patchout.shards import EmbedJob
+from patchout.inference.bulk import ahead
+from patchout.inference.bulk import run as bulk
+from patchout.inference.bulk.ahead import Sound, decode, decode_ahead
+from patchout.inference.bulk.folder import EmbedJob
+from patchout.inference.bulk.run import Summary, embed_shards, open_threads, run
+from patchout.inference.embedding import EmbedConfig, Embedder
+from patchout.models.passt import Passt
 
 CONFIG = EmbedConfig(scene_window_ms=1000.0, scene_hop_ms=500.0)
 
@@ -368,10 +370,10 @@ def test_a_call_that_is_stopped_leaves_no_half_shard(sounds: list[Item], make_jo
 
 KILLED = """
 import json, sys, time
-from patchout.bulk import run
-from patchout.embedding import EmbedConfig
-from patchout.items import read_items
-from patchout.shards import EmbedJob
+from patchout.inference.bulk.run import run
+from patchout.inference.embedding import EmbedConfig
+from patchout.data.items import read_items
+from patchout.inference.bulk.folder import EmbedJob
 folder, model, out = sys.argv[1:]
 job = EmbedJob(model=model, config=EmbedConfig(scene_window_ms=1000.0, scene_hop_ms=500.0), shard_rows=2)
 run(read_items([folder]), job, out, device="cpu", on_progress=lambda *_: time.sleep(0.05))

@@ -25,15 +25,16 @@ import pytest
 import torch
 from conftest import noise, tone, write_wav
 
-from patchout import bulk, bulk_ray
-from patchout.bulk import Summary
-from patchout.bulk_ray import Actors, Model, check_address, decode_shard, plan_actors, ray_engine
-from patchout.checkpoint import save
-from patchout.embedding import EmbedConfig
+from patchout.checkpoint.own import save
+from patchout.data.items import Item
 from patchout.errors import InputError
-from patchout.items import Item
-from patchout.passt import Passt
-from patchout.shards import EmbedJob
+from patchout.inference.bulk import ray as bulk_ray
+from patchout.inference.bulk import run as bulk
+from patchout.inference.bulk.folder import EmbedJob
+from patchout.inference.bulk.ray import Actors, Model, check_address, decode_shard, plan_actors, ray_engine
+from patchout.inference.bulk.run import Summary
+from patchout.inference.embedding import EmbedConfig
+from patchout.models.passt import Passt
 
 needs_ray = pytest.mark.skipif(
     find_spec("ray") is None, reason="needs Ray, which has no wheel for this machine: pip install 'patchout[ray]'"
@@ -293,10 +294,10 @@ def test_a_model_is_sent_to_the_gpu_and_its_problem_stops_the_job(work: Work) ->
 def test_a_job_starts_its_own_cluster_and_is_quiet(work: Work, tmp_path: Path) -> None:
     """In a process of its own, with relative names, as a user runs it."""
     code = """
-        from patchout.bulk import run
-        from patchout.bulk_ray import ray_engine
-        from patchout.items import Item
-        from patchout.shards import EmbedJob
+        from patchout.inference.bulk.run import run
+        from patchout.inference.bulk.ray import ray_engine
+        from patchout.data.items import Item
+        from patchout.inference.bulk.folder import EmbedJob
         import ray
         job = EmbedJob(model="tiny.safetensors")
         summary = run([Item("0.wav"), Item("1.wav")], job, "out", engine=ray_engine())

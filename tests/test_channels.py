@@ -11,19 +11,21 @@ import soundfile
 from conftest import LABELS, RATE, noise, tone, write_wav
 
 import patchout
-from patchout import ahead, bulk, checkpoint
-from patchout.cli import run_command
-from patchout.clips import ClipSet
-from patchout.data import scan
-from patchout.embedding import EmbedConfig
-from patchout.evaluate import predict
-from patchout.events import EventRule
-from patchout.inference import overview
-from patchout.items import Item
-from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
-from patchout.passt import Passt
-from patchout.shards import EmbedJob, Kind, embeddings, read_tables
-from patchout.tagger import Tagger
+from patchout.checkpoint import own as checkpoint
+from patchout.cli.main import run_command
+from patchout.data.clips import ClipSet
+from patchout.data.items import Item
+from patchout.data.sets import scan
+from patchout.inference.bulk import ahead
+from patchout.inference.bulk import run as bulk
+from patchout.inference.bulk.folder import EmbedJob, Kind, embeddings, read_tables
+from patchout.inference.embedding import EmbedConfig
+from patchout.inference.evaluate import predict
+from patchout.inference.events import EventRule
+from patchout.inference.tagging import overview
+from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
+from patchout.models.passt import Passt
+from patchout.models.tagger import Tagger
 
 LEFT, RIGHT = tone(1.5), noise(1.5)
 SHORT = EmbedConfig(fields_ms=(160.0,), scene_window_ms=1000.0, scene_hop_ms=500.0)

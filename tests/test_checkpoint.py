@@ -13,12 +13,12 @@ from conftest import tiny_config
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from patchout import checkpoint
-from patchout.checkpoint import CheckpointError, config_from_json, export_passt, import_passt, load, save
-from patchout.maskspec import MaskSpec, MaskSpecConfig
-from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
-from patchout.mel import MelConfig
-from patchout.passt import Passt
+from patchout.audio.mel import MelConfig
+from patchout.checkpoint import own as checkpoint
+from patchout.checkpoint.own import CheckpointError, config_from_json, export_passt, import_passt, load, save
+from patchout.models.maskspec import MaskSpec, MaskSpecConfig
+from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
+from patchout.models.passt import Passt
 
 
 def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:

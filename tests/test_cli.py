@@ -18,12 +18,11 @@ import torch
 from conftest import RATE, noise, tiny_config, tone, write_wav
 from safetensors.torch import save_file
 
-from patchout import output
-from patchout.checkpoint import export_passt, save
-from patchout.cli import run_command
-from patchout.commands import tag
-from patchout.inference import Tags
-from patchout.passt import Passt
+from patchout.checkpoint.own import export_passt, save
+from patchout.cli import output, tag
+from patchout.cli.main import run_command
+from patchout.inference.tagging import Tags
+from patchout.models.passt import Passt
 
 
 class Ran(NamedTuple):
@@ -425,7 +424,7 @@ def test_no_picture_takes_the_place_of_another(run: Run, model: Path, sound: Pat
 def test_pictures_of_long_names_are_there_and_one_that_fails_is_named(
     run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from patchout import plots_tags
+    from patchout.inference.figures import tags as plots_tags
 
     drawn = plots_tags.tags_over_time
 
@@ -451,7 +450,7 @@ def test_a_reading_process_that_dies_is_a_sentence(run: Run, monkeypatch: pytest
     def die(args: list[str]) -> int:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
-    monkeypatch.setattr("patchout.commands.train.main", die)
+    monkeypatch.setattr("patchout.cli.train.main", die)
     ran = run("train", "esc10")
     assert ran.code == 1
     assert "a process that reads sounds was killed" in ran.err

@@ -13,11 +13,11 @@ import torch
 from conftest import noise, tone, write_wav
 from prepared_set import write_prepared
 
-from patchout import audio
-from patchout import clips as clips_module
-from patchout.augment import keyed
-from patchout.clips import ClipSet, DataError
-from patchout.data import scan
+from patchout.audio import stream as audio
+from patchout.data import clips as clips_module
+from patchout.data.augment import keyed
+from patchout.data.clips import ClipSet, DataError
+from patchout.data.sets import scan
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import torch
 from conftest import LABELS, noise, tone
 
 import patchout
-from patchout import checkpoint
-from patchout.cli import run_command
-from patchout.cnn import Cnn, CnnConfig
-from patchout.inference import score
-from patchout.tagger import FAMILIES, check_labels, family_of, hear
-from patchout.train_config import TrainConfig
+from patchout.checkpoint import own as checkpoint
+from patchout.cli.main import run_command
+from patchout.inference.tagging import score
+from patchout.models.cnn import Cnn, CnnConfig
+from patchout.models.tagger import FAMILIES, check_labels, family_of, hear
+from patchout.training.supervised.config import TrainConfig
 
 STEPS = ["--device", "cpu", "--precision", "fp32", "--batch", "6", "--clip-s", "0.5", "--epochs", "2"]
 

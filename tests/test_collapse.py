@@ -9,11 +9,11 @@ import soundfile
 import torch
 from conftest import RATE, noise, tiny_config, write_wav
 
-from patchout.bulk import run
-from patchout.checkpoint import save
-from patchout.items import Item
-from patchout.passt import Passt
-from patchout.shards import EmbedJob
+from patchout.checkpoint.own import save
+from patchout.data.items import Item
+from patchout.inference.bulk.folder import EmbedJob
+from patchout.inference.bulk.run import run
+from patchout.models.passt import Passt
 
 Notes = Callable[..., tuple[str, ...]]
 

@@ -6,8 +6,8 @@ import pytest
 from conftest import tone, write_wav
 from prepared_set import write_prepared
 
-from patchout.audio import Channel
-from patchout.data import ClipSet, DataError, is_sound, scan, scan_sounds
+from patchout.audio.stream import Channel
+from patchout.data.sets import ClipSet, DataError, is_sound, scan, scan_sounds
 from patchout.errors import InputError
 
 
@@ -243,7 +243,7 @@ def test_a_missing_file_of_a_list_is_named_and_the_rest_is_used(tmp_path: Path) 
 
 
 def test_rows_beyond_one_chunk_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchout.columns.CHUNK_ROWS", 2)
+    monkeypatch.setattr("patchout.data.columns.CHUNK_ROWS", 2)
     rows = "".join(f"{name}.wav,{name},{end}\n" for name, end in zip("abcde", ["", "", "", "0.01", ""], strict=True))
     clips = table(tmp_path, "file,label,end\n" + rows, *(f"{name}.wav" for name in "abcde"))
     assert labels(clips) == [["a"], ["b"], ["c"], ["d"], ["e"]]

@@ -17,9 +17,9 @@ from conftest import muxed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchout.audio import AudioError, AudioWarning, Source, Stream, load
-from patchout.containers import read_header
-from patchout.libav import MAX_SILENCE_S
+from patchout.audio.containers import read_header
+from patchout.audio.libav import MAX_SILENCE_S
+from patchout.audio.stream import AudioError, AudioWarning, Source, Stream, load
 
 RATE = 8000
 

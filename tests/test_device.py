@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from patchout import device, kernels
-from patchout.device import autocast, pick_device, pick_precision
-from patchout.kernels import Kernels
+from patchout.models import device, kernels
+from patchout.models.device import autocast, pick_device, pick_precision
+from patchout.models.kernels import Kernels
 
 CPU = torch.device("cpu")
 

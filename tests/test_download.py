@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from patchout import download as module
-from patchout.download import DownloadError, download, unreachable
+from patchout.checkpoint import download as module
+from patchout.checkpoint.download import DownloadError, download, unreachable
 
 BODY = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -14,11 +14,11 @@ import pytest
 import torch
 from conftest import noise, tiny_config, tone, write_wav
 
-from patchout import kernels, output
-from patchout.checkpoint import save
-from patchout.cli import run_command
-from patchout.commands import embed
-from patchout.passt import Passt
+from patchout.checkpoint.own import save
+from patchout.cli import embed, output
+from patchout.cli.main import run_command
+from patchout.models import kernels
+from patchout.models.passt import Passt
 
 WIDTH, CLASSES = 32, 3
 
@@ -132,7 +132,7 @@ def test_the_built_in_model_is_named(run: Run, clips: Path, tmp_path: Path) -> N
 
 
 def test_another_engine_is_called(run: Run, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from patchout.bulk import run_here
+    from patchout.inference.bulk.run import run_here
 
     engine = ModuleType("patchout.bulk_ray")
     engine.__dict__["ray_engine"] = lambda: run_here

@@ -14,11 +14,12 @@ import torch
 from conftest import RATE, noise, tiny_config, tone, write_wav
 
 import patchout
-from patchout import audio, embedding
-from patchout.embedding import EmbedConfig, Embedder
-from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
-from patchout.mel import MelConfig, log_mel
-from patchout.passt import Passt, PasstConfig
+from patchout.audio import stream as audio
+from patchout.audio.mel import MelConfig, log_mel
+from patchout.inference import embedding
+from patchout.inference.embedding import EmbedConfig, Embedder
+from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
+from patchout.models.passt import Passt, PasstConfig
 
 FULL = 105 * 320  # samples of the tiny model's longest input
 AUDIOSET = PasstConfig(labels=tuple(map(str, range(527))))

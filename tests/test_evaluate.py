@@ -12,13 +12,23 @@ from conftest import LABELS, RATE, noise, tiny_config, tone, write_wav
 from scipy.special import log_softmax, logit
 
 import patchout
-from patchout import checkpoint, evaluate
-from patchout.audio import Stream
-from patchout.cli import run_command
-from patchout.data import ClipSet, DataError, scan
-from patchout.evaluate import Evaluation, Predictions, ensemble, group_by, interleave, judge, label_orders, predict
-from patchout.inference import Scored, window_mel
-from patchout.passt import Passt
+from patchout.audio.stream import Stream
+from patchout.checkpoint import own as checkpoint
+from patchout.cli.main import run_command
+from patchout.data.sets import ClipSet, DataError, scan
+from patchout.inference import evaluate
+from patchout.inference.evaluate import (
+    Evaluation,
+    Predictions,
+    ensemble,
+    group_by,
+    interleave,
+    judge,
+    label_orders,
+    predict,
+)
+from patchout.inference.tagging import Scored, window_mel
+from patchout.models.passt import Passt
 
 BELL, DOG, RAIN = [0.8, 0.1, 0.1], [0.1, 0.7, 0.2], [0.2, 0.2, 0.6]
 TWO_OF_THREE = [BELL, DOG, RAIN, RAIN, DOG, RAIN]  # of bell, dog, rain, bell, dog, rain
@@ -345,7 +355,7 @@ def test_the_table_says_on_what_the_scores_stand(
     files: list[str], clips: ClipSet, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = {"eval": {"listed": 8, "present": 6}, "train": {"listed": 100, "present": 99}}
-    monkeypatch.setattr("patchout.data.scan", lambda source, classes: replace(clips, info={"official": counts}))
+    monkeypatch.setattr("patchout.data.sets.scan", lambda source, classes: replace(clips, info={"official": counts}))
     assert run_command(["evaluate", files[0], "--data", str(clips.root)]) == 0
     shown = capfd.readouterr().out
     assert f"6 clips (sha256 {clips.ids_sha256()[:12]})" in shown

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from patchout.events import Event, EventRule, find_events, median
+from patchout.inference.events import Event, EventRule, find_events, median
 
 RULE = EventRule(window_s=1.0, hop_s=1.0, median=1, on=0.5, off=0.3)
 

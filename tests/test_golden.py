@@ -9,11 +9,11 @@ import torch
 from golden_recipe import golden_wave, golden_weights
 from mel_reference import hold
 
-from patchout.checkpoint import export_passt, import_passt
-from patchout.embedding import Mode
+from patchout.audio.mel import MelConfig, log_mel
+from patchout.checkpoint.own import export_passt, import_passt
 from patchout.hear import PRESETS, HearModel, get_scene_embeddings, get_timestamp_embeddings
-from patchout.mel import MelConfig, log_mel
-from patchout.passt import Passt, PasstConfig
+from patchout.inference.embedding import Mode
+from patchout.models.passt import Passt, PasstConfig
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "passt.npz")
 NETS = sorted(

@@ -16,14 +16,14 @@ from conftest import noise, tiny_config
 from torch import Tensor, nn
 
 import patchout.hear
-from patchout import zoo
-from patchout.checkpoint import export_passt, save
-from patchout.embedding import EmbedConfig
+from patchout.audio.mel import MelConfig
+from patchout.checkpoint import zoo
+from patchout.checkpoint.own import export_passt, save
 from patchout.hear import api
 from patchout.hear.settings import Settings, settings_of
 from patchout.hear.subject import open_subject
-from patchout.mel import MelConfig
-from patchout.passt import Passt
+from patchout.inference.embedding import EmbedConfig
+from patchout.models.passt import Passt
 
 PRESETS = sorted(api.PRESETS)
 PUBLISHED = {  # timestamp sizes with PaSST-S, of the modes all, embed_only, logits; scene sizes

@@ -17,8 +17,7 @@ from conftest import RATE, tiny_config
 from hear_folders import SECONDS, change, make_task, silence
 from torch import Tensor, nn
 
-from patchout.checkpoint import save
-from patchout.embedding import EmbedConfig
+from patchout.checkpoint.own import save
 from patchout.hear.embeddings import (
     EmbeddingError,
     Rows,
@@ -31,8 +30,9 @@ from patchout.hear.embeddings import (
 from patchout.hear.settings import Settings, stored_settings
 from patchout.hear.subject import ModuleError, Subject, batch_size, open_module, open_subject, timestamps
 from patchout.hear.tasks import Task, TaskError, read_task
-from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
-from patchout.passt import Passt
+from patchout.inference.embedding import EmbedConfig
+from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
+from patchout.models.passt import Passt
 
 
 class Loudness(nn.Module):
@@ -352,7 +352,7 @@ def test_whatever_the_zoo_knows_is_one_of_ours(name: str, tmp_path: Path, monkey
 
     (tmp_path / "runs" / "one").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("patchout.zoo.load", load)
+    monkeypatch.setattr("patchout.checkpoint.zoo.load", load)
     subject = open_subject(name)
     assert subject.identity().keys() == {"model", "detail", "settings", "weights_sha256"}
     assert stored_settings(json.loads(json.dumps(subject.identity())), "") == Settings(EmbedConfig(), mel_hop_ms=10.0)
@@ -362,7 +362,7 @@ def test_whatever_the_zoo_knows_is_one_of_ours(name: str, tmp_path: Path, monkey
 
 def test_an_encoder_without_classes_has_no_high_level(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = MaskSpecClassifierConfig(labels=(), width=32, heads=2, depth=1, columns=64)
-    monkeypatch.setattr("patchout.zoo.load", lambda name, *, progress: MaskSpecClassifier(shape))
+    monkeypatch.setattr("patchout.checkpoint.zoo.load", lambda name, *, progress: MaskSpecClassifier(shape))
     subject = open_subject("runs/pre")
     assert subject.model.scene_embedding_size == 32
     assert subject.identity()["settings"]["levels"] == subject.identity()["settings"]["scene_levels"] == ["mid"]

@@ -13,14 +13,14 @@ import soundfile
 import torch
 from conftest import DATA, RATE, needs_data, tiny_config, tone, write_wav
 
-from patchout import audio
-from patchout.checkpoint import save
-from patchout.commands.hear import main
+from patchout.audio import stream as audio
+from patchout.checkpoint.own import save
+from patchout.cli.hear import main
 from patchout.hear import mini
 from patchout.hear.mini import make_mini
 from patchout.hear.tasks import Task, read_task
 from patchout.hear.wavs import inspect, read_wav
-from patchout.passt import Passt
+from patchout.models.passt import Passt
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patchout import plots_hear
-from patchout.commands.hear import main
-from patchout.embedding import EmbedConfig
+from patchout.cli.hear import main
+from patchout.hear import figures as plots_hear
 from patchout.hear import report
+from patchout.hear.figures import Line
 from patchout.hear.results import ReportError, read_results
 from patchout.hear.settings import Settings
 from patchout.hear.tasks import BOARDS
-from patchout.plots_hear import Line
+from patchout.inference.embedding import EmbedConfig
 
 GOLDEN = Path(__file__).parent / "golden" / "hear"
 FILE = "test.predicted-scores.json"

@@ -15,13 +15,13 @@ from conftest import RATE, tiny_config
 from hear_folders import make_task, silence
 from torch import Tensor, nn
 
-from patchout.checkpoint import save
-from patchout.commands.hear import _summary as summary
-from patchout.commands.hear import main
+from patchout.checkpoint.own import save
+from patchout.cli.hear import _summary as summary
+from patchout.cli.hear import main
 from patchout.hear.embeddings import EmbeddingError
 from patchout.hear.subject import ModuleError
 from patchout.hear.tasks import TaskError, read_task
-from patchout.passt import Passt
+from patchout.models.passt import Passt
 
 SCORES = "test.predicted-scores.json"
 QUICK = {"task_specific_param_grid": {"hidden_dim": [8], "max_epochs": [3]}}

@@ -12,7 +12,7 @@ import soundfile
 from conftest import RATE, tone
 from hear_folders import change, make_task, silence
 
-from patchout.commands.hear import main
+from patchout.cli.hear import main
 from patchout.hear.sources import sources
 from patchout.hear.tasks import BOARD_OF, BOARDS, TABLE, TaskError, find_tasks, read_task
 from patchout.hear.wavs import inspect, read_wav, resample, write_wav

@@ -10,7 +10,7 @@ from conftest import tone, write_wav
 from datasets import Audio, ClassLabel, List, Value
 from prepared_set import wav
 
-from patchout.data import ClipSet, DataError, scan
+from patchout.data.sets import ClipSet, DataError, scan
 
 Rows = list[dict[str, Any]]
 

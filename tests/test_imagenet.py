@@ -9,11 +9,11 @@ from conftest import tiny_config
 from huggingface_hub import constants
 from torch import Tensor
 
-from patchout import imagenet
-from patchout.checkpoint import CheckpointError
-from patchout.download import DownloadError
-from patchout.imagenet import import_deit, import_vit, resized_patch
-from patchout.passt import PasstConfig
+from patchout.checkpoint import imagenet
+from patchout.checkpoint.download import DownloadError
+from patchout.checkpoint.imagenet import import_deit, import_vit, resized_patch
+from patchout.checkpoint.own import CheckpointError
+from patchout.models.passt import PasstConfig
 
 
 def image_file(side: int = 6, *, tokens: int = 2, width: int = 64, depth: int = 2) -> dict[str, Tensor]:

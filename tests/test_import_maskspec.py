@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import LABELS
 
-from patchout import import_maskspec as import_maskspec_module
-from patchout.checkpoint import CheckpointError
-from patchout.import_maskspec import (
+from patchout.audio.mel import MelConfig, log_mel
+from patchout.checkpoint import maskspec as import_maskspec_module
+from patchout.checkpoint.maskspec import (
     TABLES,
     export_maskspec,
     import_maskspec,
@@ -18,10 +18,10 @@ from patchout.import_maskspec import (
     public_mel,
     start_classifier,
 )
-from patchout.masking import patchify, sincos_positions
-from patchout.maskspec import MaskSpec, MaskSpecConfig
-from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
-from patchout.mel import MelConfig, log_mel
+from patchout.checkpoint.own import CheckpointError
+from patchout.models.masking import patchify, sincos_positions
+from patchout.models.maskspec import MaskSpec, MaskSpecConfig
+from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 
 WIDTH = 64  # one head, as wide as the public ones
 HEAD = ("head.bias", "head.weight")

@@ -11,12 +11,12 @@ import pytest
 import torch
 from conftest import RATE, noise, tiny_config, tone, write_wav
 
-from patchout.audio import AudioError, Stream
-from patchout.checkpoint import save
-from patchout.events import EventRule
-from patchout.inference import overview, score, tag, tag_many
-from patchout.mel import log_mel
-from patchout.passt import Passt
+from patchout.audio.mel import log_mel
+from patchout.audio.stream import AudioError, Stream
+from patchout.checkpoint.own import save
+from patchout.inference.events import EventRule
+from patchout.inference.tagging import overview, score, tag, tag_many
+from patchout.models.passt import Passt
 
 FULL = 105 * 320  # samples of the tiny model's longest input
 

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import tone, write_wav
 
+from patchout.data.items import Item, find_files, items_hash, read_items
 from patchout.errors import InputError
-from patchout.items import Item, find_files, items_hash, read_items
 
 
 @pytest.fixture

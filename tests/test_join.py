@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from patchout import join as module
 from patchout.errors import InputError
+from patchout.inference.bulk import join as module
+from patchout.inference.bulk.folder import shard_name
+from patchout.inference.bulk.join import Format, job_of, join
 from patchout.job_folder import JOB
-from patchout.join import Format, job_of, join
-from patchout.shards import shard_name
 
 SIZE = 3
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from test_passt import mel, rng
 
-from patchout import kernels
-from patchout.kernels import HeadwiseAttention, Kernels, attend, linear
-from patchout.passt import Passt
+from patchout.models import kernels
+from patchout.models.kernels import HeadwiseAttention, Kernels, attend, linear
+from patchout.models.passt import Passt
 
 needs_onednn = pytest.mark.skipif(not kernels.has_onednn(), reason="a torch without oneDNN")
 OWN = Kernels(onednn=True, headwise=True, bf16_speed=2.0)

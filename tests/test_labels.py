@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from patchout.labels import LISTS, label_names, read_labels
+from patchout.checkpoint.labels import LISTS, label_names, read_labels
 
 
 def names_in(path: Path, text: str) -> tuple[str, ...]:

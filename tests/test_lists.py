@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from patchout.columns import columns_of
-from patchout.data import ClipSet, DataError, scan, scan_sounds
+from patchout.data.columns import columns_of
+from patchout.data.folders import is_sound, walk
+from patchout.data.items import Item, find_files, read_items
+from patchout.data.sets import ClipSet, DataError, scan, scan_sounds
 from patchout.errors import InputError
-from patchout.folders import is_sound, walk
-from patchout.items import Item, find_files, read_items
 
 Segment = tuple[str, float, float | None]
 Form = Literal["NFC", "NFD"]

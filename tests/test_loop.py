@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from patchout import loop, step
-from patchout.batches import Batch, leave_to_parent
-from patchout.run_folder import RunFolder
-from patchout.stop import Stopped
+from patchout.data.batches import Batch, leave_to_parent
+from patchout.training import loop, step
+from patchout.training.run_folder import RunFolder
+from patchout.training.signals import Stopped
 
 NAN, INF = float("nan"), float("inf")
 CPU = torch.device("cpu")
@@ -529,7 +529,7 @@ def test_a_loaders_worker_leaves_signals_to_its_parent() -> None:
 def test_the_first_state_comes_after_seconds_then_one_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     saved: list[float] = []
-    monkeypatch.setattr("patchout.loop.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("patchout.training.loop.time.monotonic", lambda: now[0])
     monkeypatch.setattr(RunFolder, "save_state", lambda folder, state: saved.append(now[0]))
 
     def loss(model: nn.Module, batch: Batch, place: loop.Place) -> Tensor:
@@ -575,12 +575,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from patchout import loop, optim
-from patchout.augment import keyed
-from patchout.batches import Batch, StepSampler
-from patchout.device import pick_device
-from patchout.run_folder import open_run
-from patchout.stop import Stopped
+from patchout.training import loop, optim
+from patchout.data.augment import keyed
+from patchout.data.batches import Batch, StepSampler
+from patchout.models.device import pick_device
+from patchout.training.run_folder import open_run
+from patchout.training.signals import Stopped
 
 out, parts, pause_s, average = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), json.loads(sys.argv[4])
 loop.FIRST_SAVE_S, loop.SAVE_EVERY_S = 0.05, 0.05

@@ -13,8 +13,11 @@ from conftest import LABELS
 from golden_recipe import golden_wave, golden_weights
 from mel_reference import hold
 
-from patchout.import_maskspec import TABLES, export_maskspec, import_maskspec, import_maskspec_classifier
-from patchout.masking import (
+from patchout.audio.mel import MelConfig, log_mel
+from patchout.audio.statistics import audioset_statistics
+from patchout.checkpoint.maskspec import TABLES, export_maskspec, import_maskspec, import_maskspec_classifier
+from patchout.inference.reconstruct import reconstruct
+from patchout.models.masking import (
     masked_error,
     num_kept,
     patch_scale,
@@ -23,13 +26,10 @@ from patchout.masking import (
     sincos_positions,
     unpatchify,
 )
-from patchout.maskspec import MaskSpec, MaskSpecConfig
-from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig, drop_path_factors
-from patchout.mel import MelConfig, log_mel
-from patchout.mel_statistics import audioset_statistics
-from patchout.passt import SIZES
-from patchout.patches import Patchout
-from patchout.reconstruct import reconstruct
+from patchout.models.maskspec import MaskSpec, MaskSpecConfig
+from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig, drop_path_factors
+from patchout.models.passt import SIZES
+from patchout.models.patches import Patchout
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "maskspec.npz")
 RATIOS = (0.05, 0.15, 0.25, 0.5, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -320,7 +320,7 @@ def test_a_step_never_asks_the_device() -> None:
 
 COMPILE = """
 import torch
-from patchout.maskspec import MaskSpec, MaskSpecConfig
+from patchout.models.maskspec import MaskSpec, MaskSpecConfig
 config = MaskSpecConfig(width=32, depth=2, heads=2, columns=6, decoder_width=16, decoder_depth=1, decoder_heads=2)
 model, mel, noise = MaskSpec(config).eval(), torch.randn(2, 128, 96), torch.rand(2, 48)
 compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

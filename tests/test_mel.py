@@ -10,9 +10,9 @@ from conftest import DATA, RATE, needs_data, tone
 from golden_recipe import golden_wave
 from mel_reference import hold, reference
 
-from patchout.audio import load
-from patchout.mel import MelConfig, log_mel, mel_bank
-from patchout.mel_statistics import audioset_statistics, frame_statistics
+from patchout.audio.mel import MelConfig, log_mel, mel_bank
+from patchout.audio.statistics import audioset_statistics, frame_statistics
+from patchout.audio.stream import load
 
 SILENCE = (np.log(1e-5) + 4.5) / 5
 
@@ -118,7 +118,7 @@ def test_it_never_pads_and_says_so() -> None:
 
 
 def test_one_waveform_needs_a_batch_axis() -> None:
-    from patchout.mel import log_mel as unchecked
+    from patchout.audio.mel import log_mel as unchecked
 
     with pytest.raises(ValueError, match="waveform\\[None\\]"):
         unchecked.__wrapped__(torch.zeros(RATE), MelConfig())  # type: ignore[attr-defined]

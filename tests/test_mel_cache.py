@@ -12,12 +12,12 @@ import pytest
 import torch
 from conftest import noise, write_wav
 
-from patchout import clips, mel_cache
-from patchout.batches import StepSampler, batches
-from patchout.data import scan_sounds
+from patchout.audio.mel import MelConfig, log_mel
+from patchout.data import clips, mel_cache
+from patchout.data.batches import StepSampler, batches
+from patchout.data.mel_cache import MelCache
+from patchout.data.sets import scan_sounds
 from patchout.errors import InputError
-from patchout.mel import MelConfig, log_mel
-from patchout.mel_cache import MelCache
 
 MEL = MelConfig()
 

@@ -7,7 +7,16 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
-from patchout.metrics import CHUNK, accuracy, bootstrap, class_means, d_prime, ranking, score_text, wilson_interval
+from patchout.inference.metrics import (
+    CHUNK,
+    accuracy,
+    bootstrap,
+    class_means,
+    d_prime,
+    ranking,
+    score_text,
+    wilson_interval,
+)
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -185,7 +194,7 @@ def test_as_many_sets_are_drawn_as_asked_for(draws: int, monkeypatch: pytest.Mon
         drawn.append(0 if counts is None else counts.shape[1])
         return ranking(*tables, known=known, counts=counts)
 
-    monkeypatch.setattr("patchout.metrics.ranking", counted)
+    monkeypatch.setattr("patchout.inference.metrics.ranking", counted)
     interval(*scores_and_targets(), draws=draws)
     assert sum(drawn) == draws
 

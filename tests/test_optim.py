@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from patchout.optim import (
+from patchout.models.passt import Passt
+from patchout.training.optim import (
     adamw,
     cosine,
     exp_ramp,
@@ -14,7 +15,6 @@ from patchout.optim import (
     state_bytes,
     swa_steps,
 )
-from patchout.passt import Passt
 
 MATRICES = ("proj.weight", "qkv.weight", "fc1.weight", "fc2.weight", "head.1.weight")
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from test_structure import OPTIONS
 
-from patchout.prepare.layouts import LAYOUTS
-from patchout.pretrain_config import RECIPES, PretrainConfig
-from patchout.recipes import names, recipe
-from patchout.train_config import TrainConfig
+from patchout.data.prepare.layouts import LAYOUTS
+from patchout.training.masked.config import RECIPES, PretrainConfig
+from patchout.training.recipes import names, recipe
+from patchout.training.supervised.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")

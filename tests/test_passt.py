@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import LABELS, tiny_config
 
-from patchout.mel import MelConfig
-from patchout.passt import SIZES, Passt, PasstConfig, cut_depth, keep_blocks
-from patchout.patches import Patchout
-from patchout.transformer import every_other_block
+from patchout.audio.mel import MelConfig
+from patchout.models.passt import SIZES, Passt, PasstConfig, cut_depth, keep_blocks
+from patchout.models.patches import Patchout
+from patchout.models.transformer import every_other_block
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -170,7 +170,7 @@ def test_a_position_per_patch_gets_a_gradient_everywhere() -> None:
 
 COMPILE = """
 import torch
-from patchout.passt import Passt, PasstConfig
+from patchout.models.passt import Passt, PasstConfig
 model = Passt(PasstConfig(labels=("a", "b"), width=32, depth=2, heads=2, columns=9)).eval()
 mel = torch.randn(2, 128, 96)
 compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

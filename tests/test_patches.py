@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from patchout.patches import PatchEmbed, Patchout, Positions, patchout, whole_grid
+from patchout.models.patches import PatchEmbed, Patchout, Positions, patchout, whole_grid
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from patchout.plan import LARGEST_BATCH, Plan, Trial, fitting_batch, free_bytes, measure
+from patchout.training.plan import LARGEST_BATCH, Plan, Trial, fitting_batch, free_bytes, measure
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def test_a_batch_is_at_most_a_quarter_of_the_clips(clips: int, batch: int) -> No
 
 
 def test_a_batch_fits_into_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchout.plan.free_bytes", lambda device: 2200)
+    monkeypatch.setattr("patchout.training.plan.free_bytes", lambda device: 2200)
     assert fitting_batch(Trial(100, 1.0), 100, CPU, 1000) == 8  # (1100 - 100) / 100 = 10
     assert fitting_batch(Trial(5000, 1.0), 100, CPU, 1000) == 1
     assert fitting_batch(Trial(1, 1.0), 0, CPU, 1000) == LARGEST_BATCH

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from patchout import plots
-from patchout.events import Event
-from patchout.plots_tags import TagTrack, tags_over_time, top_rows
+from patchout import figures as plots
+from patchout.inference.events import Event
+from patchout.inference.figures.tags import TagTrack, tags_over_time, top_rows
 
 
 def track(*, frames: int = 300, windows: int = 6, labels: tuple[str, ...] = ("dog", "rain", "siren")) -> TagTrack:

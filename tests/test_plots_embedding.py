@@ -10,9 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 
-from patchout import plots, plots_embedding
-from patchout.plots import save
-from patchout.plots_embedding import EmbeddingTrack, embedding_over_time, map_2d, neighbour_plane, principal_plane
+from patchout import figures as plots
+from patchout.figures import save
+from patchout.inference.figures import embedding as plots_embedding
+from patchout.inference.figures.embedding import (
+    EmbeddingTrack,
+    embedding_over_time,
+    map_2d,
+    neighbour_plane,
+    principal_plane,
+)
 
 
 def track(values: np.ndarray, *, hop_s: float = 0.05) -> EmbeddingTrack:

@@ -11,8 +11,9 @@ from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from patchout import plots, plots_hear
-from patchout.plots_hear import Line
+from patchout import figures as plots
+from patchout.hear import figures as plots_hear
+from patchout.hear.figures import Line
 
 WORDS = {"title": "made up", "score": "score"}
 FOUR = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.8}

@@ -8,9 +8,9 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from patchout import plots
-from patchout.plots import save
-from patchout.plots_reconstruction import DB_PER_UNIT, Reconstructed, reconstruction, reconstruction_strip
+from patchout import figures as plots
+from patchout.figures import save
+from patchout.inference.figures.reconstruction import DB_PER_UNIT, Reconstructed, reconstruction, reconstruction_strip
 
 
 def sound(ratio: float = 0.75) -> Reconstructed:

@@ -20,14 +20,14 @@ from conftest import muxed, noise, tone, write_wav
 from datasets import Dataset, load_from_disk
 from filelock import FileLock
 
-from patchout.audio import load
-from patchout.cli import run_command
-from patchout.data import scan
+from patchout.audio.stream import load
+from patchout.cli.main import run_command
+from patchout.data.prepare.check import KBPS, ORIGINAL, Encoding, check
+from patchout.data.prepare.job import plan, prepare
+from patchout.data.prepare.listing import Clip
+from patchout.data.prepare.shard import Shards, write_shard
+from patchout.data.sets import scan
 from patchout.errors import InputError
-from patchout.prepare.check import KBPS, ORIGINAL, Encoding, check
-from patchout.prepare.job import plan, prepare
-from patchout.prepare.listing import Clip
-from patchout.prepare.shard import Shards, write_shard
 
 
 class Ran(NamedTuple):
@@ -312,7 +312,7 @@ def interrupt_at(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise KeyboardInterrupt
         return write_shard(shards, at, clips)
 
-    monkeypatch.setattr("patchout.prepare.job.write_shard", write_or_stop)
+    monkeypatch.setattr("patchout.data.prepare.job.write_shard", write_or_stop)
     return begun
 
 
@@ -426,7 +426,7 @@ def test_two_jobs_in_one_folder_are_refused(many: Path, tmp_path: Path) -> None:
 
 
 def test_the_set_is_read_by_scan(many: Path, tmp_path: Path) -> None:
-    from patchout.data import scan
+    from patchout.data.sets import scan
 
     info = prepare(plan("esc50", many, out=tmp_path / "out"))
     clips = scan(tmp_path / "out")

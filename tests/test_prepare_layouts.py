@@ -16,11 +16,11 @@ import soundfile
 from conftest import tone, write_wav
 from datasets import load_from_disk
 
+from patchout.checkpoint.labels import label_names
+from patchout.data.prepare.job import plan, prepare
+from patchout.data.prepare.layouts import LAYOUTS, read_layout
+from patchout.data.prepare.listing import LayoutError
 from patchout.errors import InputError
-from patchout.labels import label_names
-from patchout.prepare.job import plan, prepare
-from patchout.prepare.layouts import LAYOUTS, read_layout
-from patchout.prepare.listing import LayoutError
 
 Rows = dict[str, dict[str, Any]]
 
@@ -213,7 +213,7 @@ def wav_bytes() -> bytes:
 
 
 def mid(index: int) -> str:
-    path = Path(__file__).parent.parent / "src/patchout/label_lists/audioset.csv"
+    path = Path(__file__).parent.parent / "src/patchout/checkpoint/label_lists/audioset.csv"
     with path.open(encoding="utf-8") as file:
         return {int(row["index"]): row["mid"] for row in csv.DictReader(file)}[index]
 

@@ -17,20 +17,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import patchout
-from patchout import checkpoint, loop, pretrain, survey, training, zoo
-from patchout.batches import Batch, Waves
-from patchout.clips import DataError
-from patchout.import_maskspec import encoder_of
-from patchout.maskspec import MaskSpec, MaskSpecConfig
-from patchout.mel import MelConfig, log_mel
-from patchout.mel_statistics import FrameStatistics, audioset_statistics
-from patchout.passt import SIZES, Passt
-from patchout.plan import Plan
-from patchout.pretrain import Listener, parameter_groups, start
-from patchout.pretrain_config import RECIPES, PretrainConfig, recipe
-from patchout.pretrain_loss import PretrainLoss
-from patchout.step import Place
-from patchout.survey import Survey, choose_start
+from patchout.audio.mel import MelConfig, log_mel
+from patchout.audio.statistics import FrameStatistics, audioset_statistics
+from patchout.checkpoint import own as checkpoint
+from patchout.checkpoint import zoo
+from patchout.checkpoint.maskspec import encoder_of
+from patchout.data.batches import Batch, Waves
+from patchout.data.clips import DataError
+from patchout.models.maskspec import MaskSpec, MaskSpecConfig
+from patchout.models.passt import SIZES, Passt
+from patchout.training import loop
+from patchout.training import run as training
+from patchout.training.masked import run as pretrain
+from patchout.training.masked import survey
+from patchout.training.masked.config import RECIPES, PretrainConfig, recipe
+from patchout.training.masked.loss import PretrainLoss
+from patchout.training.masked.run import Listener, parameter_groups, start
+from patchout.training.masked.survey import Survey, choose_start
+from patchout.training.plan import Plan
+from patchout.training.step import Place
 
 CPU = torch.device("cpu")
 HEARD = Survey(1.0, FrameStatistics((0.5,), (2.0,)), ())
@@ -460,7 +465,7 @@ def test_two_processes_have_the_loss_curve_of_one(class_folder: Path, tmp_path: 
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
         "from test_pretrain import config\n"
-        "from patchout import pretrain, survey\n"
+        "from patchout.training.masked import run as pretrain, survey\n"
         "survey.LEAST_S = 1.0\n"
         f"pretrain.run(config({str(class_folder)!r}, sys.argv[2], batch=4, probe={str(class_folder)!r}))\n"
     )

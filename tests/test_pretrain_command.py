@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from conftest import noise, write_wav
 
-from patchout import passt, survey
-from patchout.cli import run_command
-from patchout.pretrain_config import RECIPES
+from patchout.cli.main import run_command
+from patchout.models import passt
+from patchout.training.masked import survey
+from patchout.training.masked.config import RECIPES
 
 SMALL = (
     *("--size", "tiny", "--decoder", "16", "1", "1", "--clip-s", "0.5", "--epochs", "1", "--warm-up-epochs", "0"),

@@ -10,15 +10,16 @@ import soundfile
 import torch
 from conftest import noise, tone, write_wav
 
-from patchout import audio, decode
-from patchout import survey as survey_module
-from patchout.batches import Waves
-from patchout.clips import ClipSet, DataError
-from patchout.data import scan, scan_sounds
-from patchout.mel import MelConfig, log_mel
-from patchout.passt import Passt
-from patchout.probe import Probe, Subject, gain, table
-from patchout.survey import cut_long, survey
+from patchout.audio import decode
+from patchout.audio import stream as audio
+from patchout.audio.mel import MelConfig, log_mel
+from patchout.data.batches import Waves
+from patchout.data.clips import ClipSet, DataError
+from patchout.data.sets import scan, scan_sounds
+from patchout.models.passt import Passt
+from patchout.training.masked import survey as survey_module
+from patchout.training.masked.probe import Probe, Subject, gain, table
+from patchout.training.masked.survey import cut_long, survey
 
 
 def answers(name: str, *right: int) -> Subject:

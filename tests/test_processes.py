@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from conftest import noise, tone, write_wav
 
-from patchout import stop
-from patchout.cli import run_command
-from patchout.commands import WRONG_USAGE
+from patchout.cli.command import WRONG_USAGE
+from patchout.cli.main import run_command
+from patchout.training import signals as stop
 
 SCRIPT = """
 import json, os, signal, socket, sys
-import patchout.pretrain, patchout.train
-from patchout.cli import run_command
+import patchout.training.masked.run, patchout.training.supervised.run
+from patchout.cli.main import run_command
 
 
 def start(rank, world, port, commands):

@@ -16,13 +16,13 @@ from test_imagenet import image_file
 from torch import Tensor
 
 import patchout
-from patchout import zoo
-from patchout.checkpoint import CheckpointError, export_passt, import_passt, load, save
-from patchout.import_maskspec import export_maskspec, import_maskspec
-from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
-from patchout.passt import Passt
-from patchout.public import read_public
-from patchout.start import find, start
+from patchout.checkpoint import zoo
+from patchout.checkpoint.maskspec import export_maskspec, import_maskspec
+from patchout.checkpoint.own import CheckpointError, export_passt, import_passt, load, save
+from patchout.checkpoint.public import read_public
+from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
+from patchout.models.passt import Passt
+from patchout.training.supervised.initial import find, start
 
 CPU = torch.device("cpu")
 WEIGHTS = export_passt(Passt(tiny_config(heads=1), rng=torch.Generator().manual_seed(1)))

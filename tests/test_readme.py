@@ -9,7 +9,7 @@ import soundfile
 from conftest import RATE, noise, tone
 
 import patchout
-from patchout.cli import run_command
+from patchout.cli.main import run_command
 
 ROOT = Path(__file__).parent.parent
 README, GUIDE = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/guide.md"))

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from patchout.cli import run_command
-from patchout.passt import SIZES
-from patchout.patches import Patchout
-from patchout.recipes import names, recipe
-from patchout.train_config import TrainConfig
+from patchout.cli.main import run_command
+from patchout.models.passt import SIZES
+from patchout.models.patches import Patchout
+from patchout.training.recipes import names, recipe
+from patchout.training.supervised.config import TrainConfig
 
 # Columns of the published table of recipes (code values): batch, epochs, peak rate, plateau end, ramp, epoch (from
 # 1) at whose start the first snapshot is taken, epochs between snapshots, masks, chance of a waveform mix.
@@ -200,7 +200,7 @@ def test_the_command_goes_on_as_a_run_began_and_says_so(
         rates.append(config.lr)
         return {}
 
-    monkeypatch.setattr("patchout.train.run", run)
+    monkeypatch.setattr("patchout.training.supervised.run.run", run)
     command = ("train", "maskspec-esc50-paper", "--data", "x", "--out", str(tmp_path))
     for more in ((), ("--accept-changes",), ("--lr", "0.1")):
         assert run_command([*command, *more]) == 0

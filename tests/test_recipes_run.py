@@ -9,10 +9,10 @@ import pytest
 from conftest import noise
 from prepared_set import wav
 
-from patchout import train
-from patchout.labels import label_names
-from patchout.recipes import names, recipe
-from patchout.train_config import TrainConfig
+from patchout.checkpoint.labels import label_names
+from patchout.training.recipes import names, recipe
+from patchout.training.supervised import run as train
+from patchout.training.supervised.config import TrainConfig
 
 
 class Layout(NamedTuple):

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from patchout.repeat import repeat, runs
-from patchout.train_config import TrainConfig
+from patchout.training.supervised.config import TrainConfig
+from patchout.training.supervised.repeats import repeat, runs
 
 
 def config(out: Path, **changes: object) -> TrainConfig:

@@ -9,11 +9,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.image import imread
 
-from patchout import plots_report
-from patchout.data import ClipSet, DataError
-from patchout.evaluate import Predictions, Task, judge
-from patchout.metrics import accuracy
-from patchout.report import mistakes, write_report
+from patchout.data.sets import ClipSet, DataError
+from patchout.inference.evaluate import Predictions, Task, judge
+from patchout.inference.metrics import accuracy
+from patchout.training.supervised import figures as plots_report
+from patchout.training.supervised.report import mistakes, write_report
 
 NAMES = ("cat", "dog", "owl")
 SCORES = np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.1, 0.7, 0.2]])  # cat, dog, dog, owl

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from patchout.errors import InputError
-from patchout.pretrain_config import RECIPES
-from patchout.run_folder import RunFolder, as_begun, open_run, settings_of
-from patchout.train_config import TrainConfig
+from patchout.training.masked.config import RECIPES
+from patchout.training.run_folder import RunFolder, as_begun, open_run, settings_of
+from patchout.training.supervised.config import TrainConfig
 
 CONFIG: dict[str, Any] = {"recipe": "test", "lr": 0.1, "gain_db": (-7, 6), "seed": 3}
 DATA: dict[str, Any] = {"clips": 4, "classes": ["bell", "dog"], "ids_sha256": "ab12", "root": "/sounds"}
@@ -133,7 +133,7 @@ def test_a_refused_config_leaves_the_folder_free(tmp_path: Path) -> None:
 
 def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import os, sys, pathlib; from patchout.run_folder import open_run\n"
+        "import os, sys, pathlib; from patchout.training.run_folder import open_run\n"
         "with open_run(pathlib.Path(sys.argv[1]), {}, {}): os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)

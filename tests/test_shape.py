@@ -9,17 +9,19 @@ import torch
 from conftest import LABELS, tiny_config
 
 import patchout
-from patchout import augment, checkpoint, train
-from patchout.data import scan
-from patchout.masking import sincos_positions
-from patchout.maskspec import MaskSpec, MaskSpecConfig
-from patchout.maskspec_classifier import MaskSpecClassifierConfig
-from patchout.mel import MelConfig
-from patchout.optim import parameter_groups
-from patchout.passt import Passt
-from patchout.shape import model_config
-from patchout.start import find, start
-from patchout.train_config import TrainConfig
+from patchout.audio.mel import MelConfig
+from patchout.checkpoint import own as checkpoint
+from patchout.data import augment
+from patchout.data.sets import scan
+from patchout.models.masking import sincos_positions
+from patchout.models.maskspec import MaskSpec, MaskSpecConfig
+from patchout.models.maskspec_classifier import MaskSpecClassifierConfig
+from patchout.models.passt import Passt
+from patchout.training.optim import parameter_groups
+from patchout.training.supervised import run as train
+from patchout.training.supervised.config import TrainConfig
+from patchout.training.supervised.geometry import model_config
+from patchout.training.supervised.initial import find, start
 
 CPU = torch.device("cpu")
 MEL = MelConfig(mean=(0.5,), std=(2.0,))
@@ -130,7 +132,7 @@ def test_the_other_family_is_no_start(tmp_path: Path, tiny: Passt) -> None:
 
 
 def test_the_public_weights_are_no_weights_for_images(tmp_path: Path) -> None:
-    from patchout.import_maskspec import export_maskspec
+    from patchout.checkpoint.maskspec import export_maskspec
 
     shape = MaskSpecConfig(width=64, heads=1, depth=1, decoder_width=512, decoder_depth=1, columns=6)
     torch.save({"model": export_maskspec(MaskSpec(shape))}, tmp_path / "checkpoint-75.pth")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import noise, tone, write_wav
 
-from patchout.data import DataError, scan
-from patchout.split import Split, choose, hold_out
-from patchout.train_config import TrainConfig
+from patchout.data.sets import DataError, scan
+from patchout.training.supervised.config import TrainConfig
+from patchout.training.supervised.split import Split, choose, hold_out
 
 Rows = list[dict[str, str]]
 

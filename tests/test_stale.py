@@ -11,14 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import noise, write_wav
 
-from patchout import bulk, stale
-from patchout.bulk import Summary, run
-from patchout.checkpoint import save
-from patchout.embedding import EmbedConfig
-from patchout.items import Item
-from patchout.join import Format, job_of, join, reopen
-from patchout.passt import Passt
-from patchout.shards import EmbedJob, numbered, shard_name
+from patchout.checkpoint.own import save
+from patchout.data.items import Item
+from patchout.inference.bulk import run as bulk
+from patchout.inference.bulk import stale
+from patchout.inference.bulk.folder import EmbedJob, numbered, shard_name
+from patchout.inference.bulk.join import Format, job_of, join, reopen
+from patchout.inference.bulk.run import Summary, run
+from patchout.inference.embedding import EmbedConfig
+from patchout.models.passt import Passt
 
 STATES = ("size_bytes", "modified_s")  # columns that earlier versions did not write
 

@@ -9,11 +9,11 @@ from conftest import LABELS, tiny_config
 from huggingface_hub import constants
 from test_imagenet import image_file
 
-from patchout import imagenet, zoo
-from patchout.checkpoint import export_passt, save
-from patchout.mel import MelConfig
-from patchout.passt import Passt, PasstConfig
-from patchout.start import find, start
+from patchout.audio.mel import MelConfig
+from patchout.checkpoint import imagenet, zoo
+from patchout.checkpoint.own import export_passt, save
+from patchout.models.passt import Passt, PasstConfig
+from patchout.training.supervised.initial import find, start
 
 CPU = torch.device("cpu")
 

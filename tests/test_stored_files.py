@@ -12,8 +12,8 @@ import torch
 from conftest import tone
 
 import patchout
-from patchout.cli import run_command
-from patchout.zoo import load_pretrained
+from patchout.checkpoint.zoo import load_pretrained
+from patchout.cli.main import run_command
 
 STORED = Path(__file__).parent / "golden" / "stored"
 STEPS = ["--device", "cpu", "--precision", "fp32", "--batch", "6", "--clip-s", "0.25"]

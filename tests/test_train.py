@@ -20,17 +20,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import patchout
-from patchout import augment, checkpoint, loop, train, training
-from patchout.batches import Batch
-from patchout.data import scan
+from patchout.checkpoint import own as checkpoint
+from patchout.data import augment
+from patchout.data.batches import Batch
+from patchout.data.sets import scan
 from patchout.files import finite
-from patchout.passt import Passt, PasstConfig
-from patchout.plan import Plan
-from patchout.shape import model_config
-from patchout.step import NonFiniteLossError, Place
-from patchout.step_loss import HEAVIEST, StepLoss, class_weights
-from patchout.tagger import Tagger
-from patchout.train import Listener, TrainConfig
+from patchout.models.passt import Passt, PasstConfig
+from patchout.models.tagger import Tagger
+from patchout.training import loop
+from patchout.training import run as training
+from patchout.training.plan import Plan
+from patchout.training.step import NonFiniteLossError, Place
+from patchout.training.supervised import run as train
+from patchout.training.supervised.geometry import model_config
+from patchout.training.supervised.loss import HEAVIEST, StepLoss, class_weights
+from patchout.training.supervised.run import Listener, TrainConfig
 
 Weights = dict[str, Tensor]
 

@@ -5,9 +5,9 @@ import torch
 from conftest import noise, tone
 from mel_reference import reference
 
-from patchout import windows_mel
-from patchout.mel import MelConfig, log_mel
-from patchout.windows_mel import window_mels
+from patchout.audio import windows as windows_mel
+from patchout.audio.mel import MelConfig, log_mel
+from patchout.audio.windows import window_mels
 
 
 def hold_shared(wave: torch.Tensor, config: MelConfig, *, size: int, hop: int) -> None:

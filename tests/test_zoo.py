@@ -11,17 +11,18 @@ import huggingface_hub
 import pytest
 import torch
 
-from patchout import checkpoint, download, zoo
-from patchout.cli import run_command
-from patchout.download import DownloadError
-from patchout.import_maskspec import export_maskspec, public_mel
-from patchout.labels import LISTS, label_names, read_labels
-from patchout.maskspec import MaskSpec, MaskSpecConfig
-from patchout.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
-from patchout.mel import MelConfig
-from patchout.mel_statistics import audioset_statistics
-from patchout.passt import Passt, PasstConfig
-from patchout.zoo_list import ALIASES, BUILT_IN, Entry
+from patchout.audio.mel import MelConfig
+from patchout.audio.statistics import audioset_statistics
+from patchout.checkpoint import download, zoo
+from patchout.checkpoint import own as checkpoint
+from patchout.checkpoint.download import DownloadError
+from patchout.checkpoint.labels import LISTS, label_names, read_labels
+from patchout.checkpoint.maskspec import export_maskspec, public_mel
+from patchout.checkpoint.zoo_list import ALIASES, BUILT_IN, Entry
+from patchout.cli.main import run_command
+from patchout.models.maskspec import MaskSpec, MaskSpecConfig
+from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
+from patchout.models.passt import Passt, PasstConfig
 
 PUBLISHED = [entry for entry in zoo.MODELS.values() if entry.url and not entry.file]
 
@@ -99,7 +100,8 @@ def test_rows_tell_what_is_on_this_machine(cache: Path) -> None:
 
 
 def test_listing_the_models_needs_neither_torch_nor_the_hub() -> None:
-    code = "import sys, patchout.zoo as z; z.rows(); print({'torch', 'huggingface_hub', 'rich'} & set(sys.modules))"
+    heavy = "{'torch', 'huggingface_hub', 'rich'}"
+    code = f"import sys, patchout.checkpoint.zoo as z; z.rows(); print({heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 
@@ -139,7 +141,7 @@ def test_a_short_name_finds_the_cached_file_offline(cache: Path) -> None:
 def test_a_model_that_is_not_here_is_downloaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, Path]] = []
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("patchout.download.download", lambda url, path, **_: asked.append((url, path)))
+    monkeypatch.setattr("patchout.checkpoint.download.download", lambda url, path, **_: asked.append((url, path)))
     path = zoo.fetch("passt-s-ap476")
     assert asked == [(zoo.MODELS["passt-s-ap476"].url, path)]
 
@@ -156,7 +158,7 @@ def test_a_cached_file_with_another_hash_than_the_published_is_refused(
 
 def test_the_built_in_model_lies_beside_the_code() -> None:
     (row,) = [row for row in zoo.rows() if row.name == BUILT_IN]
-    path = Path(zoo.__file__).parent / "models" / "esc10-tiny.safetensors"
+    path = Path(zoo.__file__).parent / "built_in" / "esc10-tiny.safetensors"
     if not path.is_file():
         pytest.skip("the built-in model has not been trained yet")
     assert zoo.fetch(BUILT_IN) == path

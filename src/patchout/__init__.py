@@ -6,27 +6,32 @@ Importing this package is light: torch is imported when a name that needs it is 
 
 import importlib
 import importlib.util
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "EmbedConfig": "embedding",
-    "Embedding": "embedding",
-    "embed": "embedding",
-    "MelConfig": "mel",
-    "log_mel": "mel",
-    "Patchout": "patches",
-    "Output": "family",
-    "Passt": "passt",
-    "PasstConfig": "passt",
-    "load": "zoo",
-    "Event": "events",
-    "EventRule": "events",
-    "Tags": "inference",
-    "tag": "inference",
-    "tag_many": "inference",
+    "EmbedConfig": "inference.embedding",
+    "Embedding": "inference.embedding",
+    "embed": "inference.embedding",
+    "MelConfig": "audio.mel",
+    "log_mel": "audio.mel",
+    "Patchout": "models.patches",
+    "Output": "models.passt",
+    "Passt": "models.passt",
+    "PasstConfig": "models.passt",
+    "load": "checkpoint.zoo",
+    "Event": "inference.events",
+    "EventRule": "inference.events",
+    "Tags": "inference.tagging",
+    "tag": "inference.tagging",
+    "tag_many": "inference.tagging",
 }
+_MOVED = {"maskspec": "models.maskspec", "train": "training.supervised.run"}  # documented addresses of 0.1.0
 
 __all__ = [
     "EmbedConfig",
@@ -48,14 +53,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from patchout.embedding import EmbedConfig, Embedding, embed
-    from patchout.events import Event, EventRule
-    from patchout.family import Output
-    from patchout.inference import Tags, tag, tag_many
-    from patchout.mel import MelConfig, log_mel
-    from patchout.passt import Passt, PasstConfig
-    from patchout.patches import Patchout
-    from patchout.zoo import load
+    from patchout.audio.mel import MelConfig, log_mel
+    from patchout.checkpoint.zoo import load
+    from patchout.inference.embedding import EmbedConfig, Embedding, embed
+    from patchout.inference.events import Event, EventRule
+    from patchout.inference.tagging import Tags, tag, tag_many
+    from patchout.models.family import Output
+    from patchout.models.passt import Passt, PasstConfig
+    from patchout.models.patches import Patchout
 
 
 def __getattr__(name: str) -> Any:
@@ -68,3 +73,22 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Finds modules at their documented address of before: `import patchout.maskspec`."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        package, _, name = fullname.rpartition(".")
+        return ModuleSpec(fullname, self) if package == __name__ and name in _MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        self._module = importlib.import_module(f"{__name__}.{_MOVED[spec.name.rpartition('.')[2]]}")
+        self._spec = self._module.__spec__
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec  # the import system has written the old address into it
+
+
+sys.meta_path.append(_Moved())

@@ -1,6 +1,6 @@
 """`python -m patchout` is the `patchout` command."""
 
-from patchout.cli import main
+from patchout.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from patchout.audio import AudioWarning
-from patchout.embedding import EmbedConfig, Embedder, Level, Mode
+from patchout.audio.mel import MelConfig
+from patchout.audio.pcm import too_loud
+from patchout.audio.stream import AudioWarning
+from patchout.checkpoint.labels import label_names
+from patchout.checkpoint.zoo import load
+from patchout.checkpoint.zoo_list import MODELS
 from patchout.errors import near
-from patchout.labels import label_names
-from patchout.mel import MelConfig
-from patchout.pcm import too_loud
-from patchout.tagger import Tagger, TaggerConfig
-from patchout.zoo import load
-from patchout.zoo_list import MODELS
+from patchout.inference.embedding import EmbedConfig, Embedder, Level, Mode
+from patchout.models.tagger import Tagger, TaggerConfig
 
 
 @dataclass(frozen=True)

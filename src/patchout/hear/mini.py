@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.signal import lfilter
 
-from patchout import audio
+from patchout.audio import stream as audio
 from patchout.errors import InputError
 from patchout.files import write_aside
 from patchout.hear.scores import EventRow

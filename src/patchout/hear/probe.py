@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock
 from torch import Generator, nn
 
-from patchout.augment import keyed
+from patchout.data.augment import keyed
 from patchout.files import write_aside, write_json
 from patchout.hear.embeddings import VALUES, check_same, embedding_s, read_json, read_rows
 from patchout.hear.probe_exam import Exam, ProbeError, score_mode

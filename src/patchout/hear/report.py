@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from patchout import plots_hear
-from patchout.embedding import EmbedConfig
 from patchout.files import write_aside
+from patchout.hear import figures as plots_hear
+from patchout.hear.figures import Line
 from patchout.hear.results import Model, read_results
 from patchout.hear.tasks import BOARDS, CATEGORY, TABLE
-from patchout.plots_hear import Line
+from patchout.inference.embedding import EmbedConfig
 
 SHOWN = ("OpenL3", "wav2vec2", "CVSSP PANNS", "GURA Cat H+w+C", "GURA Fuse Cat H+w+C")  # everywhere, as in the paper
 CATEGORIES = ("music", "speech", "general", "other")

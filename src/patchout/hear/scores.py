@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from patchout.events import runs
-from patchout.metrics import accuracy, d_prime, ranking
+from patchout.inference.events import runs
+from patchout.inference.metrics import accuracy, d_prime, ranking
 
 
 class EventRow(TypedDict):

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from patchout.embedding import EmbedConfig
 from patchout.hear.api import PRESETS, HearModel, mel_hop_ms
+from patchout.inference.embedding import EmbedConfig
 
 PACKAGES = ("patchout.hear", "hear21passt")  # that have the published modules
 SETTINGS = "settings"  # their key in a record

@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from patchout import hear, zoo
-from patchout.download import file_sha256
-from patchout.embedding import MID, EmbedConfig
+from patchout import hear
+from patchout.checkpoint import zoo
+from patchout.checkpoint.download import file_sha256
 from patchout.errors import InputError
 from patchout.hear.api import PRESETS, check_preset, fuse
 from patchout.hear.settings import SETTINGS, settings_of
 from patchout.hear.wavs import RATES
+from patchout.inference.embedding import MID, EmbedConfig
 
 EVENNESS_MS = 1.0  # of timestamps, as the public validator has it
 FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")

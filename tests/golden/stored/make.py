@@ -19,8 +19,8 @@ import soundfile
 import torch
 
 import patchout
-from patchout import checkpoint
-from patchout.maskspec import MaskSpec, MaskSpecConfig
+from patchout.checkpoint import own as checkpoint
+from patchout.models.maskspec import MaskSpec, MaskSpecConfig
 
 RATE = 8000
 SECONDS = 0.25

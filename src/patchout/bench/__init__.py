@@ -1,0 +1,1 @@
+"""The papers' tables of cost, measured on this machine."""

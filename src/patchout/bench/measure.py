@@ -1,0 +1,243 @@
+"""The rows of the papers' complexity tables, measured on this machine: size, cost, speed, memory."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from patchout.audio.mel import MelConfig, log_mel
+from patchout.bench import cnn14
+from patchout.bench.rows import CITED_ONLY, CLIP_S, CNN14, MEASURED, ROWS, Cited, columns, passt_gflop
+from patchout.checkpoint.labels import label_names
+from patchout.models import kernels
+from patchout.models.autotune import processor
+from patchout.models.device import Precision, autocast, pick_precision
+from patchout.models.passt import Passt, PasstConfig
+from patchout.training.plan import activation_bytes
+
+BATCH = {"cuda": 64, "mps": 8, "cpu": 2}
+ROUND_S = 0.2  # shortest time that is measured: calls are repeated to fill it
+MATRIX = {"cuda": 8192, "mps": 4096, "cpu": 2048}  # rows and columns of the product that shows the peak
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to measure. `batch` 0 is `BATCH` of the device; `seconds` is for each of training and inference of a row."""
+
+    device: torch.device
+    precision: Precision = "auto"
+    batch: int = 0
+    seconds: float = 3.0
+    base: PasstConfig = field(default_factory=lambda: PasstConfig(labels=label_names("audioset")))
+
+    @property
+    def clips(self) -> int:
+        """Clips a step."""
+        return self.batch or BATCH[self.device.type]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row; GFLOP are of the matrix products of one clip, without the log-mel."""
+
+    tokens: int  # in training, C and D included; 0: no transformer
+    inference_tokens: int
+    parameters: int
+    training_gflop: float  # forward and backward
+    inference_gflop: float
+    training_clips_per_s: float  # waveform -> log-mel -> forward -> backward -> AdamW
+    inference_clips_per_s: float  # waveform -> log-mel -> logits
+    activation_gb: float  # that autograd keeps for one more clip
+    peak_gb: float | None  # of a training step on a CUDA device, all in all
+    utilisation: float  # FLOP/s in training over those of a large matrix product
+
+
+class Subject(NamedTuple):
+    """A model under test: its front end, log-mel -> logits in both modes, its tokens and GFLOP."""
+
+    model: nn.Module
+    mel: MelConfig
+    clip_s: float
+    learn: Callable[[Tensor], Tensor]
+    infer: Callable[[Tensor], Tensor]
+    tokens: tuple[int, int]  # in training, in inference
+    gflop: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table; `problem` says why nothing was measured, unless it is cited only."""
+
+    name: str
+    measured: Measured | None
+    cited: Cited
+    problem: str = ""
+
+
+def rows(names: Sequence[str], settings: Settings, peak_flops: float) -> Iterator[Row]:
+    """Measure the rows one after the other; what is the same model with the same Patchout is measured once."""
+    done: dict[object, Measured] = {}
+    for name in names:
+        if name in CITED_ONLY:
+            yield Row(name, None, ROWS[name])
+            continue
+        key = replace(MEASURED[name], cited=Cited()) if name in MEASURED else name
+        try:
+            done[key] = done[key] if key in done else measure(name, settings, peak_flops)
+        except torch.OutOfMemoryError:
+            yield Row(name, None, ROWS[name], f"a batch of {settings.clips} does not fit: lower --batch")
+        else:
+            yield Row(name, done[key], ROWS[name])
+
+
+def measure(name: str, settings: Settings, peak_flops: float) -> Measured:
+    """Measure one row; `peak_flops` is of `matrix_flops`. Raises torch.OutOfMemoryError on a GPU that is too small."""
+    device, subject = settings.device, make(name, settings.base)
+    model = subject.model.to(device).train()
+    activations = activation_bytes(training_forward(subject, settings))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    step_s = best_s(training_step(subject, settings), device, seconds=settings.seconds)
+    peak = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
+    wave = _noise(subject, settings)[: settings.clips]
+
+    def infer() -> Tensor:
+        with torch.inference_mode(), autocast(device, settings.precision):
+            return subject.infer(log_mel(wave, subject.mel))
+
+    model.eval()
+    inference_s = best_s(infer, device, seconds=settings.seconds)
+    return Measured(
+        *subject.tokens,
+        sum(parameter.numel() for parameter in model.parameters()),
+        *subject.gflop,
+        settings.clips / step_s,
+        settings.clips / inference_s,
+        activations / 1e9,
+        peak,
+        1e9 * subject.gflop[0] * settings.clips / step_s / peak_flops,
+    )
+
+
+def training_forward(subject: Subject, settings: Settings) -> Callable[[int], Tensor]:
+    """A function of the number of clips: waveform -> log-mel -> logits, as in training."""
+    wave = _noise(subject, settings)
+
+    def forward(clips: int) -> Tensor:
+        with autocast(settings.device, settings.precision):
+            return subject.learn(log_mel(wave[:clips], subject.mel)).float()
+
+    return forward
+
+
+def training_step(subject: Subject, settings: Settings) -> Callable[[], None]:
+    """One step: the forward pass above, binary cross entropy, the backward pass, AdamW."""
+    forward = training_forward(subject, settings)
+    optimizer = torch.optim.AdamW(subject.model.parameters(), 1e-5, fused=True)
+    target = torch.zeros(settings.clips, len(settings.base.labels), device=settings.device)
+
+    def step() -> None:
+        torch.autograd.backward(F.binary_cross_entropy_with_logits(forward(settings.clips), target))
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _noise(subject: Subject, settings: Settings) -> Tensor:
+    """Clips of white noise, two at least, (clips, samples)."""
+    samples = round(subject.clip_s * subject.mel.sample_rate)
+    return 0.1 * torch.randn(max(2, settings.clips), samples, device=settings.device)
+
+
+def make(name: str, base: PasstConfig) -> Subject:
+    """The model of a row, with random weights."""
+    if name == CNN14:
+        return _make_cnn14(len(base.labels))
+    config, drop, clip_s = MEASURED[name].config(base), MEASURED[name].drop, MEASURED[name].clip_s
+    model = Passt(config, rng=torch.Generator().manual_seed(0))
+    rng = torch.Generator().manual_seed(0)
+    prefix, across = config.num_class_tokens, columns(config, clip_s)
+    patches = config.rows * across
+    kept = drop.num_kept(config.rows, across) if drop else patches
+    return Subject(
+        model,
+        config.mel,
+        clip_s,
+        lambda mel: model(mel, patchout=drop, rng=rng).logits,
+        lambda mel: model(mel).logits,
+        (prefix + kept, prefix + patches),
+        (passt_gflop(config, kept, training=True), passt_gflop(config, patches, training=False)),
+    )
+
+
+def _make_cnn14(num_classes: int) -> Subject:
+    model, mel = cnn14.Cnn14(num_classes), cnn14.MEL
+    with torch.device("meta"):  # counted, not computed
+        shadow, clip = (
+            cnn14.Cnn14(num_classes),
+            torch.empty(2, mel.n_mels, mel.num_frames(round(CLIP_S * mel.sample_rate))),
+        )
+    with FlopCounterMode(display=False) as forward:
+        logits = shadow(clip)
+    with FlopCounterMode(display=False) as backward:
+        torch.autograd.backward(logits.sum())
+    once, back = (counter.get_total_flops() / len(clip) / 1e9 for counter in (forward, backward))
+    return Subject(model, mel, CLIP_S, model, model, (0, 0), (once + back, once))
+
+
+def best_s(call: Callable[[], object], device: torch.device, *, seconds: float) -> float:
+    """Shortest time of one call over rounds of at least ROUND_S, until `seconds` are over; the first is not counted."""
+
+    def timed(calls: int) -> float:
+        started = time.perf_counter()
+        for _ in range(calls):
+            call()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return (time.perf_counter() - started) / calls
+
+    timed(1)
+    until = time.perf_counter() + seconds
+    best = timed(1)
+    calls = max(1, round(ROUND_S / best))
+    while time.perf_counter() < until:
+        best = min(best, timed(calls))
+    return best
+
+
+def matrix_flops(settings: Settings) -> float:
+    """FLOP/s of a large matrix product: what the hardware can give at this precision."""
+    device, size = settings.device, MATRIX[settings.device.type]
+    dtype = torch.bfloat16 if pick_precision(settings.precision, device) == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / best_s(lambda: a @ b, device, seconds=settings.seconds)
+
+
+def auto(device: torch.device) -> str:
+    """What precision "auto" is on a device, and on a CPU why."""
+    precision = pick_precision("auto", device)
+    if device.type != "cpu":
+        return precision
+    speed = kernels.chosen().bf16_speed
+    why = f"{speed:.2f} x fp32" if precision == "bf16" else f"bf16 has {speed:.2f} x its speed"
+    return f"{precision}, {why} on this processor (measured)"
+
+
+def machine(settings: Settings, peak_flops: float) -> dict[str, Any]:
+    """What the numbers stand on."""
+    device = settings.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": pick_precision(settings.precision, device),
+        "auto": auto(device),
+        "batch": settings.clips,
+        "matrix_tflops": peak_flops / 1e12,
+    }

@@ -1,0 +1,213 @@
+"""One .safetensors file = weights + the whole config; importers for public weights, and the way back for PaSST's."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from patchout.audio.mel import MelConfig
+from patchout.checkpoint.maskspec import import_maskspec, import_maskspec_classifier
+from patchout.checkpoint.public import Source, class_names, num_blocks, num_heads, read_public
+from patchout.checkpoint.weights import Path_, read_file, read_header
+from patchout.errors import CheckpointError
+from patchout.files import write_aside
+from patchout.models.family import num_patches
+from patchout.models.fill import check_finite, check_names, fill
+from patchout.models.maskspec import MaskSpec, MaskSpecConfig
+from patchout.models.passt import Passt, PasstConfig
+from patchout.models.tagger import FAMILIES, Tagger
+
+__all__ = [
+    "CheckpointError",
+    "Model",
+    "config_from_json",
+    "export_passt",
+    "import_maskspec",
+    "import_maskspec_classifier",
+    "import_passt",
+    "load",
+    "save",
+]
+
+Model = Tagger | MaskSpec
+
+FORMAT = "patchout-1"
+KINDS: dict[str, tuple[type[Any], type[Any]]] = {  # in the header of a file -> model and config
+    "Passt": (Passt, PasstConfig),
+    "MaskSpec": (MaskSpec, MaskSpecConfig),
+    **{family.model.__name__: family for family in FAMILIES.values()},
+}
+PUBLIC_STRIDES = (10, 12, 14, 16)
+
+
+# -- our own files ----------------------------------------------------------------------------------------------------
+
+
+def save(model: Model, path: Path_, *, half: bool = False) -> None:
+    """Write weights and config into one .safetensors file, aside and renamed; `half` stores the weights as float16."""
+    config = json.dumps(asdict(model.config))
+    dtype = torch.float16 if half else torch.float32
+    weights = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"format": FORMAT, "model": type(model).__name__, "config": config}
+    metadata["sha256"] = _digest(config, weights)
+    with write_aside(path) as aside:
+        try:
+            save_file(weights, aside, metadata=metadata)
+        except SafetensorError as error:  # a full disk, in its own words
+            told = f"cannot be written ({error}): make room; what was there before is still whole"
+            raise OSError(errno.ENOSPC, told, os.fspath(path)) from None
+
+
+def load(path: Path_) -> Model:
+    """Read a model that `save` wrote: float32, on the CPU, in evaluation mode.
+
+    Raises FileNotFoundError, or CheckpointError for a truncated, altered or foreign file, or NaN or infinity in it.
+    """
+    metadata, weights = read_file(path)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: a file of another tool (no {FORMAT!r} in a .safetensors header): public weights are read by "
+            "patchout.load, or by import_passt and import_maskspec of this module"
+        )
+    if metadata.get("sha256") != _digest(metadata.get("config", ""), weights):
+        raise CheckpointError(f"{path}: damaged, its content does not match its own SHA-256: bring the file again")
+    kind = metadata.get("model", "Passt")
+    if kind not in KINDS:
+        raise CheckpointError(f"{path}: holds a {kind}, here are {', '.join(KINDS)}: the file needs a newer patchout")
+    check_finite(weights, str(path))
+    model: Model = KINDS[kind][0](config_from_json(metadata["config"], kind))
+    fill(model, weights, str(path))
+    return model
+
+
+def is_own(path: Path_) -> bool:
+    """Whether `save` wrote this file; its weights are not read."""
+    return read_header(path).get("format") == FORMAT
+
+
+def config_from_json(text: str, kind: str = "Passt") -> Any:
+    """The config in a file's header, of that kind of model; fields this version does not know are refused by name."""
+    values = _tuples(json.loads(text))
+    config = KINDS[kind][1]
+    if unknown := sorted(set(values) - {field.name for field in fields(config)}):
+        raise CheckpointError(f"config has unknown fields {unknown}: the file needs a newer patchout")
+    return config(**values | {"mel": MelConfig(**_tuples(values["mel"]))})
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows lists alone."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def _digest(config: str, weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the config and every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(config.encode())
+    for name in sorted(weights):
+        tensor = weights[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()
+
+
+# -- public PaSST files -----------------------------------------------------------------------------------------------
+
+
+def import_passt(
+    source: Source,
+    *,
+    mel: MelConfig | None = None,
+    labels: tuple[str, ...] | None = None,
+    task: Literal["multi_class", "multi_label"] = "multi_label",
+    stride: int | tuple[int, int] | None = None,
+) -> Passt:
+    """A model from public PaSST weights: a state dict or a file, sizes read from the shapes.
+
+    The shapes tell the frequency stride; the time stride is taken to be the same unless `stride` (frequency, time) says
+    otherwise. `mel` cannot be read from the weights: give the hop of the hop-160 and hop-100 models. 527 classes are
+    AudioSet's, other counts are named "class 0" ... unless `labels` names them; without a last layer it is an encoder
+    that knows no classes. The unused `head_dist` is dropped; any other unknown or missing name is a CheckpointError
+    that names it.
+    """
+    _, public, where = read_public(source, "passt")
+    mel = mel or MelConfig()
+    width, patch = public["cls_token"].shape[-1], public["patch_embed.proj.weight"].shape[-1]
+    num_classes = len(public["head.1.weight"]) if "head.1.weight" in public else 0
+    if not num_classes:  # the norm of a head that is not there
+        public = {"head.0.weight": torch.ones(width), "head.0.bias": torch.zeros(width)} | public
+    config = PasstConfig(
+        labels=class_names(labels, num_classes, where),
+        task=task,
+        mel=mel,
+        width=width,
+        depth=num_blocks(public),
+        heads=num_heads(width),
+        patch=patch,
+        stride=_stride(stride, public["freq_new_pos_embed"].shape[2], patch, mel),
+        columns=public["time_new_pos_embed"].shape[-1],
+        distilled="dist_token" in public,
+    )
+    model = Passt(config)
+    check_names(public, export_passt(model), where)
+    fill(model, _own_names(public), where)
+    return model
+
+
+def export_passt(model: Passt) -> dict[str, Tensor]:
+    """The weights of a model under the public names of PaSST (without the unused `head_dist`).
+
+    A model with a position per patch is a ValueError: the public format has none.
+    """
+    if model.config.positions != "separate":
+        raise ValueError(
+            f"the public format holds separate positions, this model has positions {model.config.positions!r}"
+        )
+    own = dict(model.state_dict())
+    tokens, row, column = (own.pop(name) for name in ("tokens", "embed.row_position", "embed.column_position"))
+    public = {
+        "cls_token": tokens[None, :1],
+        "new_pos_embed": own.pop("token_position")[None],
+        "freq_new_pos_embed": row.T[None, :, :, None],
+        "time_new_pos_embed": column.T[None, :, None, :],
+    }
+    if model.config.distilled:
+        public["dist_token"] = tokens[None, 1:]
+    for name, tensor in own.items():
+        public[name.replace("embed.", "patch_embed.").removeprefix("encoder.")] = tensor
+    return {name: tensor.contiguous() for name, tensor in public.items()}
+
+
+def _own_names(public: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Public names -> ours, shapes without their broadcast axes."""
+    rest = dict(public)
+    tokens = [rest.pop("cls_token")[0], *([rest.pop("dist_token")[0]] if "dist_token" in rest else [])]
+    own = {
+        "tokens": torch.cat(tokens),
+        "token_position": rest.pop("new_pos_embed")[0],
+        "embed.row_position": rest.pop("freq_new_pos_embed")[0, :, :, 0].T,
+        "embed.column_position": rest.pop("time_new_pos_embed")[0, :, 0].T,
+    }
+    for name, tensor in rest.items():
+        encoder = "encoder." if name.startswith(("blocks.", "norm.")) else ""
+        own[encoder + name.replace("patch_embed.", "embed.")] = tensor
+    return own
+
+
+def _stride(given: int | tuple[int, int] | None, rows: int, patch: int, mel: MelConfig) -> tuple[int, int]:
+    """Strides (frequency, time) that give `rows` patch rows."""
+    frequency = given if isinstance(given, int) else given[0] if given else None
+    candidates = [frequency] if frequency else [*PUBLIC_STRIDES, *range(1, patch + 1)]
+    fitting = [stride for stride in candidates if num_patches(mel.n_mels, patch, stride) == rows]
+    if not fitting:
+        what = f"a frequency stride of {frequency}" if frequency else "no stride"
+        raise CheckpointError(
+            f"{rows} rows of positions fit {what} with {mel.n_mels} mels: give stride=(frequency, time)"
+        )
+    return (fitting[0], given[1] if isinstance(given, tuple) else fitting[0])

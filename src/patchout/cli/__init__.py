@@ -1,0 +1,1 @@
+"""The command: a module a command, and what it prints."""

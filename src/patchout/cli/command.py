@@ -1,0 +1,39 @@
+"""One module per command: its options, and what it does with them; what they share stands here."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patchout.cli import output
+
+if TYPE_CHECKING:
+    from patchout.models.tagger import Tagger
+
+DONE, FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130  # exit codes
+
+
+def say(text: str) -> None:
+    """One line on standard error."""
+    output.line(f"patchout: {text}", sys.stderr)
+
+
+def load_model(name: str, device: str, labels: Path | None = None) -> "Tagger":
+    """A model by name, a bar while it is downloaded; `labels` is a file of class names."""
+    from patchout.checkpoint.labels import read_labels
+    from patchout.checkpoint.zoo import load
+
+    names = read_labels(labels) if labels else None
+    with output.download_bar(sys.stderr) as progress:
+        return load(name, device, labels=names, progress=progress)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse batches of nothing before anything is loaded."""
+    if batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
+
+
+def check_parent(path: Path) -> None:
+    """Refuse a file in a folder that is not there, before anything is loaded."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder to write into: make it first")

@@ -1,0 +1,244 @@
+"""`patchout embed`: sound files -> embeddings in Parquet, .npy or HDF5."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import chain
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from patchout.checkpoint.zoo_list import BUILT_IN
+from patchout.cli import output
+from patchout.cli.command import DONE, FAILED, check_parent, say
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+
+    from patchout.data.items import Item
+    from patchout.inference.bulk.folder import EmbedJob
+    from patchout.inference.bulk.run import Engine
+
+SUFFIXES = {"parquet": ("", ".parquet"), "npy": ("",), "hdf5": (".h5", ".hdf5")}  # of --out; "" is a folder
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Turn sound files into embeddings. The same command goes on where a killed one stopped."""
+
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """sound files, folders, patterns, or lists (.csv, .tsv, .jsonl, .parquet, .txt) with a column file and perhaps
+    start and end"""
+    out: str
+    """NAME.parquet for one file; else a folder (or URL) of Parquet shards; with --format npy a folder, hdf5 a file"""
+    model: str = ""
+    """a name from `patchout models`, a .safetensors or public .pt file, a run folder, or a hub id owner/name"""
+    kind: Literal["scene", "timestamp"] = "scene"
+    """one embedding a file, or one every 50 ms"""
+    levels: tuple[Literal["low", "mid", "high"], ...] = ()
+    """log-mel, tokens, class scores, in the order of concatenation; mid if none is named"""
+    fields_ms: tuple[float, ...] = ()
+    """receptive fields of a timestamp; 160 if none is given"""
+    preset: str = ""
+    """model, levels and fields of a published HEAR module, e.g. base2level"""
+    format: Literal["parquet", "npy", "hdf5"] = "parquet"
+    device: str = "auto"
+    """cuda, mps or cpu"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is the faster of fp32 and bf16 on this machine; the job remembers what it settled on"""
+    engine: Literal["local", "ray"] = "local"
+    """ray: on all machines of a Ray cluster"""
+    plot: Path | None = None
+    """picture of one sound and its timestamps"""
+    project: Path | None = None
+    """picture of all scenes as points, coloured by class: the label in a data set's CSV, else the folder"""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `patchout embed`."""
+    options = tyro.cli(Options, args=args, prog="patchout embed")
+    _check(options)
+    from patchout.checkpoint.zoo import load, locate
+    from patchout.data.items import Item, read_items
+    from patchout.hear.api import check_preset
+
+    unread: list[str] = []
+    items = read_items(options.paths, unread.append, say)
+    for problem in unread:
+        say(problem)
+    if options.plot and list(items[:2]) != [Item(items[0].file)]:
+        raise ValueError(f"--plot draws one whole file, {len(items)} files or segments were given")
+    job = _job(options).sized(len(items))
+    with output.download_bar(sys.stderr) as progress:
+        locate(job.model, progress=progress)
+    if options.model and options.preset:
+        check_preset(options.preset, options.model, load(options.model, "cpu").config)
+    failed = (_run if _is_folder(options) else _run_and_join)(items, job, options.out, options)
+    _draw(options, items[0].file, job)
+    return FAILED if failed or unread else DONE
+
+
+# -- what was asked for -----------------------------------------------------------------------------------------------
+
+
+def _check(options: Options) -> None:
+    """Refuse what cannot be written, before anything is loaded."""
+    suffix, allowed = Path(options.out).suffix.lower(), SUFFIXES[options.format]
+    is_wrong = suffix not in allowed and suffix in (".npy", *chain(*SUFFIXES.values()))
+    names = " or ".join(f"a name that ends in {end}" if end else "a folder" for end in allowed)
+    picture = options.plot or options.project
+    refusals = {
+        "no files given: name sound files, folders, patterns or lists, e.g. `patchout embed clips/`": not options.paths,
+        f"--format {options.format} writes {names}, got --out {options.out}": is_wrong,
+        f"a URL takes a folder of Parquet shards, got {options.out}": "://" in options.out and not _is_folder(options),
+        "--plot and --project draw what stands in Parquet: leave --format out": picture and options.format != "parquet",
+        "--plot draws timestamps: add --kind timestamp": options.plot and options.kind != "timestamp",
+        "--project draws scenes: leave --kind out": options.project and options.kind != "scene",
+        "--format hdf5 needs h5py: pip install 'patchout[hdf5]'": options.format == "hdf5" and not find_spec("h5py"),
+    }
+    if reason := next((reason for reason, is_so in refusals.items() if is_so), None):
+        raise ValueError(reason)
+    if picture:
+        from patchout.figures import picture_format
+
+        picture_format(picture)
+        check_parent(picture)
+
+
+def _is_folder(options: Options) -> bool:
+    """Whether the shards are the result."""
+    return options.format == "parquet" and Path(options.out).suffix.lower() != ".parquet"
+
+
+def _job(options: Options) -> "EmbedJob":
+    """The model and the config: of the preset, changed by the other options."""
+    from patchout.hear.api import PRESETS, asked
+    from patchout.inference.bulk.folder import EmbedJob
+    from patchout.inference.embedding import MID
+    from patchout.models.device import pick_device, pick_precision
+
+    config = asked(options.preset, options.levels, options.fields_ms, plain=MID)
+    model = options.model or (PRESETS[options.preset].zoo_name if options.preset else BUILT_IN)
+    if not options.model and not options.preset:
+        say(f"using the built-in model {BUILT_IN} (192 values); for the public one (768): --model passt-s")
+    here = pick_device("auto" if options.engine == "ray" else options.device)  # a cluster's devices need not be here
+    precision = pick_precision(options.precision, here)
+    return EmbedJob(model=model, kind=options.kind, config=config, precision=precision)
+
+
+# -- doing it ---------------------------------------------------------------------------------------------------------
+
+
+def _run(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> int:
+    """Fill the folder `out` with shards; how many items failed."""
+    from patchout.inference.bulk.run import run, run_here
+
+    engine: Engine = run_here
+    if options.engine == "ray":
+        from patchout.inference.bulk.ray import ray_engine
+
+        engine = ray_engine()
+    started = time.monotonic()
+    with output.Bar("files", len(items), sys.stderr) as bar:
+        summary = run(items, job, out, device=options.device, on_progress=bar.sounds, engine=engine)
+    seconds = time.monotonic() - started
+    for reason in (*summary.failed, *summary.warnings, *summary.notes):
+        say(reason)
+    if summary.num_failed > len(summary.failed):
+        say(f"... {summary.num_failed} in all: the column error has their reasons")
+    speed = f"{summary.audio_s:.0f} s of sound in {seconds:.1f} s ({summary.audio_s / seconds:.0f} x real time)"
+    done = f"{summary.items - summary.num_failed} of {summary.items} files embedded, {summary.rows} rows"
+    say(f"{options.out}: {done}, {speed}")
+    return summary.num_failed
+
+
+def _run_and_join(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> int:
+    """Fill a folder beside `out` and make one result of it; one that is there and holds is left alone."""
+    from patchout.inference.bulk.join import job_of, join, reopen
+    from patchout.job_folder import check_same
+
+    target, parts = Path(out), Path(f"{out}.parts")
+    check_parent(target)
+    there = job_of(target, options.format)
+    if there is not None:
+        check_same(out, there, job.about(items))
+        if stale := reopen(target, parts, items, job, format=options.format):
+            failed = int(json.loads(there)["failed"])
+            for note in stale.notes:
+                say(note)
+            say(f"{out}: is there already, with {len(items) - failed} of {len(items)} files embedded")
+            return failed
+    failed = _run(items, job, str(parts), options)
+    join(parts, job.num_shards(len(items)), target, format=options.format, failed=failed)
+    return failed
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def _draw(options: Options, file: str, job: "EmbedJob") -> None:
+    """The timestamps of the one sound, or all scenes as points; nothing where all failed."""
+    picture = options.plot or options.project
+    if not picture:
+        return
+    from patchout.checkpoint.zoo import load
+    from patchout.inference.bulk.folder import embeddings
+    from patchout.inference.figures import embedding as plots_embedding
+    from patchout.inference.tagging import overview
+
+    rows = _read(options, 4 * plots_embedding.MAX_TIMES if options.plot else plots_embedding.MAX_POINTS)
+    if not len(rows):
+        return
+    if options.plot:
+        config = load(job.model, "cpu").config
+        log_mel, frame_s = overview(file, config, duration_s=rows["duration_s"][0].as_py(), limit=2000)
+        times_s = rows["time_ms"].to_numpy() / 1000
+        track = plots_embedding.EmbeddingTrack(log_mel, config.mel.band_hz, frame_s, times_s, embeddings(rows))
+        plots_embedding.embedding_over_time(picture, track, title=Path(file).name)
+    else:
+        classes = _classes(options.paths)
+        names = [classes.get(file, Path(file).parent.name) for file in rows["file"].to_pylist()]
+        plots_embedding.map_2d(picture, embeddings(rows), names, title=options.out)
+    say(f"picture: {picture}")
+
+
+def _classes(paths: Sequence[str]) -> dict[str, str]:
+    """Class of every file of the data sets (lists, folders of classes) among the paths."""
+    from patchout.data.lists import SUFFIXES
+    from patchout.data.sets import DataError, scan
+
+    classes: dict[str, str] = {}
+    for path in (Path(path).expanduser() for path in paths):
+        if path.is_dir() or path.suffix.lower() in SUFFIXES:
+            with suppress(DataError):  # it has no classes
+                clips = scan(path)
+                labels = ((clips.name(clip), clips.labels(clip)) for clip in range(len(clips)))
+                classes |= {name: first for name, (first, *_) in filter(itemgetter(1), labels)}
+    return classes
+
+
+def _read(options: Options, limit: int) -> "Table":
+    """At most about `limit` rows of the result, evenly taken, without those that failed."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from patchout.inference.bulk.folder import read_tables
+    from patchout.job_folder import Folder
+
+    out, names = str(Path(options.out).parent), [Path(options.out).name]
+    if _is_folder(options):
+        out, names = options.out, sorted(name for name in Folder(options.out).names() if name.startswith("part-"))
+    step = max(1, sum(len(table) for table in read_tables(out, names, columns=["file"])) // limit)
+    taken, place = [], 0
+    for table in read_tables(out, names):
+        taken.append(table.take(np.arange(-place % step, len(table), step)))
+        place += len(table)
+    rows = pa.concat_tables(taken, promote_options="default")  # earlier versions wrote fewer columns
+    return rows.filter(pc.is_valid(rows["embedding"]))

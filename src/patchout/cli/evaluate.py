@@ -1,0 +1,64 @@
+"""`patchout evaluate`: a model, or an ensemble, against labelled clips."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
+
+import tyro
+
+from patchout.cli import output
+from patchout.cli.command import DONE, FAILED, check_batch_size, load_model, say
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Score a model on labelled clips; several models are an ensemble: the mean of their logits."""
+
+    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """names from `patchout models`, .safetensors files or run folders"""
+    data: str
+    """folder of class folders, CSV or JSONL list, prepared set, or hub set (hf://owner/name)"""
+    split: str = ""
+    """only the clips of this split or fold"""
+    by: str = ""
+    """column by whose values the first score is also told, e.g. device, and for those other splits lack (unseen)"""
+    format: Literal["table", "json"] = "table"
+    device: str = "auto"
+    """cuda, mps or cpu"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is the faster of fp32 and bf16 on this machine"""
+    batch_size: int = 16
+    """windows a forward pass"""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `patchout evaluate`."""
+    options = tyro.cli(Options, args=args, prog="patchout evaluate")
+    if not options.models:
+        raise ValueError("no model given: name one, or several for an ensemble, e.g. `patchout evaluate esc10-tiny`")
+    check_batch_size(options.batch_size)
+    from patchout.data.sets import scan
+    from patchout.inference.evaluate import draws_for, ensemble, group_by, judge, label_orders, predict
+
+    models = [load_model(name, options.device) for name in options.models]
+    whole = scan(options.data, classes=models[0].config.labels)
+    clips = whole.only(options.split) if options.split else whole
+    groups = group_by(clips, options.by, whole.without(options.split) if options.split else None)
+    orders = label_orders([model.config for model in models])
+    labels, task = models[0].config.labels, models[0].config.task
+    clips.targets(labels)  # what cannot be judged is refused before hours of work
+    with output.Bar("clips", len(models) * len(clips), sys.stderr) as advance:
+        ask = partial(predict, precision=options.precision, batch_size=options.batch_size, on_clip=lambda: advance(1))
+        predictions = ensemble([ask(model, clips) for model in models], orders)
+    draws = draws_for(len(clips), len(labels))
+    result = judge(predictions, clips, labels=labels, task=task, groups=groups, draws=draws)
+    failed = (*clips.problems, *result.failed)
+    for problem in (*failed, *predictions.warnings, *clips.notes):
+        say(problem)
+    counts = whole.info.get("official", {}).items()
+    official = {split: count for split, count in counts if options.split in ("", split) and count["listed"]}
+    about = {"models": options.models, "data": options.data, "split": options.split or None, "official": official}
+    output.print_evaluation(about, result, options.format, sys.stdout)
+    return FAILED if failed else DONE

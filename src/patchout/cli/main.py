@@ -1,0 +1,85 @@
+"""The command: find what was asked for, run it, and turn a user's mistake into one line and an exit code."""
+
+import contextlib
+import importlib
+import io
+import sys
+from collections.abc import Iterator, Sequence
+
+import patchout
+from patchout.cli import output
+from patchout.cli.command import DONE, FAILED, STOPPED, WRONG_USAGE, say
+from patchout.errors import InputError, near
+from patchout.training.signals import another_failed, rank
+
+COMMANDS = {  # module of patchout.commands -> what it does
+    "tag": "say what can be heard in sound files",
+    "embed": "turn sound files into embeddings",
+    "prepare": "check a downloaded data set and pack it for training",
+    "train": "train a model on labelled sounds",
+    "pretrain": "learn from unlabelled sounds",
+    "reconstruct": "draw what a pre-trained model makes of hidden patches",
+    "evaluate": "score a model on labelled sounds",
+    "hear": "judge embeddings as the HEAR benchmark does",
+    "models": "list the published models",
+    "bench": "measure the papers' models on this machine",
+}
+SHARED = ("train", "pretrain")  # several processes may run them, of which the main one speaks
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The console script: exits 0 when all is done, 1 when something failed, 2 on wrong usage."""
+    sys.exit(run_command(list(sys.argv[1:] if args is None else args)))
+
+
+def run_command(args: Sequence[str]) -> int:
+    """Run one command line; a user's mistake is one line on standard error, never a traceback."""
+    if not args or args[0] in ("-h", "--help"):
+        output.line(_overview(), sys.stdout if args else sys.stderr)
+        return DONE if args else WRONG_USAGE
+    if args[0] == "--version":
+        output.line(f"patchout {patchout.__version__}", sys.stdout)
+        return DONE
+    if args[0] not in COMMANDS:
+        say(f"unknown command {args[0]!r}{near(args[0], COMMANDS)}: commands are {', '.join(COMMANDS)}")
+        return WRONG_USAGE
+    own_rank = rank() if args[0] in SHARED else 0
+    try:
+        with _muted() if own_rank else contextlib.nullcontext():
+            return importlib.import_module(f"patchout.cli.{args[0]}").main(args[1:])
+    except KeyboardInterrupt:
+        text, code = "stopped", STOPPED
+    except BrokenPipeError:  # the reader of our output has left
+        sys.stdout = None  # nothing is left to flush at exit
+        return FAILED
+    except OSError as error:
+        text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        code = FAILED
+    except ValueError as error:
+        text, code = str(error), FAILED if isinstance(error, InputError) else WRONG_USAGE
+    except RuntimeError as error:  # perhaps of waiting for a process that has failed, and has told why
+        if args[0] in SHARED and another_failed():
+            return FAILED
+        if "DataLoader worker" not in str(error):  # torch says so, wherever the process is, when one dies
+            raise
+        hint = "run the same command again, with fewer --workers if memory was short"
+        text, code = f"a process that reads sounds was killed; {hint}", FAILED
+    if not own_rank:
+        say(text)
+    elif code != STOPPED and not another_failed():
+        say(f"process {own_rank}: {text}")
+    return code
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """What the main process prints too is printed once."""
+    nowhere = io.StringIO()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def _overview() -> str:
+    about = (patchout.__doc__ or "").partition("\n")[0]
+    commands = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+    return f"usage: patchout COMMAND ...\n\n{about}\n\n{commands}\n\n`patchout COMMAND --help` shows its options."

@@ -1,0 +1,51 @@
+"""`patchout models`: the zoo."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from patchout.cli import output
+from patchout.cli.command import DONE, check_parent, say
+
+
+@dataclass(kw_only=True)
+class Options:
+    """List the published models, their scores and licences, and which are on this machine; or save one as our file."""
+
+    format: Literal["table", "json"] = "table"
+    save: tuple[str, Path] | None = None
+    """a model, and the .safetensors file to write it to, with its front end and classes"""
+    half_precision: bool = True
+    """of --save: round as the public MaskSpec weights heard it; --no-half-precision: hear in float32"""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `patchout models`."""
+    options = tyro.cli(Options, args=args, prog="patchout models")
+    from patchout.checkpoint import zoo
+
+    if options.save:
+        _save(*options.save, half_precision=options.half_precision)
+        return DONE
+    if not options.half_precision:
+        raise ValueError("--no-half-precision is for --save: name a model and a file")
+    output.print_models(zoo.rows(), options.format, sys.stdout)
+    say(f"downloads are kept in {zoo.cache_folder()}")
+    return DONE
+
+
+def _save(name: str, path: Path, *, half_precision: bool) -> None:
+    """Write a model with what its public file does not say."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: a model is saved as .safetensors")
+    check_parent(path)
+    from patchout.checkpoint import own as checkpoint
+    from patchout.checkpoint import zoo
+
+    with output.download_bar(sys.stderr) as progress:
+        checkpoint.save(zoo.whole(name, half_precision=half_precision, progress=progress), path)
+    output.line(str(path), sys.stdout)

@@ -1,0 +1,189 @@
+"""`patchout tag`: what can be heard in sound files, and when."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from patchout.checkpoint.zoo_list import BUILT_IN
+from patchout.cli import output
+from patchout.cli.command import DONE, FAILED, check_batch_size, check_parent, load_model, say
+from patchout.errors import InputError
+from patchout.files import shortened
+
+if TYPE_CHECKING:
+    from patchout.data.items import Item
+    from patchout.inference.tagging import Scored, Tags
+    from patchout.models.tagger import Tagger
+
+    Source = tuple[Item, str | None]  # a sound, and why it cannot be read
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Say what can be heard in sound files of any length and format."""
+
+    files: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """sound files, folders (searched through), patterns such as 'clips/*.wav', or lists of files and segments"""
+    model: str = ""
+    """a name from `patchout models`, a .safetensors or public .pt file, a run folder, or a hub id owner/name"""
+    top: int = 5
+    """labels a file"""
+    events: tyro.conf.FlagCreatePairsOff[bool] = False
+    """also say from when to when each label is on"""
+    threshold: float = 0.5
+    """score from which an event is on; it ends below 0.6 of it"""
+    format: output.Format = "table"
+    """audacity: labels of one file for import as a label track"""
+    plot: Path | None = None
+    """picture to write (.png, .pdf, .svg), or a folder for one picture a file"""
+    labels: Path | None = None
+    """class names for models that bring none, e.g. the vocabulary.csv of FSD50K"""
+    device: str = "auto"
+    """cuda, mps or cpu"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is the faster of fp32 and bf16 on this machine"""
+    batch_size: int = 16
+    """windows a forward pass"""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `patchout tag`."""
+    options = tyro.cli(Options, args=args, prog="patchout tag")
+    if not options.files:
+        raise ValueError("no files given: name sound files, folders or patterns, e.g. `patchout tag dog.ogg`")
+    if options.top < 1:
+        raise ValueError(f"--top counts labels and must be at least 1, got {options.top}")
+    check_batch_size(options.batch_size)
+    from patchout.data.items import Item
+    from patchout.inference.events import EventRule
+    from patchout.inference.tagging import to_tags
+
+    rule = EventRule(on=options.threshold, off=0.6 * options.threshold)
+    found = [one for source in options.files for one in _sounds_of(source)]
+    sounds = [item.file for item, error in found if error is None]
+    if options.format == "audacity" and len(sounds) > 1:
+        raise ValueError(f"an Audacity label track belongs to one file, {len(sounds)} were given: use --format csv")
+    if options.plot and any(item != Item(item.file) for item, _ in found):
+        raise ValueError("--plot draws whole files, and a list names segments: leave one of them out")
+    pictures = _picture_paths(options.plot, sounds)
+    if not options.model:
+        say(f"using the built-in model {BUILT_IN} (10 classes); for the 527 of AudioSet: --model passt-s")
+    model = load_model(options.model or BUILT_IN, options.device, options.labels)
+    wanted = rule if options.events or options.plot else None
+    failed = 0
+    with output.writer(options.format, sys.stdout) as write:
+        for (item, _), scored in zip(found, _scored(model, found, wanted, options), strict=True):
+            result = to_tags(scored, model.config, top=options.top, events=rule if options.events else None)
+            if result.error is None and item != Item(item.file):
+                result = _in_file(result, item.start_s)
+            write(result)
+            for text in filter(None, (result.error, result.warning)):
+                say(text)
+            failed += result.error is not None
+            if result.error is None and scored.name in pictures:
+                failed += not _is_drawn(pictures[scored.name], scored, model, rule)
+    return FAILED if failed else DONE
+
+
+def _in_file(tags: "Tags", start_s: float) -> "Tags":
+    """The tags of a segment, its events at their times in the file."""
+    events = (replace(event, start_s=start_s + event.start_s, end_s=start_s + event.end_s) for event in tags.events)
+    return replace(tags, events=tuple(events), segment_s=(start_s, start_s + tags.duration_s))
+
+
+def _scored(model: "Tagger", found: "list[Source]", rule: Any, options: Options) -> "Iterator[Scored]":
+    """What the model says of every file, in the order given, behind a progress bar."""
+    from patchout.inference.bulk.ahead import open_stream
+    from patchout.inference.tagging import Scored, score
+
+    rate, channel = model.config.mel.sample_rate, model.config.channel
+    streams = (open_stream(item, rate, channel=channel) for item, error in found if error is None)
+    scored = score(model, streams, events=rule, precision=options.precision, batch_size=options.batch_size)
+    with output.Bar("files", len(found), sys.stderr) as bar:
+        for item, error in found:
+            one = Scored(item.file, error=error) if error is not None else next(scored)
+            bar(1)
+            with bar.hidden():
+                yield one
+
+
+def _sounds_of(source: str) -> "Iterator[Source]":
+    """The sounds that a source leads to; what it names and cannot be read comes with the reason."""
+    from patchout.data.items import Item, read_items
+
+    problems: list[str] = []
+    try:
+        items = read_items([source], problems.append, say)
+    except (InputError, OSError) as error:
+        items, problems = [], [*problems, str(error)]
+    for item in items:
+        yield item, f"{item.file or source}: {item.reason}" if item.reason else None
+    yield from ((Item(source), problem) for problem in problems)
+
+
+def _picture_paths(plot: Path | None, sounds: list[str]) -> dict[str, Path]:
+    """Where each file's picture goes."""
+    if plot is None:
+        return {}
+    from patchout.figures import FORMATS, picture_format
+
+    if plot.suffix and not plot.is_dir():
+        picture_format(plot)
+        if len(sounds) > 1:
+            raise ValueError(f"one picture for {len(sounds)} files: give --plot a folder")
+        check_parent(plot)
+        return dict.fromkeys(sounds, plot)
+    plot.mkdir(parents=True, exist_ok=True)
+    names = _distinct([shortened(Path(sound).stem) for sound in sounds])
+    return {sound: plot / f"{name}.{FORMATS[0]}" for sound, name in zip(sounds, names, strict=True)}
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names, those that stand more than once with a number behind them that makes them another.
+
+    Upper and lower case are one name, as on many disks.
+    """
+    times = Counter(name.casefold() for name in names)
+    numbers = {name: count(1) for name in times}
+    distinct = []
+    for name in names:
+        candidates = (f"{name}-{number}" for number in numbers[name.casefold()])
+        is_only = times[name.casefold()] == 1
+        distinct.append(name if is_only else next(new for new in candidates if new.casefold() not in times))
+    return distinct
+
+
+def _is_drawn(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> bool:
+    """Draw a picture, and say where it is or why there is none."""
+    try:
+        _draw(path, scored, model, rule)
+    except (OSError, ValueError, RuntimeError) as error:  # also what matplotlib raises
+        say(f"{scored.name}: no picture {path} ({getattr(error, 'strerror', None) or error})")
+        return False
+    say(f"picture: {path}")
+    return True
+
+
+def _draw(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> None:
+    from patchout.figures import MAX_COLUMNS
+    from patchout.inference.events import find_events
+    from patchout.inference.figures.tags import TagTrack, tags_over_time
+    from patchout.inference.tagging import overview
+
+    log_mel, frame_s = overview(scored.name, model.config, duration_s=scored.duration_s, limit=MAX_COLUMNS)
+    track = TagTrack(
+        log_mel=log_mel,
+        band_hz=model.config.mel.band_hz,
+        frame_s=frame_s,
+        times_s=scored.times_s,
+        scores=scored.track,
+        labels=model.config.labels,
+        events=find_events(scored.track, scored.times_s, model.config.labels, rule=rule, duration_s=scored.duration_s),
+    )
+    tags_over_time(path, track, title=Path(scored.name).name)

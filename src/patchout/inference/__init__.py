@@ -1,0 +1,1 @@
+"""What a model says of sounds: tags, events, embeddings, scores; of many files in bulk."""

@@ -1,0 +1,1 @@
+"""Pictures of tags over time, of embeddings, of reconstructions."""

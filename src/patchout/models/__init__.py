@@ -1,0 +1,1 @@
+"""PaSST, MaskSpec, and their parts: transformer, kernels, patches, masks; where and how exactly they compute."""

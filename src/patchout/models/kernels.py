@@ -1,0 +1,190 @@
+"""Products and attention as fast as this CPU can, and whether bfloat16 is faster: measured, not read from its flags.
+
+What each kernel is worth on the machines we know: `docs/results.md`.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from patchout.models import autotune
+from patchout.models.autotune import Cases, Seconds
+
+CACHED_SCORES = 2**20  # attention scores at a time for each thread of a CPU: 2 MiB of bfloat16
+NOISE = 0.05  # a kernel that saves less of the time than this is not chosen
+UNMEASURED = "PATCHOUT_UNMEASURED"  # a variable; where it is set, nothing is measured: the same kernels everywhere
+
+TORCH, ONEDNN, BF16 = "product/torch", "product/onednn", "product/bf16"
+FUSED_FP32, FUSED, HEADWISE = "attention fp32/fused", "attention bf16/fused", "attention bf16/headwise"
+
+
+class Kernels(NamedTuple):
+    """Which kernels a CPU uses."""
+
+    onednn: bool  # float32 products by oneDNN, else what torch calls: MKL, say
+    headwise: bool  # attention in bfloat16 by `HeadwiseAttention`, else by torch's fused kernel
+    bf16_speed: float  # of a transformer block, in units of its float32 speed
+
+    @property
+    def prefers_bf16(self) -> bool:
+        """Whether bfloat16 is faster, beyond noise."""
+        return self.bf16_speed * (1 - NOISE) > 1
+
+
+def has_onednn() -> bool:
+    """Whether oneDNN can be asked for a product in float32; torch offers it under no public name."""
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@cache
+def chosen() -> Kernels:
+    """The kernels of this process, measured at the first call on this machine."""
+    if os.environ.get(UNMEASURED):
+        return Kernels(onednn=has_onednn(), headwise=True, bf16_speed=1.0)
+    own = [ONEDNN] if has_onednn() else []
+    return choose(autotune.measured([TORCH, BF16, FUSED_FP32, FUSED, HEADWISE, *own], _cases))
+
+
+def choose(seconds: Seconds) -> Kernels:
+    """The fastest kernels, torch's own where another is not faster beyond noise."""
+    onednn = seconds.get(ONEDNN, seconds[TORCH]) < (1 - NOISE) * seconds[TORCH]
+    headwise = seconds[HEADWISE] < (1 - NOISE) * seconds[FUSED]
+    fp32 = 3 * seconds[ONEDNN if onednn else TORCH] + seconds[FUSED_FP32]
+    bf16 = 3 * seconds[BF16] + seconds[HEADWISE if headwise else FUSED]
+    return Kernels(onednn, headwise, fp32 / bf16)
+
+
+def _cases(tokens: int) -> Cases:
+    """What to time by every kernel, of a block of Base size (width 768, 12 heads): products and attention.
+
+    The largest product is a third of all; a quarter of the heads on four times the tokens stand for the attention of
+    a quarter of a sequence, so that a typical sequence is measured in little time.
+    """
+    rng = torch.Generator().manual_seed(0)  # not torch's own, which a run may have seeded
+    x, weight, bias = (torch.rand(size, generator=rng) for size in ((tokens, 768), (3072, 768), (3072,)))
+    q, k, v = torch.rand(3, 3, 4 * tokens, 64, generator=rng)
+    half = q.bfloat16(), k.bfloat16(), v.bfloat16()
+    cases: Cases = {
+        TORCH: partial(F.linear, x, weight, bias),
+        BF16: partial(F.linear, x.bfloat16(), weight.bfloat16(), bias.bfloat16()),
+        FUSED_FP32: partial(F.scaled_dot_product_attention, q[None], k[None], v[None]),
+        FUSED: partial(F.scaled_dot_product_attention, *(part[None] for part in half)),
+        HEADWISE: partial(_headwise, *half),
+    }
+    return {**cases, ONEDNN: partial(_product, x, weight, bias)} if has_onednn() else cases
+
+
+class Linear(nn.Linear):
+    """A linear layer by `linear`."""
+
+    def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
+        """Row by row."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(
+    x: Float[Tensor, "*rows in"], weight: Float[Tensor, "out in"], bias: Float[Tensor, "out"]
+) -> Float[Tensor, "*rows out"]:
+    """Rows times a matrix, plus a bias: torch's own function, but for float32 on a CPU where oneDNN is faster.
+
+    There torch calls MKL, which on AMD processors takes twice the time of oneDNN.
+    """
+    plain = x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32 or x.numel() == 0
+    if plain or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or not chosen().onednn:
+        return F.linear(x, weight, bias)
+    out: Tensor = OneDnnLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return out
+
+
+class OneDnnLinear(torch.autograd.Function):
+    """`linear` by oneDNN, forwards and backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Rows (..., in), weight (out, in), bias (out,) -> (..., out)."""
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients of rows, weight and bias, where they are needed."""
+        x, weight = ctx.saved_tensors
+        rows = grad.contiguous().view(-1, grad.shape[-1])
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        return (
+            _product(rows, weight.T, None).view(x.shape) if for_x else None,
+            _product(rows.T, x.reshape(-1, x.shape[-1]).T, None) if for_weight else None,
+            rows.sum(dim=0) if for_bias else None,
+        )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product
+
+
+def attend(
+    q: Float[Tensor, "batch head token key"],
+    k: Float[Tensor, "batch head token key"],
+    v: Float[Tensor, "batch head token key"],
+) -> Float[Tensor, "batch head token key"]:
+    """Softmax attention, scaled by 1 / sqrt(key): the fused kernel, but for bfloat16 on a CPU where ours is faster.
+
+    There the fused one computes in float32, and explicit products of some heads at a time may take half its time.
+    """
+    plain = q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.compiler.is_compiling()
+    if not plain and chosen().headwise:
+        out: Tensor = HeadwiseAttention.apply(*(x.flatten(0, 1) for x in (q, k, v)))  # type: ignore[no-untyped-call]
+        return out.view(q.shape)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class HeadwiseAttention(torch.autograd.Function):
+    """Attention of as many heads at a time as the cache holds; the backward pass computes the scores anew."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Queries, keys and values (heads of all clips, tokens, key) -> the same shape."""
+        ctx.save_for_backward(q, k, v)
+        return _headwise(q, k, v)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of queries, keys and values."""
+        q, k, v = ctx.saved_tensors
+        grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        for q_, k_, v_, grad_, *(dq, dk, dv) in _some_heads(q, k, v, grad, *grads):
+            share = _attention(q_, k_)
+            torch.bmm(share.mT, grad_, out=dv)
+            score = torch._softmax_backward_data(grad_ @ v_.mT, share, -1, q.dtype).mul_(q.shape[-1] ** -0.5)
+            torch.bmm(score, k_, out=dq)
+            torch.bmm(score.mT, q_, out=dk)
+        return grads
+
+
+def _headwise(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    out = torch.empty_like(q)
+    for q_, k_, v_, out_ in _some_heads(q, k, v, out):
+        torch.bmm(_attention(q_, k_), v_, out=out_)
+    return out
+
+
+def _some_heads(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of the same few heads of every tensor."""
+    at_a_time = max(1, CACHED_SCORES * torch.get_num_threads() // tensors[0].shape[1] ** 2)
+    return zip(*(torch.split(tensor, at_a_time) for tensor in tensors), strict=True)
+
+
+def _attention(q: Tensor, k: Tensor) -> Float[Tensor, "head query key"]:
+    """How much of every token each token takes."""
+    return torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=q.shape[-1] ** -0.5).softmax(dim=-1)

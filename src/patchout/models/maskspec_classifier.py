@@ -1,0 +1,148 @@
+"""The fine-tuned MaskSpec: its encoder with learnt positions and a head (MaskSpec, section 2.4)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from patchout.audio.mel import MelConfig
+from patchout.audio.pcm import Channel
+from patchout.audio.statistics import audioset_statistics
+from patchout.models.family import Output, Tagger, TaggerConfig
+from patchout.models.fill import fill
+from patchout.models.masking import patchify, sincos_positions, take
+from patchout.models.maskspec import GridConfig, GridEmbed
+from patchout.models.patches import Patchout, patchout
+from patchout.models.transformer import INIT_STD, NORM_EPS, Block, init_linear
+
+NEW_HEAD_STD = 2e-5  # of a head put on an encoder that has learnt
+STD_FLOOR = 0.3  # of AudioSet's bands, for random weights: full-band sound shall not be blown up
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSpecClassifierConfig(GridConfig, TaggerConfig):
+    """Everything needed to build a MaskSpec tagger and to feed it.
+
+    `pooling`: the class reads the mean of the patches, then normed, or the class token. The rest: `TaggerConfig`.
+    """
+
+    title = "MaskSpec"
+    options = frozenset({"size", "depth", "pooling", "drop_path", "patchout"})
+    fixed = ("width", "depth", "heads", "patch")
+    untrained = "pre-trained MaskSpec"
+    recipe = "maskspec-esc50"
+    other_start = "is no {title}: give the run of `patchout pretrain`, or a fine-tuned {title}"
+
+    labels: tuple[str, ...]
+    task: Literal["multi_class", "multi_label"] = "multi_label"
+    pooling: Literal["mean", "token"] = "mean"
+    pad_s: float = 0.0
+    channel: Channel = "mean"
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no model, and classes of one name."""
+        super().__post_init__()
+        self.check_names()
+
+    @classmethod
+    def fresh(cls) -> "MaskSpecClassifierConfig":
+        """Bands standardised by AudioSet's statistics."""
+        return cls(labels=(), columns=1, mel=MelConfig(**audioset_statistics(floor=STD_FLOOR)._asdict()))
+
+    def lends(self, columns: int) -> bool:
+        """Positions that a tagger has learnt are all there are; those of a pre-trained encoder are a formula."""
+        return columns == self.columns or (columns > self.columns and not self.labels)
+
+
+class DropPathBlock(Block):
+    """A transformer block whose branches a clip may skip (stochastic depth); its parameters are those of a Block."""
+
+    def forward(
+        self, x: Float[Tensor, "batch token width"], factor: Float[Tensor, "2 batch"] | None = None
+    ) -> Float[Tensor, "batch token width"]:
+        """Attention and MLP, each times its `factor`: 0 where a clip skips it."""
+        if factor is None:
+            return super().forward(x)
+        x = x + factor[0, :, None, None] * self.attn(self.norm1(x))
+        return x + factor[1, :, None, None] * self.mlp(self.norm2(x))
+
+
+def drop_path_factors(depth: int, batch: int, rate: float, rng: Generator | None) -> Float[Tensor, "depth 2 batch"]:
+    """0 where a clip skips a branch, else 1 / (chance to stay); the chance to skip rises evenly from 0 to `rate`."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"drop path is a chance below 1, got {rate:g}")
+    stay = 1 - torch.linspace(0, rate, depth)[:, None, None]
+    return (torch.rand(depth, 2, batch, generator=rng) < stay) / stay
+
+
+class MaskSpecClassifier(Tagger):
+    """The encoder of a MaskSpec with learnt positions and a head: log-mel -> the same Output as PaSST."""
+
+    config: MaskSpecClassifierConfig
+
+    def __init__(self, config: MaskSpecClassifierConfig, *, rng: Generator | None = None) -> None:
+        """Build it with random weights drawn from `rng` (a CPU generator; torch's own when None)."""
+        super().__init__(config)
+        self.embed = GridEmbed(config, learnt=True)
+        self.blocks = nn.ModuleList(DropPathBlock(config.width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)  # after the pooling of means, before that of the token
+        self.head = nn.Linear(config.width, len(config.labels)) if config.labels else None
+        self.embed.init_projection(rng)
+        init_linear(self, rng)
+        for weight in (self.embed.class_token, self.embed.position):
+            nn.init.trunc_normal_(weight, std=INIT_STD, generator=rng)
+
+    def forward(
+        self,
+        mel: Float[Tensor, "batch mel frame"],
+        *,
+        patchout: Patchout | None = None,
+        drop_path: float = 0.0,
+        rng: Generator | None = None,
+    ) -> Output:
+        """Log-mel (batch, n_mels, frames) -> Output; Patchout and drop path only when asked for, drawn from `rng`.
+
+        Published fine-tuning drops single patches, the same for the whole batch: Patchout(patches=200), drop_path=0.1.
+        A short clip reads the first columns of the positions. Too short for a patch or too long: a ValueError.
+        """
+        tokens = self.embed(*self._patches(mel, patchout, rng))  # (B, 1 + N, D)
+        factors: list[Tensor | None] = [None] * len(self.blocks)
+        if drop_path:
+            drawn = drop_path_factors(len(self.blocks), len(mel), drop_path, rng)
+            factors = list(drawn.to(mel.device, non_blocking=True))
+        for block, factor in zip(self.blocks, factors, strict=True):
+            tokens = block(tokens, factor)
+        with torch.autocast(mel.device.type, enabled=False):
+            if self.config.pooling == "mean":
+                embedding = self.norm(tokens[:, 1:].float().mean(dim=1))
+            else:
+                tokens = self.norm(tokens.float())
+                embedding = tokens[:, 0]
+            logits = self.head(embedding) if self.head else embedding[:, :0]
+        return Output(logits, embedding, tokens)
+
+    def _patches(self, mel: Tensor, drop: Patchout | None, rng: Generator | None) -> tuple[Tensor, Tensor]:
+        """Pixels and cells of the patches that stay."""
+        cell, pixels = self.config.cells(mel), patchify(mel, self.config.patch)
+        if drop is None:
+            return pixels, cell[None]
+        columns = self.config.num_columns(mel.shape[-1])
+        row, column = patchout(self.config.rows, columns, drop, batch=len(mel), rng=rng)
+        index = (row * columns + column).to(mel.device, non_blocking=True)
+        return take(pixels, index.expand(len(mel), -1)), cell[index]
+
+    def adapted(self, config: MaskSpecClassifierConfig, name: str, *, rng: Generator | None) -> "MaskSpecClassifier":
+        """A model of `config` with this encoder and a new head, as fine-tuning starts (section 2.4).
+
+        Another pooling has a new norm; longer clips than a pre-trained encoder heard, the formula's positions.
+        """
+        model = MaskSpecClassifier(config, rng=rng)
+        if model.head is not None:
+            nn.init.trunc_normal_(model.head.weight, std=NEW_HEAD_STD, generator=rng)
+        weights = self.weights_for(model, ("head.", "norm.") if config.pooling != self.config.pooling else ("head.",))
+        if config.columns > self.config.columns:
+            weights["embed.position"] = sincos_positions(config.rows, config.columns, config.width)
+        fill(model, weights, name)
+        return model

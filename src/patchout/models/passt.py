@@ -1,0 +1,168 @@
+"""PaSST: log-mel -> class logits, clip embedding, tokens ("Efficient Training of Audio Transformers with Patchout")."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from patchout.audio.mel import MelConfig
+from patchout.audio.pcm import Channel
+from patchout.models.family import Output, Tagger, TaggerConfig
+from patchout.models.fill import fill
+from patchout.models.patches import PatchEmbed, Patchout, Positions
+from patchout.models.patches import patchout as draw
+from patchout.models.transformer import INIT_STD, Encoder, every_other_block, init_linear
+
+SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12), "huge": (1280, 16)}  # width, heads
+HALVED = 32  # blocks of ViT-huge, of which PaSST kept sixteen (section 3.2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PasstConfig(TaggerConfig):
+    """Everything needed to build a PaSST and to feed it. The defaults are PaSST-S on ten seconds.
+
+    `stride` is (frequency, time) in pixels, `columns` the length of the time-position table, `distilled` says whether a
+    distillation token D stands beside the class token C, `positions` whether a patch's position is the sum of its row's
+    and its column's, or its own. The rest is that of every tagger.
+    """
+
+    title = "PaSST"
+    options = frozenset({"size", "depth", "stride", "positions", "table_s", "patchout"})
+    fixed = ("width", "heads", "patch", "stride", "distilled", "positions")
+    untrained = "PaSST without its last layer"
+    recipe = "esc50"
+
+    labels: tuple[str, ...]
+    task: Literal["multi_class", "multi_label"] = "multi_label"
+    mel: MelConfig = field(default_factory=MelConfig)
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    patch: int = 16
+    stride: tuple[int, int] = (10, 10)
+    columns: int = 99
+    distilled: bool = True
+    positions: Positions = "separate"
+    pad_s: float = 0.0
+    channel: Channel = "mean"
+    licence: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no model."""
+        self.check_names()
+        if min(self.width, self.depth, self.heads, self.patch, *self.stride, self.columns) < 1:
+            raise ValueError(f"every size of a PaSST must be at least 1, got {self}")
+        if self.patch > self.mel.n_mels:
+            raise ValueError(f"a patch of {self.patch} mels does not fit into {self.mel.n_mels}")
+
+    @property
+    def num_class_tokens(self) -> int:
+        """C, and of most D."""
+        return 2 if self.distilled else 1
+
+    def lends(self, columns: int) -> bool:
+        """A shorter clip reads the first columns; on a longer one nothing was learnt."""
+        return columns <= self.columns
+
+
+class Passt(Tagger):
+    """The Patchout audio spectrogram transformer."""
+
+    config: PasstConfig
+
+    def __init__(self, config: PasstConfig, *, rng: Generator | None = None) -> None:
+        """Build it with random weights drawn from `rng` (a CPU generator; torch's own when None)."""
+        super().__init__(config)
+        width, prefix = config.width, config.num_class_tokens
+        self.embed = PatchEmbed(
+            width,
+            patch=config.patch,
+            stride=config.stride,
+            grid=(config.rows, config.columns),
+            positions=config.positions,
+        )
+        self.tokens = nn.Parameter(torch.empty(prefix, width))  # C and D
+        self.token_position = nn.Parameter(torch.empty(prefix, width))
+        self.encoder = Encoder(width, config.depth, config.heads)
+        self.head = nn.Sequential(nn.LayerNorm(width))  # eps 1e-5, as published
+        if config.labels:
+            self.head.append(nn.Linear(width, len(config.labels)))
+        self.init_weights(rng)
+
+    def init_weights(self, rng: Generator | None = None) -> None:
+        """Draw all weights: positions, tokens and linear layers from N(0, 0.02), as published."""
+        self.embed.init_weights(rng)
+        nn.init.trunc_normal_(self.tokens, std=INIT_STD, generator=rng)
+        nn.init.trunc_normal_(self.token_position, std=INIT_STD, generator=rng)
+        init_linear(self, rng)
+
+    def forward(
+        self,
+        mel: Float[Tensor, "batch mel frame"],
+        *,
+        patchout: Patchout | None = None,
+        time_offset: int = 0,
+        rng: Generator | None = None,
+    ) -> Output:
+        """Log-mel (batch, n_mels, frames) -> Output; Patchout only when asked for, drawn from the CPU generator `rng`.
+
+        A clip shorter than the time table reads its first columns, or those from `time_offset` on. A clip that is too
+        short for a patch or too long for the table, and a Patchout that leaves nothing, are ValueErrors.
+        """
+        config, columns = self.config, self.config.check(mel, first_column=time_offset)
+        grid = draw(config.rows, columns, patchout, batch=len(mel), rng=rng) if patchout is not None else None
+        patches = self.embed(mel, grid, time_offset=time_offset)
+        prefix = (self.tokens + self.token_position).expand(len(mel), -1, -1)
+        tokens = self.encoder(torch.cat([prefix, patches], dim=1))  # (B, 2 + N, D)
+        with torch.autocast(mel.device.type, enabled=False):
+            embedding = tokens[:, : len(self.tokens)].float().mean(dim=1)
+            logits = self.head(embedding) if self.config.labels else embedding[:, :0]
+        return Output(logits, embedding, tokens)
+
+    def adapted(self, config: PasstConfig, name: str, *, rng: Generator | None) -> "Passt":
+        """A model of `config` with these weights, called `name` in errors.
+
+        The same labels keep the whole head, others its LayerNorm alone, as published. A shorter clip takes the first
+        columns of the time positions. Fewer blocks: `cut_depth`.
+        """
+        model = Passt(replace(config, depth=self.config.depth), rng=rng)
+        weights = self.weights_for(model, ("head.1.",) if config.labels != self.config.labels else ())
+        for table in {"embed.column_position", "embed.grid_position"} & weights.keys():
+            weights[table] = weights[table][..., : config.columns, :]
+        fill(model, weights, name)
+        return cut_depth(model, config.depth)
+
+
+def keep_blocks(model: Passt, keep: tuple[int, ...]) -> Passt:
+    """A shallower copy with only the blocks of `keep`, e.g. `every_other_block(12)` for PaSST-L (section 4.1)."""
+    depth = model.config.depth
+    if not keep or list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= depth:
+        raise ValueError(f"blocks to keep must ascend within 0 ... {depth - 1}, got {keep}")
+    weights = model.state_dict()
+    thin = Passt(replace(model.config, depth=len(keep)), rng=torch.Generator()).to(weights["tokens"].device)
+    for name in thin.state_dict():
+        source = name
+        if name.startswith("encoder.blocks."):
+            _, _, index, rest = name.split(".", 3)
+            source = f"encoder.blocks.{keep[int(index)]}.{rest}"
+        thin.get_parameter(name).data.copy_(weights[source])
+    return thin.train(model.training)
+
+
+def cut_depth(model: Passt, depth: int) -> Passt:
+    """The model with `depth` blocks: itself, every other block of it where that leaves so many, or half of 32.
+
+    ValueError for any other depth. Which half the paper does not say: here evenly spread, the first and the last too.
+    """
+    has = model.config.depth
+    cuts = [tuple(range(has)), *([every_other_block(has)] if has > 2 else [])]
+    if has == HALVED:
+        cuts.append(tuple(round(index * (has - 1) / (has // 2 - 1)) for index in range(has // 2)))
+    keep = {len(blocks): blocks for blocks in cuts}
+    if depth not in keep:
+        fits = " or ".join(map(str, keep))
+        raise ValueError(f"{has} blocks do not become {depth}: set depth to {fits} (all, or every other block)")
+    return model if depth == has else keep_blocks(model, keep[depth])

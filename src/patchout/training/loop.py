@@ -1,0 +1,307 @@
+"""THE training loop: accelerate, log, evaluate, save, resume, average."""
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list, gather_object
+from torch import nn
+
+from patchout.data.batches import Batch
+from patchout.files import write_aside
+from patchout.models.device import Precision, pick_precision
+from patchout.training import optim
+from patchout.training.run_folder import RunFolder
+from patchout.training.signals import Signals, Stopped, stop_by
+from patchout.training.step import NonFiniteLossError, Place, Stepper, Work
+
+__all__ = ["AVERAGE", "Job", "NonFiniteLossError", "Place", "Progress", "Stopped", "agreed", "engine", "run"]
+
+Result = TypeVar("Result")
+
+SAVE_EVERY_S = 60.0
+FIRST_SAVE_S = 5.0  # a run that is stopped in its first minute has something to go on from
+SAVING_SHARE = 20  # a slow disk gets no more than one part in so many of the time
+AVERAGE = "average_"  # begins the names of the averaged weights' scores
+TRACKERS = ("tensorboard", "trackio", "wandb")
+
+
+class Progress(NamedTuple):
+    """Where a run is, after a step."""
+
+    step: int  # steps done
+    steps: int
+    clips_per_s: float
+    loss: float | None  # mean over the epoch that this step ended, None within an epoch
+    scores: dict[str, float]  # of the validation after this step
+
+
+@dataclass(kw_only=True)
+class Job(Work):
+    """Everything one run needs; its randomness is keyed by step: a step depends on nothing but its number."""
+
+    batches: Callable[[int], Iterable[Batch]]  # first step -> this process's batches from there on, `parts` a step
+    steps: int
+    epoch: int  # clips an epoch
+    save_model: Callable[[nn.Module, Path, dict[str, float]], None]  # with the scores of these weights
+    folder: RunFolder
+    validate: Callable[[nn.Module], dict[str, float]]  # on every process, the main one's answer counts; more is better
+    evaluate_every: int = 0  # epochs between validations; 0: after the last step alone
+    metric: str = ""  # the score that best.safetensors is chosen by; average_NAME: of the averaged weights
+    result: Literal["last", "best", "average"] = "last"  # what model.safetensors holds
+    ema: float = 0.0  # decay a step of averaged weights; 0: none
+    swa: AbstractSet[int] = frozenset()  # steps before which the weights enter an equal average
+
+    def __post_init__(self) -> None:
+        """Refuse what shows only once clips and steps are counted."""
+        averaged = self.result == "average" or self.metric.startswith(AVERAGE)
+        if averaged and not self.ema and min(self.swa, default=self.steps) >= self.steps:
+            raise ValueError(f"no weights are averaged within {self.steps} steps to choose or report: set ema or swa")
+        if self.result == "best" and not self.metric:
+            raise ValueError("result best needs a metric to choose by")
+
+
+def settle(precision: Precision, stored: str | None, device: torch.device) -> Precision:
+    """The precision of a run: as asked; "auto" is what its folder holds, else what is faster for the main process."""
+    if precision != "auto":
+        return precision
+    return broadcast_object_list([stored or pick_precision("auto", device)])[0]
+
+
+def engine(device: torch.device, out: Path, *, trackers: Sequence[str] = ()) -> Accelerator:
+    """Accelerate for one process on `device`, or for those that torchrun started; metrics.jsonl goes to `trackers` too.
+
+    TensorBoard is one of them wherever it is installed; one that is not installed is a ValueError.
+    """
+    installed = {tracker.value for tracker in get_available_trackers()}
+    if missing := [name for name in trackers if name not in installed]:
+        raise ValueError(f"no tracker {missing[0]} here: pip install one of {', '.join(TRACKERS)}, or leave it out")
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no",  # the loss casts: log-mels stay float32
+        log_with=sorted({*trackers, *installed & {"tensorboard"}}) or None,
+        project_dir=out / "tensorboard",
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # the others may wait for a long validation
+        ],
+    )
+
+
+def agreed(action: Callable[[], Result]) -> Result:
+    """What `action` gives on this process; where a file or a request fails it on any, all raise the first one's error.
+
+    Without it, the others would wait for the one that failed.
+    """
+    result, error = None, None
+    try:
+        result = action()
+    except (ValueError, OSError) as failure:
+        error = failure
+    if first := next(filter(None, gather_object([error])), None):
+        raise first
+    return cast(Result, result)
+
+
+def run(
+    job: Job,
+    accelerator: Accelerator,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_problem: Callable[[str], None] = lambda problem: None,
+) -> dict[str, float]:
+    """Train from where the run folder stands to the last step; returns the scores of what model.safetensors holds.
+
+    Writes metrics.jsonl (a line an epoch), state.pt (about once a minute), best.safetensors and, at the end,
+    model.safetensors; each clip that cannot be read goes to `on_problem` once. SIGTERM raises Stopped and Ctrl-C
+    KeyboardInterrupt, both after saving. Raises NonFiniteLossError naming step and clips, UnreadableClipsError,
+    and OSError where the disk is full.
+    """
+    with Signals() as signals:
+        current = _Run(job, accelerator, signals, on_problem)
+        current.resume()
+        accelerator.init_trackers("patchout", init_kwargs={"tensorboard": {"purge_step": current.logged + 1}})
+        try:
+            current.train(on_progress if accelerator.is_main_process else lambda progress: None)
+            return current.finish()
+        except (Stopped, KeyboardInterrupt):
+            if signals.safe:
+                signals.safe = False
+                current.save()
+            raise
+        except RuntimeError:  # of a step that waited for a process that is gone
+            if signals.caught and accelerator.num_processes > 1:
+                raise stop_by(signals.caught) from None
+            raise
+        finally:
+            for tracker in accelerator.trackers:
+                tracker.finish()
+
+
+class _Run:
+    """A run and where it stands: model, optimizer, average, scores."""
+
+    def __init__(self, job: Job, accelerator: Accelerator, signals: Signals, on_problem: Callable[[str], None]) -> None:
+        self.job, self.accelerator, self.signals = job, accelerator, signals
+        self.average = optim.Average(job.model, job.ema) if job.ema or job.swa else None
+        self.stepper = Stepper(job, accelerator, on_problem)
+        self.logged = 0  # step of the last line of the log
+        self.scores: dict[str, float] = {}  # of the last validation
+        self.best: dict[str, Any] = {}  # score, and all scores of the same weights
+        self.line_at, self.line_step = time.monotonic(), 0
+        self.save_at = time.monotonic() + FIRST_SAVE_S
+
+    def train(self, on_progress: Callable[[Progress], None]) -> None:
+        """All steps that are left; saves now and then, and when it is told to stop."""
+        job, signals, stepper = self.job, self.signals, self.stepper
+        alone = self.accelerator.num_processes == 1
+        if self._end_epoch() is not None:  # the call before was stopped in a validation
+            self.save()
+        started, first = time.monotonic(), stepper.step
+        batches = iter(job.batches(first))
+        while stepper.step < job.steps:
+            signals.safe = alone  # of several, all stop after the same step
+            parts = list(islice(batches, job.parts))
+            signals.safe = False
+            if self.average and stepper.step in job.swa:
+                self.average.update(job.model)
+            stepper.train(parts, self._wish())
+            if self.average and job.ema:
+                self.average.update(job.model)
+            loss = self._end_epoch()
+            wish = self._wish() if alone else stepper.wish
+            if wish > 1:
+                signals.safe = True
+                raise stop_by(wish)
+            if wish or stepper.step == job.steps:
+                self.save()
+            rate = (stepper.step - first) * job.batch / (time.monotonic() - started)
+            on_progress(Progress(stepper.step, job.steps, rate, loss, {} if loss is None else self.scores))
+        signals.safe = True
+
+    def _wish(self) -> int:
+        """What this process wants of all: to stop (the signal's number), to save (1), nothing (0)."""
+        return self.signals.caught or int(self.accelerator.is_main_process and time.monotonic() > self.save_at)
+
+    def _end_epoch(self) -> float | None:
+        """Where an epoch or the run has just ended: its mean loss, logged; validates if it is time."""
+        job, step = self.job, self.stepper.step
+        epoch, before = (done * job.batch // job.epoch for done in (step, step - 1))
+        last = step == job.steps
+        if step == self.logged or not (last or epoch > before):
+            return None
+        self.stepper.check()
+        loss = sum(self.stepper.losses) / len(self.stepper.losses)
+        due = last or (job.evaluate_every and epoch % job.evaluate_every == 0)
+        self.scores = self._validate() if due else {}
+        self._log(loss)
+        return loss
+
+    def _validate(self) -> dict[str, float]:
+        """Scores of the weights and of the averaged ones; the best are kept."""
+        job, self.signals.safe = self.job, True
+        scores = dict(job.validate(job.model.eval()))
+        if self.average and self.average.count:
+            scores |= {AVERAGE + name: score for name, score in job.validate(self.average.model.eval()).items()}
+        job.model.train()
+        self.signals.safe = False
+        scores = broadcast_object_list([scores])[0]
+        early = job.metric.startswith(AVERAGE) and self.average and not self.average.count
+        if not job.metric or early:
+            return scores
+        if job.metric not in scores:
+            raise ValueError(f"no score {job.metric!r} to choose the best by: there are {', '.join(scores) or 'none'}")
+        if job.result == "best" and math.isnan(scores[job.metric]):
+            raise ValueError(
+                f"{job.metric} is undefined, no class has a clip held out: hold out others, or report last"
+            )
+        if scores[job.metric] > self.best.get("score", -math.inf):
+            own = self._keep("best", scores, averaged=job.metric.startswith(AVERAGE))
+            self.best = {"score": scores[job.metric], "scores": own}
+            self.save_at = 0.0  # its file is there already
+        return scores
+
+    def _log(self, loss: float) -> None:
+        """One line of metrics.jsonl: what happened since the line before."""
+        job, step, now = self.job, self.stepper.step, time.monotonic()
+        line = {
+            "epoch": round(step * job.batch / job.epoch, 3),
+            "seconds": round(now - self.line_at, 3),
+            "clips_per_s": round((step - self.line_step) * job.batch / (now - self.line_at), 2),
+            "loss": loss,
+            "lr": max(group["lr"] for group in job.optimizer.param_groups),
+            **self.scores,
+        }
+        if self.accelerator.is_main_process:
+            job.folder.log({"step": step, **line})
+        self.accelerator.log(line, step=step)
+        self.line_at, self.line_step, self.logged = now, step, step
+        self.stepper.losses.clear()
+
+    def _keep(self, name: str, scores: dict[str, float], *, averaged: bool) -> dict[str, float]:
+        """Write a model into the run folder, with the scores that are its own."""
+        own = {key.removeprefix(AVERAGE): score for key, score in scores.items() if key.startswith(AVERAGE) == averaged}
+        if self.accelerator.is_main_process:
+            model = self.average.model if averaged and self.average else self.job.model
+            self.job.save_model(model, self.job.folder.path / f"{name}.safetensors", own)
+        return own
+
+    def finish(self) -> dict[str, float]:
+        """Write the last and the averaged model, and as model.safetensors the one that the run is to report."""
+        job, own = self.job, {"best": self.best.get("scores", {})}
+        for kind in ("last", "average") if self.average and self.average.count else ("last",):
+            own[kind] = self._keep("model" if kind == job.result else kind, self.scores, averaged=kind == "average")
+        if job.result == "best" and self.accelerator.is_main_process:
+            with write_aside(job.folder.path / "model.safetensors") as aside:
+                shutil.copyfile(job.folder.path / "best.safetensors", aside)
+        self.accelerator.wait_for_everyone()
+        return own[job.result]
+
+    def save(self) -> None:
+        """Write everything that a later call needs to go on: one file of plain tensors and numbers."""
+        job, stepper, started = self.job, self.stepper, time.monotonic()
+        stepper.check()  # a state saved past a bad step would hide it from the next call
+        stepper.wish = 0
+        if not self.accelerator.is_main_process:
+            return
+        state = {name: getattr(self, name) for name in ("logged", "scores", "best")}
+        state |= {"step": stepper.step, "losses": stepper.losses, "scaler": stepper.scaler.state_dict()}
+        state |= {"model": job.model.state_dict(), "optimizer": optim.named_state(job.model, job.optimizer)}
+        if self.average:
+            state["average"] = {"count": self.average.count, "model": self.average.model.state_dict()}
+        job.folder.save_state(state)
+        self.save_at = time.monotonic() + max(SAVE_EVERY_S, SAVING_SHARE * (time.monotonic() - started))
+
+    def resume(self) -> None:
+        """Continue from state.pt where there is one; log lines of steps that are done again are dropped."""
+        job, stepper = self.job, self.stepper
+        self.accelerator.wait_for_everyone()  # the main process may have moved an old run aside
+        job.model.train()
+        state = job.folder.load_state(stepper.device)
+        if state is not None:
+            self.logged, self.scores, self.best = (state[name] for name in ("logged", "scores", "best"))
+            stepper.step, stepper.losses = state["step"], state["losses"]
+            try:
+                job.model.load_state_dict(state["model"])
+            except RuntimeError:
+                where = job.folder.path
+                raise ValueError(f"{where}: its weights do not fit this config: undo the change or --restart") from None
+            optim.load_named_state(job.model, job.optimizer, state["optimizer"])
+            if stepper.scaler.is_enabled() and state["scaler"]:
+                stepper.scaler.load_state_dict(state["scaler"])
+            if self.average and "average" in state:
+                self.average.count = state["average"]["count"]
+                self.average.model.load_state_dict(state["average"]["model"])
+        self.line_step = stepper.step
+        if self.accelerator.is_main_process:
+            job.folder.drop_lines_after(self.logged)

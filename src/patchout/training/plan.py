@@ -1,0 +1,160 @@
+"""What a training run will take, measured before it starts: tokens, memory, time, and a batch that fits."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from patchout.data.augment import keyed
+from patchout.data.batches import Batch, share
+from patchout.training.step import Place
+
+TRIAL = 8  # clips of the measured step
+LARGEST_BATCH = 32
+SHARE = 0.5  # of the free memory that a run may plan with
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one clip costs."""
+
+    activation_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, before it starts."""
+
+    clips: int
+    classes: int
+    task: str
+    tokens: int  # of a clip without Patchout, C and D included
+    kept: int  # of those, in a training step
+    parameters: int
+    batch: int  # clips a step, over all processes
+    parts: int  # that a step is computed in, one after the other
+    processes: int  # that share each part
+    lr: float  # peak
+    published: str  # batch and rate of the recipe where they differ, in words
+    steps: int
+    class_clips: tuple[int, int, int]  # clips of the smallest, the middle and the largest class
+    state_bytes: int  # weights, gradients, optimizer, averages
+    trial: Trial
+    origin: str = ""  # the columns that were read, and the classes
+
+    def __post_init__(self) -> None:
+        """Refuse processes without a clip."""
+        share(self.batch // self.parts, 0, self.processes)
+
+    @property
+    def at_a_time(self) -> int:
+        """Clips that a process computes at a time, at most."""
+        return len(share(self.batch // self.parts, self.processes - 1, self.processes))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of a process: the state and the activations of one part."""
+        return self.state_bytes + self.trial.activation_bytes * self.at_a_time
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, without validation."""
+        return self.trial.seconds * self.at_a_time * self.parts * self.steps
+
+    def _batches(self) -> str:
+        """The batch, and how several processes share it."""
+        if self.processes == 1:
+            return f"batches of {self.batch}"
+        least, most = (len(share(self.batch, rank, self.processes)) for rank in (0, self.processes - 1))
+        each = f"{most}" if least == most else f"{least} or {most}"
+        return f"batches of {self.batch} ({each} on each of {self.processes} processes)"
+
+    def describe(self) -> str:
+        """Two lines for people, and one about the data."""
+        kind = "one class a clip" if self.task == "multi_class" else "any number of classes a clip"
+        few, middle, many = self.class_clips
+        sizes = f"{self.classes} classes of {few} to {many} clips (middle: {middle})"
+        known = f"{sizes}, {kind}" if self.classes else "no labels"
+        rate = f"peak learning rate {self.lr:.3g}"
+        rate += f" (the recipe: {self.published})" if self.published else ""
+        minutes = f"{self.seconds / 60:.0f} min" if self.seconds >= 90 else f"{self.seconds:.0f} s"
+        memory, state = (size / 2**30 for size in (self.memory_bytes, self.state_bytes))
+        return (
+            f"{self.clips} clips, {known}; {self._batches()}, {self.steps} steps, {rate}\n"
+            f"{self.parameters / 1e6:.1f} M parameters, {self.kept} of {self.tokens} tokens a clip; "
+            f"about {memory:.2f} GiB ({state:.2f} of it weights, gradients, optimizer and averages) "
+            f"and {minutes} on this machine, without validation"
+        ) + (f"\n{self.origin}" if self.origin else "")
+
+
+def measure(
+    model: nn.Module, loss: Callable[[nn.Module, Batch, Place], Tensor], *, num_samples: int, num_classes: int
+) -> Trial:
+    """What a clip of noise costs in `loss` and its backward pass; the fastest of three. No gradient is left behind."""
+    device = next(model.parameters()).device
+    wave = torch.randn(TRIAL, num_samples, generator=keyed("plan")).to(device)
+    target = torch.eye(max(1, num_classes), device=device)[torch.arange(TRIAL) % max(1, num_classes), :num_classes]
+
+    def forward(clips: int) -> Tensor:
+        few = Batch(wave[:clips].clone(), target[:clips], torch.ones_like(target[:clips]), torch.arange(clips), ())
+        return loss(model, few, Place(0, 0, 0, clips, lambda tensor: tensor))
+
+    kept, seconds = activation_bytes(forward), math.inf
+    for _ in range(3):
+        started = time.perf_counter()
+        torch.autograd.backward(forward(TRIAL))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = min(seconds, time.perf_counter() - started)
+    model.zero_grad(set_to_none=True)
+    return Trial(kept, seconds / TRIAL)
+
+
+def activation_bytes(forward: Callable[[int], Tensor]) -> int:
+    """Bytes that autograd keeps of `forward(clips)` for the backward pass of one more clip: of two, less those of one.
+
+    Every storage counts once; what does not grow with the clips (weights, their casts) falls out.
+    """
+    sizes = []
+    for clips in (1, 2):
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            forward(clips)
+        sizes.append(sum(kept.values()))
+    return sizes[1] - sizes[0]
+
+
+def fitting_batch(
+    trial: Trial, state_bytes: int, device: torch.device, clips: int, *, largest: int = LARGEST_BATCH, share: int = 1
+) -> int:
+    """A power of two, up to `largest` and a quarter of the clips, that fits into the free memory.
+
+    Of several processes (`share`) each takes an equal part, so it is that many times as large; all get the same answer.
+    """
+    room = SHARE * free_bytes(device) - state_bytes
+    few, fit = max(min(2, clips), clips // 4), int(room / max(1, trial.activation_bytes))
+    most = min(max(1, largest // share), few // share, fit)
+    return share * int(broadcast_object_list([2 ** (max(1, most).bit_length() - 1)])[0])
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free now: the GPU's, else the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # systems that do not tell
+        return 4 * 2**30

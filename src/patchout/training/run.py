@@ -1,0 +1,245 @@
+"""One training run, supervised or masked: measured, bound to its folder, trained, scored."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from jaxtyping import Float
+from torch import Tensor, nn
+
+import patchout
+from patchout.checkpoint import own as checkpoint
+from patchout.data.batches import Batch, StepSampler, Waves, batches
+from patchout.data.clips import ClipSet, DataError
+from patchout.data.mel_cache import MelCache
+from patchout.files import finite
+from patchout.models.device import pick_device
+from patchout.training import loop, optim
+from patchout.training.config import RunConfig
+from patchout.training.plan import LARGEST_BATCH, Plan, fitting_batch, measure
+from patchout.training.run_folder import RunFolder, open_run, settings_of, stored_config
+from patchout.training.step import Place
+from patchout.training.supervised.repeats import Scores
+
+Config = TypeVar("Config", bound=RunConfig)
+
+MAY_CHANGE = {"data": "", "out": "", "workers": 0, "trackers": ()}
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears of a run while it goes on; of several processes the main one's."""
+
+    on_plan: Callable[[Plan], None] = lambda plan: None
+    on_progress: Callable[[loop.Progress], None] = lambda progress: None
+    on_problem: Callable[[str], None] = lambda problem: None  # what was found, decided or looks wrong
+    on_note: Callable[[str], None] = lambda note: None  # the same
+    on_result: Callable[[str], None] = lambda result: None  # did pre-training help?
+
+    def tell(self, text: str) -> None:
+        """Pass on what was found, decided or looks wrong."""
+        self.on_problem(text)
+        self.on_note(text)
+
+
+SILENT = Listener()
+
+
+class Host(NamedTuple):
+    """What a run is prepared for: its processes, the config that its folder holds, who listens."""
+
+    world: Accelerator
+    device: torch.device  # of this process
+    stored: Mapping[str, Any]  # empty where a run begins
+    listener: Listener  # nobody, but on the main process
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(ABC):
+    """A run that is ready to begin. Supervised and masked training differ in the loss and in what is scored."""
+
+    config: RunConfig
+    recipe: RunConfig  # the config of that name before it was changed
+    recipe_unit: str = ""  # that its batch is of, in words
+    clips: ClipSet  # that are trained on
+    model: checkpoint.Model
+    loss: Callable[[nn.Module, Batch, Place], Tensor]
+    host: Host
+    tokens: tuple[int, int]  # of a clip, and those of it in a training step
+    may_change: dict[str, Any]  # settings that move no weight, and what is stored instead of them
+    classes: tuple[str, ...] = ()  # that the loss compares with
+    averages: bool  # whether averaged weights are kept beside the trained ones
+    draws: int = 0  # clips an epoch; 0: all
+    draw_weights: Float[Tensor, "clip"] | None = None  # how likely each clip is drawn
+    largest_batch: int = LARGEST_BATCH  # that is chosen where the config leaves it open
+    told: set[str] = field(default_factory=set)
+
+    @property
+    def epoch(self) -> int:
+        """Clips an epoch."""
+        return self.draws or len(self.clips)
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.config.epochs * self.epoch // self.config.batch
+
+    @abstractmethod
+    def sounds(self) -> Waves | MelCache:
+        """What batches are made of."""
+
+    @abstractmethod
+    def job(self, folder: RunFolder) -> loop.Job:
+        """The run as the loop takes it."""
+
+    @abstractmethod
+    def validate(self, model: nn.Module) -> Scores:
+        """Scores of a model in the middle of the run, on every process; the main one's count."""
+
+    @abstractmethod
+    def conclude(self, folder: RunFolder, scores: Scores) -> Scores:
+        """Score the finished model, on the main process; `scores` are its last validation's. Returns the last word."""
+
+    def begin(self) -> Iterable[str]:
+        """Get ready for the first step, on the main process; returns what there is to say of the run."""
+        return ()
+
+    def tell_once(self, texts: Iterable[str]) -> None:
+        """Tell what this run has not told yet."""
+        for text in sorted({*texts} - self.told):
+            self.host.listener.tell(text)
+            self.told.add(text)
+
+    def plan(self) -> Plan:
+        """Measure a few clips and say what the run takes; a batch of 0 becomes the stored one, or one that fits."""
+        config, model, clips, world = self.config, self.model, self.clips, self.host.world
+        length, classes = round(config.clip_s * model.config.mel.sample_rate), len(self.classes)
+        trial = measure(model, self.loss, num_samples=length, num_classes=max(1, classes))
+        state = sum(optim.state_bytes(model, average=self.averages))
+        share = config.parts * world.num_processes
+        batch = config.batch or self.host.stored.get("batch", 0)
+        batch = batch or fitting_batch(
+            trial, state, self.host.device, len(clips), largest=self.largest_batch, share=share
+        )
+        steps = config.epochs * self.epoch // batch
+        if batch > len(clips):
+            raise DataError(f"{config.data}: a batch of {batch} is larger than the {len(clips)} clips: lower --batch")
+        if steps < 1:
+            few = f"{config.epochs} epochs of {self.epoch} clips"
+            raise ValueError(f"{few} are less than one batch of {batch}: lower batch")
+        like, lr = (self.recipe.batch, self.recipe.peak_lr(self.recipe.batch)), config.peak_lr(batch)
+        counts = np.sort(clips.class_counts()) if classes else np.zeros(1)
+        return Plan(
+            origin=clips.origin(),
+            clips=len(clips),
+            classes=classes,
+            task=clips.task if classes else "",
+            tokens=self.tokens[0],
+            kept=self.tokens[1],
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            batch=batch,
+            parts=config.parts,
+            processes=world.num_processes,
+            lr=lr,
+            published="" if not like[0] or like == (batch, lr) else f"{like[0]}{self.recipe_unit} at {like[1]:.3g}",
+            steps=steps,
+            class_clips=(int(counts[0]), int(counts[len(counts) // 2]), int(counts[-1])),
+            state_bytes=state,
+            trial=trial,
+        )
+
+    def common_job(
+        self, folder: RunFolder, *, optimizer: torch.optim.Optimizer, rate: Callable[[int], float]
+    ) -> loop.Job:
+        """What is alike in every `job`; it is validated after every epoch."""
+        config = self.config
+        return loop.Job(
+            model=self.model,
+            optimizer=optimizer,
+            loss=self.loss,
+            rate=rate,
+            batch=config.batch,
+            clips=len(self.clips),
+            clip_name=self.clips.name,
+            parts=config.parts,
+            precision=config.precision,
+            compile=config.compile,
+            clip_norm=config.clip_norm,
+            batches=self.batches,
+            steps=self.steps,
+            epoch=self.epoch,
+            save_model=self.save,
+            folder=folder,
+            validate=self.validate,
+            evaluate_every=1,
+            result="average" if config.ema else "last",
+            ema=config.ema,
+        )
+
+    def batches(self, first: int) -> Iterable[Batch]:
+        """This process's batches from step `first` on, a part each."""
+        config, world = self.config, self.host.world
+        sampler = StepSampler(
+            len(self.clips),
+            config.batch // config.parts,
+            seed=config.seed,
+            first=first * config.parts,
+            last=self.steps * config.parts,
+            rank=world.process_index,
+            world=world.num_processes,
+            draws=self.draws or None,
+            weights=self.draw_weights,
+        )
+        return batches(self.sounds(), sampler, workers=config.workers)
+
+    def save(self, model: nn.Module, path: Path, scores: Scores) -> None:
+        """Write weights with what made them."""
+        assert isinstance(model, checkpoint.Model)
+        made = {"recipe": self.config.recipe, "seed": self.config.seed, "version": patchout.__version__}
+        made |= {"init": self.config.init, "clips": len(self.clips), "scores": finite(scores)}
+        model.config = replace(model.config, provenance=made)
+        checkpoint.save(model, path)
+
+
+def run(
+    config: Config,
+    prepare: Callable[[Config, Host], Training],
+    listener: Listener,
+    *,
+    restart: bool = False,
+    accept_changes: bool = False,
+) -> Scores:
+    """Train in the run folder `config.out` from where it stands to the end; what `train.run` and `pretrain.run` do."""
+    if not config.data or config.out == Path():
+        raise ValueError("a run needs data and out: replace(config, data=..., out=...)")
+    device = pick_device(config.device)
+    world = loop.engine(device, config.out, trackers=config.trackers)
+    main = world.is_main_process
+    stored = loop.agreed(lambda: {} if restart else stored_config(config.out))
+    config = replace(config, precision=loop.settle(config.precision, stored.get("precision"), device))
+    host = Host(world, world.device if world.num_processes > 1 else device, stored, listener if main else SILENT)
+    training = loop.agreed(lambda: prepare(config, host))
+    plan = training.plan()
+    training = replace(training, config=replace(training.config, batch=plan.batch))
+    clips, may_change = training.clips, training.may_change
+    plain = {field.name: field.default for field in fields(training.config)} | may_change
+    settings = settings_of(asdict(training.config) | may_change, plain, stored)
+    data = {"root": str(clips.root), "clips": len(clips), "ids_sha256": clips.ids_sha256()}
+    data |= {"classes": training.classes} if training.classes else {}
+    with ExitStack() as stack:
+        opened = open_run(config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main)
+        folder = loop.agreed(lambda: stack.enter_context(opened))
+        notes = loop.agreed(lambda: training.begin() if main else ())
+        for note in filter(None, (folder.replaced, *notes)):
+            host.listener.tell(note)
+        host.listener.on_plan(plan)
+        last = loop.run(training.job(folder), world, on_progress=listener.on_progress, on_problem=listener.tell)
+        scores = loop.agreed(lambda: training.conclude(folder, last) if main else {})
+    return broadcast_object_list([scores])[0]
