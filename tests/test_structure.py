@@ -130,6 +130,28 @@ def test_a_room_keeps_to_its_lines(room: str) -> None:
     assert lines <= ROOMS[room], f"{room} has {lines} lines: cut some, or decide here that it may grow"
 
 
+def drawing() -> str:
+    """The rooms and what they build on, as a Mermaid graph; an arrow that others imply is left out."""
+    above: dict[str, set[str]] = {room: set() for room in ROOMS}
+    for name, path in modules():
+        if name in ROOMS:
+            above[name] |= (imported(ast.parse(path.read_text(encoding="utf-8"))) & ROOMS.keys()) - {name}
+    reached: dict[str, set[str]] = {}
+    for room in ROOMS:  # each after those that it imports
+        reached[room] = above[room].union(*(reached[other] for other in above[room]))
+    arrows = [
+        f"  {room} --> {other}"
+        for room in ROOMS
+        for other in ROOMS
+        if other in above[room] and not any(other in reached[third] for third in above[room])
+    ]
+    return "\n".join(["```mermaid", "graph TD", *arrows, "```"])
+
+
+def test_the_drawing_of_the_rooms_is_what_the_code_imports() -> None:
+    assert drawing() in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
 def test_an_import_inside_a_function_counts() -> None:
     source = "from patchout import audio\nimport patchout\ndef f():\n    from patchout.checkpoint.zoo import load\n"
     assert imported(ast.parse(source)) == {"audio", "checkpoint"}

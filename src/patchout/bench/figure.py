@@ -24,7 +24,7 @@ class Circle(NamedTuple):
 def speed_and_score(path: str | os.PathLike[str], circles: Sequence[Circle], *, title: str) -> None:
     """Draw training speed (log, to the right) against cited mAP (upwards); a circle's radius is its memory.
 
-    `path` is treated as by `plots.picture`. ValueError: there is no circle.
+    `path` is treated as by `figures.picture`. ValueError: there is no circle.
     """
     if not circles:
         raise ValueError("nothing to draw: no row has both a measured speed and a cited score")

@@ -45,7 +45,7 @@ def rows(path: Path_, lines: Sequence[Line], panels: Mapping[str, Sequence[str]]
 
     Quartiles by linear interpolation, whiskers to the last dot within 1.5 of their distance; a task that a model lacks
     is left out. A panel of one task has bars and their numbers. `panels` is name -> tasks. `path` is treated as by
-    `plots.picture`.
+    `figures.picture`.
     """
     kinds = sorted({line.is_cited for line in lines}, reverse=True)
     handles: list[Any] = [Patch(label=_WORD[is_cited], **_STYLE[is_cited]) for is_cited in kinds]
@@ -71,7 +71,7 @@ def pair(
 ) -> None:
     """Draw two measured models as bars for every task (row), and cited ones as marks on them.
 
-    `path` is treated as by `plots.picture`.
+    `path` is treated as by `figures.picture`.
     """
     with picture(path, (9.5, HEAD + 0.9 + 2 * ROW * max(len(tasks), 2)), title=title) as figure:
         axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""The engine of a Ray cluster for `bulk.run`: tasks decode, actors hold the models and write the shards."""
+"""The engine of a Ray cluster for `inference.bulk.run`: tasks decode, actors hold the models and write the shards."""
 
 import importlib.util
 import logging

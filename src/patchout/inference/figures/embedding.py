@@ -45,7 +45,7 @@ def embedding_over_time(path: str | os.PathLike[str], track: EmbeddingTrack, *, 
     """Draw the spectrogram; below it the strongest principal components over time and the self-similarity matrix.
 
     Similar moments have a similarity near 1: the cosine of their embeddings after the mean over time is subtracted.
-    More than `MAX_TIMES` times are averaged in runs. `path` is treated as by `plots.picture`.
+    More than `MAX_TIMES` times are averaged in runs. `path` is treated as by `figures.picture`.
     """
     values, edges_s = _pool_times(track)
     similarity, components, shares = _self_similarity(values)
@@ -69,7 +69,7 @@ def map_2d(path: str | os.PathLike[str], values: Floats, labels: Sequence[str], 
     """Draw embeddings (points, values) as points of a plane, by PCA and by t-SNE, coloured by their class in `labels`.
 
     The `MAX_CLASSES` most frequent classes have a colour, the others are grey. At most `MAX_POINTS` points are drawn,
-    taken evenly. The same values give the same picture. `path` is treated as by `plots.picture`.
+    taken evenly. The same values give the same picture. `path` is treated as by `figures.picture`.
     """
     _check_values(values, len(labels), "labels")
     chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), MAX_POINTS)).round().astype(int))

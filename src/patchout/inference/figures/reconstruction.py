@@ -46,7 +46,7 @@ class Reconstructed(Spectrogram):
 def reconstruction(path: str | os.PathLike[str], sound: Reconstructed, *, title: str = "") -> None:
     """Draw original, masked sound, reconstruction and error below one another.
 
-    `path` is treated as by `plots.picture`.
+    `path` is treated as by `figures.picture`.
     """
     error_db = sound.error_db[sound.hidden].mean()
     about = f"{sound.ratio:.0%} hidden, mean error there {error_db:.1f} dB"
@@ -67,7 +67,7 @@ def reconstruction(path: str | os.PathLike[str], sound: Reconstructed, *, title:
 def reconstruction_strip(path: str | os.PathLike[str], sounds: Sequence[Reconstructed], *, title: str = "") -> None:
     """Draw one sound with more and more of it hidden: a row for every ratio, all errors on one scale.
 
-    `path` is treated as by `plots.picture`.
+    `path` is treated as by `figures.picture`.
     """
     with picture(path, (12, 1.6 * len(sounds) + 0.8), title=plain(title, 64)) as figure:
         grid = figure.subplots(len(sounds), 3, sharex=True, sharey=True, squeeze=False)

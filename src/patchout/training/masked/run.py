@@ -43,7 +43,7 @@ def run(
 ) -> Scores:
     """Pre-train, write the run folder `config.out`, return what was seen last: loss, silence, spread, the probe.
 
-    The same call continues a run that was stopped, as `train.run` does. model.safetensors is a MaskSpec with its
+    The same call continues a run that was stopped, as `supervised.run` does. model.safetensors is a MaskSpec with its
     decoder. With a probe, the last word is a table of random weights, start and result.
     """
     with Signals() as signals:

@@ -34,7 +34,7 @@ def class_scores(
     """Draw a bar from 0 to 1 for every class that has a score, the best on top, with its number of clips.
 
     Of more than `MAX_BARS` the lowest are drawn. `what` names the score. `path` is treated as by
-    `plots.picture`.
+    `figures.picture`.
     """
     order = np.argsort(-scores, kind="stable")[: int(np.isfinite(scores).sum())]
     shown = order[-MAX_BARS:]
@@ -46,7 +46,7 @@ def class_scores(
 def confused_pairs(path: Path_, names: Sequence[str], counts: Int[np.ndarray, "class taken"]) -> None:
     """Draw the `MAX_PAIRS` most frequent pairs of a class and what its clips are taken for.
 
-    `counts` is clips by both. `path` is treated as by `plots.picture`.
+    `counts` is clips by both. `path` is treated as by `figures.picture`.
     """
     found = pairs(counts)[:MAX_PAIRS]
     rows = [f"{plain(names[a], NAME)} \N{RIGHTWARDS ARROW} {plain(names[b], NAME)}" for a, b in found]
@@ -58,7 +58,7 @@ def confused_pairs(path: Path_, names: Sequence[str], counts: Int[np.ndarray, "c
 def confusion_matrix(path: Path_, names: Sequence[str], counts: Int[np.ndarray, "class taken"]) -> None:
     """Draw what each class (rows) is taken for (columns): numbers of clips, coloured by their share of the row.
 
-    Readable up to `MAX_MATRIX` classes. `path` is treated as by `plots.picture`.
+    Readable up to `MAX_MATRIX` classes. `path` is treated as by `figures.picture`.
     """
     size = len(names)
     cell = 0.62 if size <= 12 else 0.42 if size <= 25 else 0.27  # inches
@@ -97,7 +97,7 @@ def pairs(counts: Int[np.ndarray, "class taken"]) -> list[tuple[int, int]]:
 def training(path: Path_, lines: Sequence[Mapping[str, Any]]) -> None:
     """Draw loss, scores, learning rate and speed over the epochs from the lines of a `metrics.jsonl`.
 
-    Scores of groups and scores beyond 1 are left out. `path` is treated as by `plots.picture`.
+    Scores of groups and scores beyond 1 are left out. `path` is treated as by `figures.picture`.
     """
     curves = {
         name: [(line["epoch"], line[name]) for line in lines if line.get(name) is not None] for name in _names(lines)
