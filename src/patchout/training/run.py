@@ -216,7 +216,7 @@ def run(
     restart: bool = False,
     accept_changes: bool = False,
 ) -> Scores:
-    """Train in the run folder `config.out` from where it stands to the end; what `supervised.run` and `masked.run` do."""
+    """Train in the run folder `config.out` from where it stands to the end: `supervised.run` and `masked.run`."""
     if not config.data or config.out == Path():
         raise ValueError("a run needs data and out: replace(config, data=..., out=...)")
     device = pick_device(config.device)
