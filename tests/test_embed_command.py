@@ -134,9 +134,9 @@ def test_the_built_in_model_is_named(run: Run, clips: Path, tmp_path: Path) -> N
 def test_another_engine_is_called(run: Run, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from patchout.inference.bulk.run import run_here
 
-    engine = ModuleType("patchout.bulk_ray")
+    engine = ModuleType("patchout.inference.bulk.ray")
     engine.__dict__["ray_engine"] = lambda: run_here
-    monkeypatch.setitem(sys.modules, "patchout.bulk_ray", engine)
+    monkeypatch.setitem(sys.modules, "patchout.inference.bulk.ray", engine)
     assert run(clips, "--out", tmp_path / "x.parquet", "--engine", "ray").code == 0
 
 
