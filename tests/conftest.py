@@ -29,13 +29,18 @@ DATA = Path(os.environ.get("PATCHOUT_DATA", "")) if os.environ.get("PATCHOUT_DAT
 needs_data = pytest.mark.skipif(DATA is None, reason="real sounds: set PATCHOUT_DATA to the folder that holds esc10/")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def memory_given_back() -> Iterator[None]:
-    """A file of full-size models leaves their gigabytes to the next one, which glibc would keep."""
-    yield
+def give_memory_back() -> None:
+    """Leave the gigabytes of full-size models to what comes next: glibc would keep them."""
     gc.collect()
     if sys.platform == "linux":
         getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_of_a_file() -> Iterator[None]:
+    """Given back at its end."""
+    yield
+    give_memory_back()
 
 
 def tone(seconds: float, hz: float = 440.0, *, rate: int = RATE) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Every recipe trains a few steps on a small prepared set of its own layout, at Tiny size with one block."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import noise
+from conftest import give_memory_back, noise
 from prepared_set import wav
 
 from patchout.checkpoint.labels import label_names
@@ -87,6 +88,13 @@ def small(config: TrainConfig, data: Path, out: Path) -> TrainConfig:
     changes |= {"plateau_epochs": 1, "ramp_epochs": 1, "evaluate_every": min(config.evaluate_every, 1)}
     changes |= {"device": "cpu", "precision": "fp32", "folds": config.folds[:1], "workers": 0}
     return replace(config, data=str(data), out=out, **changes)
+
+
+@pytest.fixture(autouse=True)
+def memory_of_a_recipe() -> Iterator[None]:
+    """Given back before the next of so many."""
+    yield
+    give_memory_back()
 
 
 @pytest.mark.slow
