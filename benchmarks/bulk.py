@@ -41,7 +41,9 @@ def make_clips(folder: Path, count: int, seconds: float, rate: int) -> list[Item
     time_s = np.arange(round(seconds * rate)) / rate
     items = []
     for index in range(count):
-        wave = 0.2 * np.sin(2 * np.pi * rng.uniform(100, 5000) * time_s) + 0.02 * rng.standard_normal(len(time_s))
+        wave = 0.2 * np.sin(2 * np.pi * rng.uniform(100, 5000) * time_s) + 0.02 * rng.standard_normal(
+            len(time_s)
+        )
         soundfile.write(folder / f"{index:05}.wav", wave, rate)
         items.append(Item(str(folder / f"{index:05}.wav")))
     return items
@@ -73,7 +75,9 @@ def model_seconds(waves: Sequence[np.ndarray], job: EmbedJob) -> float:
     return time.perf_counter() - start
 
 
-def speed(items: Sequence[Item], kind: Literal["scene", "timestamp"], folder: Path, rounds: int) -> dict[str, object]:
+def speed(
+    items: Sequence[Item], kind: Literal["scene", "timestamp"], folder: Path, rounds: int
+) -> dict[str, object]:
     """Seconds of both sides, and how much longer the job takes."""
     precision = pick_precision("auto", torch.device("cpu"))
     job = EmbedJob(model="esc10-tiny", kind=kind, config=MID, precision=precision)
@@ -83,8 +87,18 @@ def speed(items: Sequence[Item], kind: Literal["scene", "timestamp"], folder: Pa
         model = min(model, model_seconds(waves, job))
         whole = min(whole, job_seconds(items, job, folder / f"{kind}-{number}"))
     over = whole / model - 1
-    print(f"{kind:<10}{len(items)} clips, {precision}: model {model:.2f} s, job {whole:.2f} s, {over:+.1%}", flush=True)
-    return {"kind": kind, "clips": len(items), "model_s": model, "job_s": whole, "over": over, "precision": precision}
+    print(
+        f"{kind:<10}{len(items)} clips, {precision}: model {model:.2f} s, job {whole:.2f} s, {over:+.1%}",
+        flush=True,
+    )
+    return {
+        "kind": kind,
+        "clips": len(items),
+        "model_s": model,
+        "job_s": whole,
+        "over": over,
+        "precision": precision,
+    }
 
 
 def memory(items: Sequence[Item], folder: Path) -> dict[str, float]:
@@ -107,9 +121,15 @@ def memory(items: Sequence[Item], folder: Path) -> dict[str, float]:
 def main() -> None:
     """Measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description="The bulk embedding job against its model alone (CPU).")
-    parser.add_argument("--clips", type=int, default=400, help="made-up clips of 5 s (default: 400, as ESC-10)")
-    parser.add_argument("--short", type=int, default=10_000, help="clips of 1 s for the memory (default: 10000)")
-    parser.add_argument("--rounds", type=int, default=3, help="times each side runs; the best counts (default: 3)")
+    parser.add_argument(
+        "--clips", type=int, default=400, help="made-up clips of 5 s (default: 400, as ESC-10)"
+    )
+    parser.add_argument(
+        "--short", type=int, default=10_000, help="clips of 1 s for the memory (default: 10000)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="times each side runs; the best counts (default: 3)"
+    )
     parser.add_argument("--json", type=Path, help="file to write the same numbers to")
     options = parser.parse_args()
     print(f"torch {torch.__version__}  threads {torch.get_num_threads()}", flush=True)

@@ -35,7 +35,9 @@ class Subject:
         assert isinstance(shape, PasstConfig)
         self.model = Passt(shape, rng=augment.keyed("weights", 0))
         self.loss = StepLoss(self.config, shape, torch.ones(len(clips.classes)))
-        self.optimizer = optim.adamw(optim.parameter_groups(self.model, self.config.weight_decay), self.config.lr)
+        self.optimizer = optim.adamw(
+            optim.parameter_groups(self.model, self.config.weight_decay), self.config.lr
+        )
         waves = [clips.wave(clip, shape.mel.sample_rate) for clip in range(self.config.batch)]
         length = round(self.config.clip_s * shape.mel.sample_rate)
         target = torch.stack([clips.target(clip) for clip in range(self.config.batch)])
@@ -45,7 +47,9 @@ class Subject:
     def forward(self, clips: int) -> torch.Tensor:
         """The loss of the first clips."""
         whole = self.batch
-        few = Batch(whole.wave[:clips].clone(), whole.target[:clips], whole.weight[:clips], whole.clip[:clips], ())
+        few = Batch(
+            whole.wave[:clips].clone(), whole.target[:clips], whole.weight[:clips], whole.clip[:clips], ()
+        )
         return self.loss(self.model, few, Place(0, 0, 0, clips, lambda tensor: tensor))
 
     def step(self) -> None:
@@ -58,7 +62,9 @@ class Subject:
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description="The variants of the paper's Table 1 at Tiny size on ESC-10 (CPU).")
+    parser = argparse.ArgumentParser(
+        description="The variants of the paper's Table 1 at Tiny size on ESC-10 (CPU)."
+    )
     parser.add_argument("data", type=Path, help="the ESC-10 folder")
     parser.add_argument("--rounds", type=int, default=3, help="the best counts (default: 3)")
     options = parser.parse_args()
@@ -76,7 +82,9 @@ def main() -> None:
     memory = {name: activation_bytes(subject.forward) / 1e6 for name, subject in subjects.items()}
     for name, subject in subjects.items():
         speed, share = subject.config.batch / best[name], memory[name] / memory["esc10-b"]
-        print(f"{name:<12}{speed:>9.1f}{best['esc10-b'] / best[name]:>7.2f}{memory[name]:>11.1f}{share:>7.0%}")
+        print(
+            f"{name:<12}{speed:>9.1f}{best['esc10-b'] / best[name]:>7.2f}{memory[name]:>11.1f}{share:>7.0%}"
+        )
 
 
 if __name__ == "__main__":

@@ -28,13 +28,15 @@ def make_rolls(files: int, notes: int, rng: np.random.Generator) -> tuple[Rolls,
     for index in range(files):
         starts, pitches = rng.uniform(0, 119_000, notes).round(), rng.integers(0, 88, notes)
         rows = [
-            EventRow(label=str(p), start=float(s), end=float(s) + 400) for p, s in zip(pitches, starts, strict=True)
+            EventRow(label=str(p), start=float(s), end=float(s) + 400)
+            for p, s in zip(pitches, starts, strict=True)
         ]
         moved = starts + rng.uniform(-80, 80, notes).round()
         other = np.where(rng.random(notes) < 0.3, rng.integers(0, 88, notes), pitches)
         target[f"{index}.wav"] = rows
         found[f"{index}.wav"] = [
-            EventRow(label=str(p), start=float(s), end=float(s) + 400) for p, s in zip(other, moved, strict=True)
+            EventRow(label=str(p), start=float(s), end=float(s) + 400)
+            for p, s in zip(other, moved, strict=True)
         ]
     return target, found
 
@@ -48,13 +50,16 @@ def pairwise_onset_f(target: Rolls, found: Rolls, collar_s: float) -> float:
             [
                 column
                 for column, guess in enumerate(guesses)
-                if row["label"] == guess["label"] and abs(row["start"] / 1e3 - guess["start"] / 1e3) <= collar_s
+                if row["label"] == guess["label"]
+                and abs(row["start"] / 1e3 - guess["start"] / 1e3) <= collar_s
             ]
             for row in rows
         ]
         owner: dict[int, int] = {}
 
-        def place(row: int, seen: set[int], near: list[list[int]] = near, owner: dict[int, int] = owner) -> bool:
+        def place(
+            row: int, seen: set[int], near: list[list[int]] = near, owner: dict[int, int] = owner
+        ) -> bool:
             for column in near[row]:
                 if column not in seen:
                     seen.add(column)

@@ -63,7 +63,9 @@ def make_cases() -> list[Case]:
 
     cases = [
         Case(what="log-mel", batch=1, is_baseline=True, call=partial(baseline.log_mel, wave[:1])),
-        Case(what="model fp32", batch=1, is_baseline=True, call=partial(baseline.clip_seconds, plain, wave[:1])),
+        Case(
+            what="model fp32", batch=1, is_baseline=True, call=partial(baseline.clip_seconds, plain, wave[:1])
+        ),
     ]
     for batch in BATCHES:
         clips = wave[:batch]
@@ -102,8 +104,12 @@ def compare(cases: list[Case], best: list[float]) -> tuple[list[Speed], list[Spe
 
 def main() -> None:
     """Measure, print a table, and write JSON if asked."""
-    parser = argparse.ArgumentParser(description="Speed of PaSST-S on 10 s clips against the plain baseline (CPU).")
-    parser.add_argument("--rounds", type=int, default=5, help="times each case is timed; the best counts (default: 5)")
+    parser = argparse.ArgumentParser(
+        description="Speed of PaSST-S on 10 s clips against the plain baseline (CPU)."
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="times each case is timed; the best counts (default: 5)"
+    )
     parser.add_argument("--json", type=Path, help="file to write the same numbers to")
     options = parser.parse_args()
     if options.rounds < 1:

@@ -38,7 +38,8 @@ def mp3(seed: int) -> bytes:
     seconds = np.arange(CLIP_S * RATE) / RATE
     rng = np.random.default_rng(seed)
     tones = sum(
-        np.sin(2 * np.pi * hz * seconds) * np.sin(speed * seconds) for hz, speed in rng.uniform(1, 4000, (5, 2))
+        np.sin(2 * np.pi * hz * seconds) * np.sin(speed * seconds)
+        for hz, speed in rng.uniform(1, 4000, (5, 2))
     )
     wave = (0.05 * tones + 0.02 * rng.standard_normal(len(seconds))).astype(np.float32)
     file = io.BytesIO()
@@ -68,7 +69,9 @@ def pack(folder: Path, clips: int) -> ClipSet:
         files.append(folder / f"data-{first:05d}.arrow")
         with pa.OSFile(str(files[-1]), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
-    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": file.name} for file in files]}))
+    (folder / "state.json").write_text(
+        json.dumps({"_data_files": [{"filename": file.name} for file in files]})
+    )
     classes = [f"class {index}" for index in range(527)]
     (folder / "dataset.json").write_text(json.dumps({"format": 1, "classes": classes, "task": "multi_label"}))
     return scan(folder)
@@ -127,7 +130,9 @@ def main() -> None:
             for name, mix in (("without mixing", None), ("with mixing", WaveMix())):
                 rows[name].append(loaded(clips, mix, workers=options.workers, count=options.clips))
     best = {name: max(rates) for name, rates in rows.items()}
-    print(f"{platform.machine()}, torch {torch.__version__}, PyAV {av.__version__}, {options.workers} workers")
+    print(
+        f"{platform.machine()}, torch {torch.__version__}, PyAV {av.__version__}, {options.workers} workers"
+    )
     for name, rate in best.items():
         print(f"{name:<16}{rate:>8.1f} clips/s and core{rate / best['libav alone']:>8.2f}")
 

@@ -24,7 +24,15 @@ RATIOS = (0.05, 0.15, 0.25, 0.5, 0.65, 0.75, 0.85, 0.95)
 def commands(ratio: float, options: argparse.Namespace) -> list[list[str]]:
     """Pre-training with that share hidden, then fine-tuning."""
     pre, tuned = (str(options.out / f"{name}-{ratio:g}") for name in ("pre", "tuned"))
-    before = ["--data", options.data, "--out", pre, "--mask-ratio", str(ratio), *shlex.split(options.pretrain)]
+    before = [
+        "--data",
+        options.data,
+        "--out",
+        pre,
+        "--mask-ratio",
+        str(ratio),
+        *shlex.split(options.pretrain),
+    ]
     after = ["--data", options.labelled, "--out", tuned, "--init", pre, *shlex.split(options.train)]
     return [["pretrain", options.recipe, *before], ["train", options.tune, *after]]
 
@@ -58,14 +66,18 @@ def draw(path: Path, curve: dict[str, dict[str, Any]], title: str) -> None:
 
 def main() -> None:
     """Run what is missing, print and draw the curve."""
-    parser = argparse.ArgumentParser(description="Score after fine-tuning by the share hidden in pre-training.")
+    parser = argparse.ArgumentParser(
+        description="Score after fine-tuning by the share hidden in pre-training."
+    )
     parser.add_argument("recipe", help="of `patchout pretrain`")
     parser.add_argument("--data", required=True, help="sounds to pre-train on")
     parser.add_argument("--labelled", required=True, help="data set to fine-tune on and to score")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tune", default="folder", help="recipe of `patchout train` (default: folder)")
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
-    parser.add_argument("--pretrain", default="", help="further options of `patchout pretrain`, in one string")
+    parser.add_argument(
+        "--pretrain", default="", help="further options of `patchout pretrain`, in one string"
+    )
     parser.add_argument("--train", default="", help="further options of `patchout train`, in one string")
     options = parser.parse_args()
     file = options.out / "curve.json"

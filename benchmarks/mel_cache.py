@@ -73,7 +73,9 @@ def main() -> None:
     size = round(config.clip_s * mel.sample_rate)
     waves = Waves(clips, rate=mel.sample_rate, num_samples=size, seed=0, crop=True)
     waves.cache_samples = 0
-    print(f"{processor()}, one thread, torch {torch.__version__}, {len(clips)} clips, crops of {config.clip_s} s")
+    print(
+        f"{processor()}, one thread, torch {torch.__version__}, {len(clips)} clips, crops of {config.clip_s} s"
+    )
     with tempfile.TemporaryDirectory() as folder:
         cache = MelCache(clips, MelConfig(), Path(folder) / "mels", size, 0)
         cache.open(0.0)
@@ -83,7 +85,9 @@ def main() -> None:
             "cached, later": lambda: epoch_of(cache, len(clips)),
         }
         for name, work in rows.items():
-            print(f"{name:<22}{many / best(work, 1 if 'first' in name else options.rounds):>9.1f} clips/s and core")
+            print(
+                f"{name:<22}{many / best(work, 1 if 'first' in name else options.rounds):>9.1f} clips/s and core"
+            )
         held = {"waveforms": epoch_of(waves, len(clips))[0], "cached": epoch_of(cache, len(clips))[0]}
     for masks in MASKS:
         for name, batch in held.items():

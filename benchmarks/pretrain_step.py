@@ -59,7 +59,8 @@ def step_of(kind: type[MaskSpec], config: PretrainConfig, device: torch.device) 
     wide, deep, many = config.decoder
     rng = Generator().manual_seed(0)
     model = kind(
-        MaskSpecConfig(width=width, heads=heads, decoder_width=wide, decoder_depth=deep, decoder_heads=many), rng=rng
+        MaskSpecConfig(width=width, heads=heads, decoder_width=wide, decoder_depth=deep, decoder_heads=many),
+        rng=rng,
     ).to(device)
     optimizer = optim.adamw(parameter_groups(model, config.weight_decay), 1e-4, betas=config.betas)
     loss = PretrainLoss(config, model.config, device)
@@ -94,7 +95,9 @@ def main() -> None:
     """Measure, print a table, and write JSON if asked."""
     parser = argparse.ArgumentParser(description="A pre-training step with and without the hidden patches.")
     parser.add_argument("--batch", type=int, default=8, help="clips of 10 s a step (default: 8)")
-    parser.add_argument("--rounds", type=int, default=5, help="times each case is timed; the best counts (default: 5)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="times each case is timed; the best counts (default: 5)"
+    )
     parser.add_argument("--size", choices=SIZES, default="base", help="smaller ones only to try the script")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
@@ -103,7 +106,9 @@ def main() -> None:
     if min(options.rounds, options.batch) < 1:
         parser.error("--rounds and --batch must be at least 1")
     device = pick_device(options.device)
-    make = partial(PretrainConfig, recipe="bench", size=options.size, batch=options.batch, precision=options.precision)
+    make = partial(
+        PretrainConfig, recipe="bench", size=options.size, batch=options.batch, precision=options.precision
+    )
     cases = {
         f"{decoder}, {name}": step_of(kind, make(decoder=sizes), device)
         for decoder, sizes in DECODERS.items()
@@ -111,7 +116,11 @@ def main() -> None:
     }
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     about = {"hardware": hardware, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    about |= {"precision": pick_precision(options.precision, device), "size": options.size, "batch": options.batch}
+    about |= {
+        "precision": pick_precision(options.precision, device),
+        "size": options.size,
+        "batch": options.batch,
+    }
     print("  ".join(f"{name} {value}" for name, value in about.items()), flush=True)
     best = best_times(cases, options.rounds)
     for name, seconds in best.items():

@@ -106,8 +106,12 @@ def train(mels: Tensor, target: Tensor, *, epochs: int, seed: int) -> SmallCnn:
     for _ in range(epochs):
         for batch in torch.split(torch.randperm(len(mels), generator=rng), BATCH):
             shifts = torch.randint(mels.shape[2], (len(batch),), generator=rng).tolist()
-            rolled = torch.stack([mels[clip].roll(by, -1) for clip, by in zip(batch.tolist(), shifts, strict=True)])
-            mixed, wanted = mixup(rolled, target[batch], 0.3, rng, share=Share(0, len(batch), lambda own: own))
+            rolled = torch.stack(
+                [mels[clip].roll(by, -1) for clip, by in zip(batch.tolist(), shifts, strict=True)]
+            )
+            mixed, wanted = mixup(
+                rolled, target[batch], 0.3, rng, share=Share(0, len(batch), lambda own: own)
+            )
             optimizer.zero_grad()
             F.cross_entropy(model(mixed), wanted).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -130,7 +134,9 @@ def main() -> None:
     with torch.inference_mode():
         hits = model(mels[held_out]).argmax(1) == target[held_out].argmax(1)
     size = sum(weight.numel() for weight in model.parameters())
-    print(f"{size} weights, {seconds:.0f} s, fold 5: {hits.float().mean():.3f} of {len(hits)} clips", flush=True)
+    print(
+        f"{size} weights, {seconds:.0f} s, fold 5: {hits.float().mean():.3f} of {len(hits)} clips", flush=True
+    )
     torch.save(model.state_dict(), options.out)
 
 

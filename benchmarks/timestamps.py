@@ -26,7 +26,9 @@ from patchout.models.passt import Passt, PasstConfig
 
 SECONDS = 10
 HOP = 1600  # samples between two times
-Cases = dict[str, tuple[str, Callable[[], object]]]  # name -> (name of what it is compared with, what to time)
+Cases = dict[
+    str, tuple[str, Callable[[], object]]
+]  # name -> (name of what it is compared with, what to time)
 TWO_FIELDS = EmbedConfig(fields_ms=(160.0, 640.0))
 
 
@@ -50,7 +52,10 @@ def log_mel_cases() -> Cases:
             wave = 0.1 * torch.randn(1, SECONDS * 32_000 + size)
             config = MelConfig(hop_length=hop_length)
             cases[f"{name}, unshared"] = ("", partial(unshared_mels, wave, config, size=size, hop=HOP))
-            cases[f"{name}, shared"] = (f"{name}, unshared", partial(window_mels, wave, config, size=size, hop=HOP))
+            cases[f"{name}, shared"] = (
+                f"{name}, unshared",
+                partial(window_mels, wave, config, size=size, hop=HOP),
+            )
     return cases
 
 
@@ -69,7 +74,11 @@ def model_cases() -> Cases:
     for precision in precisions:
         one, two, best = (
             Embedder(model, config, precision=precision)
-            for model, config in ((coarse, EmbedConfig()), (coarse, TWO_FIELDS), (fine, PRESETS["best"].config))
+            for model, config in (
+                (coarse, EmbedConfig()),
+                (coarse, TWO_FIELDS),
+                (fine, PRESETS["best"].config),
+            )
         )
         cases[f"base 160 ms, {precision}"] = ("loop 160 ms", partial(one.timestamps, wave))
         cases[f"160 + 640 ms, {precision}"] = ("loop 160 + 640 ms", partial(two.timestamps, wave))
@@ -94,9 +103,15 @@ def best_times(cases: Cases, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print a table, and write JSON if asked."""
-    parser = argparse.ArgumentParser(description="Timestamp embeddings of PaSST-S against the plain loop (CPU).")
-    parser.add_argument("--rounds", type=int, default=3, help="times each case is timed; the best counts (default: 3)")
-    parser.add_argument("--log-mel", action="store_true", help="time the log-mels alone: seconds instead of minutes")
+    parser = argparse.ArgumentParser(
+        description="Timestamp embeddings of PaSST-S against the plain loop (CPU)."
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="times each case is timed; the best counts (default: 3)"
+    )
+    parser.add_argument(
+        "--log-mel", action="store_true", help="time the log-mels alone: seconds instead of minutes"
+    )
     parser.add_argument("--json", type=Path, help="file to write the same numbers to")
     options = parser.parse_args()
     print(f"torch {torch.__version__}  {processor()}  threads {torch.get_num_threads()}", flush=True)

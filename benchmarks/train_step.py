@@ -94,16 +94,26 @@ def compare(cases: dict[str, Case], best: dict[str, float]) -> list[Ratio]:
     """Everything that is asked for and could be measured."""
     measured = [(fast, slow, least) for fast, slow, least in ASKED if fast in cases]
     speeds = [Ratio(f"{fast} x {slow}", best[slow] / best[fast], least) for fast, slow, least in measured]
-    pairs = [(f"S {precision}", f"B {precision}") for precision in ("fp32", "bf16") if f"S {precision}" in cases]
-    shares = [(small, large, cases[small].activation_mb / cases[large].activation_mb) for small, large in pairs]
-    return speeds + [Ratio(f"memory of {small} / {large}", share, MOST_MEMORY) for small, large, share in shares]
+    pairs = [
+        (f"S {precision}", f"B {precision}") for precision in ("fp32", "bf16") if f"S {precision}" in cases
+    ]
+    shares = [
+        (small, large, cases[small].activation_mb / cases[large].activation_mb) for small, large in pairs
+    ]
+    return speeds + [
+        Ratio(f"memory of {small} / {large}", share, MOST_MEMORY) for small, large, share in shares
+    ]
 
 
 def main() -> None:
     """Measure, print a table, and write JSON if asked."""
-    parser = argparse.ArgumentParser(description="A training step of PaSST-S against the plain baseline (CPU).")
+    parser = argparse.ArgumentParser(
+        description="A training step of PaSST-S against the plain baseline (CPU)."
+    )
     parser.add_argument("--batch", type=int, default=2, help="clips a step (default: 2)")
-    parser.add_argument("--rounds", type=int, default=5, help="times each case is timed; the best counts (default: 5)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="times each case is timed; the best counts (default: 5)"
+    )
     parser.add_argument("--size", choices=SIZES, default="base", help="smaller ones only to try the script")
     parser.add_argument("--depth", type=int, default=12, help="blocks (default: 12)")
     parser.add_argument("--json", type=Path, help="file to write the same numbers to")

@@ -22,8 +22,12 @@ RATE = 32000
 def clock_tick(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
     """Tick and tock: two damped clicks a second over a very quiet room."""
     wave = 0.03 * _noise(seconds, rate, rng, slope_db=-6)
-    wave += _strikes(np.arange(0.2, seconds, 1), 1, len(wave), rate, (620, 12, 2900, 9, 4700, 7, 7900, 4, 5600, 0.2))
-    wave += _strikes(np.arange(0.7, seconds, 1), 1, len(wave), rate, (540, 12, 2500, 9, 4100, 7, 6800, 4, 5100, 0.2))
+    wave += _strikes(
+        np.arange(0.2, seconds, 1), 1, len(wave), rate, (620, 12, 2900, 9, 4700, 7, 7900, 4, 5600, 0.2)
+    )
+    wave += _strikes(
+        np.arange(0.7, seconds, 1), 1, len(wave), rate, (540, 12, 2500, 9, 4100, 7, 6800, 4, 5100, 0.2)
+    )
     return _peak(wave, 0.3)
 
 
@@ -39,7 +43,9 @@ def rain(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
     """A steady bright hiss of far drops, with thousands of near ones that ring for a few milliseconds."""
     wave = _noise(seconds, rate, rng, slope_db=-1, low_hz=400)
     drops_s = rng.uniform(0, seconds, int(600 * seconds))
-    drops = _strikes(drops_s, rng.exponential(1.0, len(drops_s)), len(wave), rate, (2300, 0.3, 5200, 0.2, 9500, 0.1))
+    drops = _strikes(
+        drops_s, rng.exponential(1.0, len(drops_s)), len(wave), rate, (2300, 0.3, 5200, 0.2, 9500, 0.1)
+    )
     return _peak(wave + drops, 0.6)
 
 
@@ -56,7 +62,9 @@ def chainsaw(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
     rev = 1 / (1 + np.exp(-12 * np.sin(2 * np.pi * (time_s / 2.6 - 0.1))))
     pitch_hz = 82 + 36 * rev + 1.5 * _noise(seconds, rate, rng, slope_db=-12, low_hz=3)
     engine = _voice(pitch_hz, rate, lambda hz: 100 / hz * (1 + 4 * np.exp(-(((hz - 2500) / 2000) ** 2))))
-    chain = (0.3 + 0.2 * np.sin(2 * np.pi * np.cumsum(pitch_hz) / rate)) * _noise(seconds, rate, rng, low_hz=800)
+    chain = (0.3 + 0.2 * np.sin(2 * np.pi * np.cumsum(pitch_hz) / rate)) * _noise(
+        seconds, rate, rng, low_hz=800
+    )
     return _peak((0.3 + 0.7 * rev) * (engine + chain), 0.9)
 
 
@@ -74,7 +82,9 @@ def crackling_fire(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
     """Random crackles of very different strength, some in bursts, over a low rumble."""
     wave = 0.4 * _noise(seconds, rate, rng, slope_db=-9) + 0.06 * _noise(seconds, rate, rng)
     bursts_s = np.repeat(rng.uniform(0, seconds, int(4 * seconds)), 5)
-    pops_s = np.append(rng.uniform(0, seconds, int(6 * seconds)), bursts_s + rng.exponential(0.04, len(bursts_s)))
+    pops_s = np.append(
+        rng.uniform(0, seconds, int(6 * seconds)), bursts_s + rng.exponential(0.04, len(bursts_s))
+    )
     strength = np.minimum(rng.pareto(1.6, len(pops_s)), 12)
     wave += _strikes(pops_s, strength, len(wave), rate, (900, 1, 2600, 0.5, 6100, 0.2, 10500, 0.15))
     return _peak(wave, 0.8)
@@ -83,7 +93,9 @@ def crackling_fire(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
 def rooster(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
     """A rooster-like call of four syllables, the last one long and falling, once in four seconds."""
     time_s = np.arange(round(seconds * rate)) / rate % 4
-    pitch_hz = np.interp(time_s, [0.3, 0.5, 0.7, 0.95, 1.05, 1.3, 1.5, 2.3], [480, 620, 640, 700, 760, 940, 880, 560])
+    pitch_hz = np.interp(
+        time_s, [0.3, 0.5, 0.7, 0.95, 1.05, 1.3, 1.5, 2.3], [480, 620, 640, 700, 760, 940, 880, 560]
+    )
     edges_s = [0.3, 0.34, 0.46, 0.5, 0.58, 0.62, 0.72, 0.76, 0.8, 0.85, 1.2, 1.24, 1.26, 1.4, 2.0, 2.3]
     loudness = np.interp(time_s, edges_s, [0, 0.6, 0.6, 0, 0, 0.7, 0.7, 0, 0, 0.9, 0.9, 0.3, 0.3, 1, 0.8, 0])
     call = _voice(pitch_hz, rate, lambda hz: np.exp(-(((hz - 2000) / 1500) ** 2)) + 0.15 * np.exp(-hz / 4000))
@@ -119,7 +131,9 @@ def _peak(wave: Wave, peak: float) -> Wave:
     return wave * (peak / np.abs(wave).max())
 
 
-def _noise(seconds: float, rate: int, rng: np.random.Generator, *, slope_db: float = -2, low_hz: float = 40) -> Wave:
+def _noise(
+    seconds: float, rate: int, rng: np.random.Generator, *, slope_db: float = -2, low_hz: float = 40
+) -> Wave:
     """Noise of unit power from `low_hz` to 14 kHz, whose level changes by `slope_db` an octave."""
     samples = round(seconds * rate)
     hz = np.maximum(np.fft.rfftfreq(samples, 1 / rate), 1)
@@ -128,7 +142,9 @@ def _noise(seconds: float, rate: int, rng: np.random.Generator, *, slope_db: flo
     return wave / wave.std()
 
 
-def _strikes(starts_s: Wave, strength: Wave | float, samples: int, rate: int, modes: tuple[float, ...]) -> Wave:
+def _strikes(
+    starts_s: Wave, strength: Wave | float, samples: int, rate: int, modes: tuple[float, ...]
+) -> Wave:
     """Damped sines struck at each start; `modes` is frequency in Hz, decay in ms, and so on in pairs."""
     hits = np.zeros(2 * samples)  # the second half takes what starts too late, so that nothing wraps around
     np.add.at(hits, np.minimum((starts_s * rate).astype(int), samples), strength)
@@ -153,7 +169,9 @@ SOUNDS = (clock_tick, sea_waves, rain, siren, chainsaw, helicopter, crackling_fi
 
 def main() -> None:
     """Write every sound into the folder given on the command line."""
-    parser = argparse.ArgumentParser(description="Write synthetic demo sounds, made by formulas, as WAV files.")
+    parser = argparse.ArgumentParser(
+        description="Write synthetic demo sounds, made by formulas, as WAV files."
+    )
     parser.add_argument("out_dir", type=Path, help="folder for the files; made if missing")
     out_dir = parser.parse_args().out_dir
     out_dir.mkdir(parents=True, exist_ok=True)

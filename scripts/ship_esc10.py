@@ -16,7 +16,9 @@ from patchout.data.sets import scan
 from patchout.inference.evaluate import judge, predict
 from patchout.models.passt import Passt
 
-LICENCE = "Apache-2.0; trained on ESC-10 (K. J. Piczak, 2015), CC BY 3.0, attribution per clip in that data set"
+LICENCE = (
+    "Apache-2.0; trained on ESC-10 (K. J. Piczak, 2015), CC BY 3.0, attribution per clip in that data set"
+)
 TARGET = Path(patchout.__file__).parent / "checkpoint" / "built_in" / "esc10-tiny.safetensors"
 
 
@@ -50,7 +52,9 @@ def main() -> None:
     }
     model.config = replace(model.config, licence=LICENCE, provenance=provenance)
     checkpoint.save(model, TARGET, half=True)
-    print(f"{TARGET}: {TARGET.stat().st_size / 1e6:.1f} MB, {result.clips} clips of fold {fold}, {result.scores}")
+    print(
+        f"{TARGET}: {TARGET.stat().st_size / 1e6:.1f} MB, {result.clips} clips of fold {fold}, {result.scores}"
+    )
 
 
 if __name__ == "__main__":

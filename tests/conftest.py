@@ -26,7 +26,9 @@ from patchout.models.passt import Passt, PasstConfig  # noqa: E402
 RATE = 32_000
 LABELS = ("bell", "dog", "rain")
 DATA = Path(os.environ.get("PATCHOUT_DATA", "")) if os.environ.get("PATCHOUT_DATA") else None
-needs_data = pytest.mark.skipif(DATA is None, reason="real sounds: set PATCHOUT_DATA to the folder that holds esc10/")
+needs_data = pytest.mark.skipif(
+    DATA is None, reason="real sounds: set PATCHOUT_DATA to the folder that holds esc10/"
+)
 
 
 def give_memory_back() -> None:

@@ -16,7 +16,9 @@ def golden_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
 
 
 def _tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    values = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).standard_normal(shape, dtype=np.float32)
+    values = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).standard_normal(
+        shape, dtype=np.float32
+    )
     if name.endswith("bias"):
         return 0.1 * values
     if len(shape) == 1:  # a gain of a LayerNorm

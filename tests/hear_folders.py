@@ -20,7 +20,12 @@ def annotation(kind: str, prediction: str, index: int) -> list[Any]:
 
 
 def make_task(
-    tasks: Path, *, kind: str = "scene", mode: str = "trainvaltest", prediction: str = "multiclass", **metadata: object
+    tasks: Path,
+    *,
+    kind: str = "scene",
+    mode: str = "trainvaltest",
+    prediction: str = "multiclass",
+    **metadata: object,
 ) -> Path:
     """Three clips of half a second per split at 32 kHz; `metadata` replaces values of task_metadata.json."""
     prediction = "multilabel" if kind == "event" else prediction

@@ -38,7 +38,13 @@ def written(samples: np.ndarray, rate: int = 32000, kind: str = "WAV", subtype: 
 
 
 def encoded(
-    samples: np.ndarray, rate: int, container: str, codec: str, *, picture: bool = False, **container_options: str
+    samples: np.ndarray,
+    rate: int,
+    container: str,
+    codec: str,
+    *,
+    picture: bool = False,
+    **container_options: str,
 ) -> bytes:
     """A file of `(samples,)` written by libav, as stereo with the same sound in both channels."""
     file = io.BytesIO()
@@ -49,7 +55,9 @@ def encoded(
         if picture:
             video = output.add_stream("mpeg4", rate=10)
             video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
-            output.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+            output.mux(
+                video.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24"))
+            )
             output.mux(video.encode(None))
         frame = av.AudioFrame.from_ndarray(np.stack([samples, samples]), format="fltp", layout="stereo")
         frame.sample_rate, frame.pts = rate, 0
@@ -195,10 +203,15 @@ def test_short_frames_of_libav_are_joined() -> None:
     """An MP3 frame holds 1152 samples; nothing is lost between the joined ones."""
     source = written(noise(300_000), 32000, "MP3")
     blocks = list(decode(source))
-    assert [block.start for block in blocks] == np.cumsum([0, *(len(block.samples) for block in blocks[:-1])]).tolist()
+    assert [block.start for block in blocks] == np.cumsum(
+        [0, *(len(block.samples) for block in blocks[:-1])]
+    ).tolist()
     assert all(len(block.samples) >= 65536 for block in blocks[:-1])
     assert len(blocks) == 5
-    assert difference(np.concatenate([block.samples for block in blocks]), soundfile.read(io.BytesIO(source))[0]) < 1e-5
+    assert (
+        difference(np.concatenate([block.samples for block in blocks]), soundfile.read(io.BytesIO(source))[0])
+        < 1e-5
+    )
 
 
 def test_192_khz_comes_down_to_the_rate() -> None:
@@ -257,7 +270,8 @@ def test_what_is_no_source_is_refused(array: Source, message: str) -> None:
 def test_name_of_tells_sources_apart() -> None:
     with Path(__file__).open("rb") as file:
         names = [
-            name_of(source) for source in ("a/b.wav", Path("c.wav"), b"x", file, io.BytesIO(), (np.zeros(1), 8000))
+            name_of(source)
+            for source in ("a/b.wav", Path("c.wav"), b"x", file, io.BytesIO(), (np.zeros(1), 8000))
         ]
     assert names == ["a/b.wav", "c.wav", "<bytes>", __file__, "<file>", "<array>"]
 
@@ -272,7 +286,9 @@ def test_rates_out_of_range_are_refused(rate: int) -> None:
         Stream(b"", rate)
 
 
-@pytest.mark.parametrize(("source_rate", "rate"), [(44100, 32000), (8000, 32000), (192000, 16000), (22050, 32001)])
+@pytest.mark.parametrize(
+    ("source_rate", "rate"), [(44100, 32000), (8000, 32000), (192000, 16000), (22050, 32001)]
+)
 @pytest.mark.parametrize("block_s", [0.001, 0.7, 60.0])
 def test_blocks_do_not_change_the_samples(
     source_rate: int, rate: int, block_s: float, monkeypatch: pytest.MonkeyPatch
@@ -350,7 +366,9 @@ def test_stopping_early_closes_the_file(kind: str, tmp_path: Path, monkeypatch: 
     for _ in Stream(path):
         break
     gc.collect()
-    path.rename(tmp_path / "renamed")  # Windows refuses while it is open; elsewhere a ResourceWarning fails the test
+    path.rename(
+        tmp_path / "renamed"
+    )  # Windows refuses while it is open; elsewhere a ResourceWarning fails the test
 
 
 # ---- bad input
@@ -465,7 +483,9 @@ def test_truncated_files_give_what_decodes_and_say_so(kind: str, share: float) -
         whole = encoded(samples, 32000, "matroska", "aac")
     else:
         whole = written(samples, 32000, kind)
-    with pytest.warns(AudioWarning, match=r"<bytes>: is (cut short|damaged).* s that can be decoded are used"):
+    with pytest.warns(
+        AudioWarning, match=r"<bytes>: is (cut short|damaged).* s that can be decoded are used"
+    ):
         part = load(whole[: int(share * len(whole))])
     assert share - 0.1 < len(part) / len(samples) < share + 0.05
 
@@ -540,7 +560,8 @@ def cut(samples: np.ndarray, lengths: list[int]) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("total", "starts"), [(1, [0]), (10, [0]), (11, [0, 1]), (14, [0, 4]), (15, [0, 4, 5]), (22, [0, 4, 8, 12])]
+    ("total", "starts"),
+    [(1, [0]), (10, [0]), (11, [0, 1]), (14, [0, 4]), (15, [0, 4, 5]), (22, [0, 4, 8, 12])],
 )
 def test_windows_start_where_the_rule_says(total: int, starts: list[int]) -> None:
     got = list(windows([np.arange(total)], 10, 4))
@@ -549,7 +570,12 @@ def test_windows_start_where_the_rule_says(total: int, starts: list[int]) -> Non
         assert window.tolist() == list(range(start, min(start + 10, total)))
 
 
-@given(st.integers(0, 60), st.integers(1, 12), st.integers(1, 12), st.lists(st.integers(0, 9), min_size=1, max_size=60))
+@given(
+    st.integers(0, 60),
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.lists(st.integers(0, 9), min_size=1, max_size=60),
+)
 @settings(max_examples=100, deadline=None)
 def test_windows_do_not_depend_on_the_blocks(total: int, size: int, other: int, lengths: list[int]) -> None:
     hop, size = sorted((size, other))
@@ -577,7 +603,9 @@ def small_files() -> dict[str, bytes]:
 
 MUTATIONS = st.lists(
     st.tuples(
-        st.sampled_from(("flip", "delete", "insert", "truncate")), st.floats(0, 1), st.binary(min_size=1, max_size=8)
+        st.sampled_from(("flip", "delete", "insert", "truncate")),
+        st.floats(0, 1),
+        st.binary(min_size=1, max_size=8),
     ),
     min_size=1,
     max_size=6,
@@ -601,5 +629,7 @@ def mutated(content: bytes, mutations: list[tuple[str, float, bytes]]) -> bytes:
 
 @given(st.sampled_from(("WAV", "FLAC", "OGG", "MP3", "m4a")), MUTATIONS)
 @settings(max_examples=200, deadline=None)
-def test_any_bytes_give_samples_or_a_named_refusal(kind: str, mutations: list[tuple[str, float, bytes]]) -> None:
+def test_any_bytes_give_samples_or_a_named_refusal(
+    kind: str, mutations: list[tuple[str, float, bytes]]
+) -> None:
     check_outcome(mutated(small_files()[kind], mutations))

@@ -36,7 +36,8 @@ def parts(step: Tensor, processes: int) -> list[tuple[Tensor, Share]]:
     """The clips of every process of a step, and its share, for the tensors cut from `step` alone."""
     size = len(step) // processes
     return [
-        (step[first : first + size], Share(first, len(step), lambda _: step)) for first in range(0, len(step), size)
+        (step[first : first + size], Share(first, len(step), lambda _: step))
+        for first in range(0, len(step), size)
     ]
 
 
@@ -53,7 +54,9 @@ def stretches(on: Tensor) -> int:
 
 
 def test_the_same_key_gives_the_same_stream() -> None:
-    assert torch.equal(torch.rand(5, generator=keyed("clip", 1, 2)), torch.rand(5, generator=keyed("clip", 1, 2)))
+    assert torch.equal(
+        torch.rand(5, generator=keyed("clip", 1, 2)), torch.rand(5, generator=keyed("clip", 1, 2))
+    )
 
 
 def test_purpose_numbers_order_and_length_all_count() -> None:
@@ -157,8 +160,12 @@ def test_fit_crops_at_every_place_there_is() -> None:
 
 def test_a_mix_of_waves_by_hand() -> None:
     """Means 1 and 2 go; of the targets, those that are not known count as 0."""
-    one = Labelled(torch.tensor([0.0, 2.0, 1.0, 1.0]), torch.tensor([1.0, 0.5, 0.5]), torch.tensor([1.0, 0.0, 0.0]))
-    other = Labelled(torch.tensor([2.0, 2.0, 4.0, 0.0]), torch.tensor([0.0, 0.5, 0.5]), torch.tensor([1.0, 1.0, 0.0]))
+    one = Labelled(
+        torch.tensor([0.0, 2.0, 1.0, 1.0]), torch.tensor([1.0, 0.5, 0.5]), torch.tensor([1.0, 0.0, 0.0])
+    )
+    other = Labelled(
+        torch.tensor([2.0, 2.0, 4.0, 0.0]), torch.tensor([0.0, 0.5, 0.5]), torch.tensor([1.0, 1.0, 0.0])
+    )
     mixed = wave_mix(one, other, 0.75)
     assert mixed.wave.tolist() == [-0.75, 0.75, 0.5, -0.5]
     assert mixed.target.tolist() == [0.75, 0.125, 0.0]

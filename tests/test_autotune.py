@@ -80,7 +80,9 @@ def test_a_tie_goes_to_torchs_own_kernel_and_to_fp32(name: str) -> None:
 
 
 def test_a_torch_without_onednn_uses_its_own_products() -> None:
-    assert not kernels.choose({name: seconds for name, seconds in EPYC.items() if "onednn" not in name}).onednn
+    assert not kernels.choose(
+        {name: seconds for name, seconds in EPYC.items() if "onednn" not in name}
+    ).onednn
 
 
 def test_where_nothing_is_measured_every_machine_takes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +115,9 @@ def test_a_machine_is_measured_once(timed: list[Seconds], cache: Path) -> None:
         json.dumps({"another processor": XEON}),
     ],
 )
-def test_a_damaged_or_foreign_cache_is_measured_again(content: str, timed: list[Seconds], cache: Path) -> None:
+def test_a_damaged_or_foreign_cache_is_measured_again(
+    content: str, timed: list[Seconds], cache: Path
+) -> None:
     cache.parent.mkdir()
     cache.write_text(content.replace("HERE", autotune.describe()))
     timed.append(EPYC)
@@ -173,7 +177,9 @@ def clock(costs: Callable[[str, int], float], monkeypatch: pytest.MonkeyPatch) -
     def case(name: str, tokens: int) -> Callable[[], None]:
         return lambda: now.__setitem__(0, now[0] + costs(name, tokens))
 
-    return lambda tokens: {name: case(name, tokens) for name in ("product/torch", "product/bf16", "attention/fused")}
+    return lambda tokens: {
+        name: case(name, tokens) for name in ("product/torch", "product/bf16", "attention/fused")
+    }
 
 
 def test_measuring_takes_less_than_half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:

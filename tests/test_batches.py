@@ -120,7 +120,9 @@ def test_a_clip_is_decoded_once(class_folder: Path) -> None:
 
 
 def test_a_set_beyond_the_cache_is_decoded_anew(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchout.data.batches.CACHE_HOURS", 1.5 / 3600)  # one of the clips of a second, not two
+    monkeypatch.setattr(
+        "patchout.data.batches.CACHE_HOURS", 1.5 / 3600
+    )  # one of the clips of a second, not two
     plain = waves(class_folder, augmented=False)
     _ = plain[0, 0], plain[0, 1]
     for name in ("0.wav", "1.wav"):
@@ -174,7 +176,9 @@ def test_what_is_not_known_has_no_weight(tmp_path: Path) -> None:
 
 
 def same(one: Batch, other: Batch) -> bool:
-    return one.problems == other.problems and all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True))
+    return one.problems == other.problems and all(
+        torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True)
+    )
 
 
 def test_batches_are_stacked_in_the_order_of_their_keys(class_folder: Path) -> None:
@@ -191,7 +195,9 @@ def own_memory(batch: Batch) -> Batch:
 
 
 @pytest.mark.slow
-def test_a_loader_that_is_left_early_ends_quietly(class_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_loader_that_is_left_early_ends_quietly(
+    class_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A worker that is stopped while it copies a large batch would abort."""
     clips = Waves(scan(class_folder), rate=RATE, num_samples=320_000, seed=0)
     ready = iter(batches(clips, StepSampler(12, 12, seed=0, first=0, last=1000), workers=1))
@@ -202,7 +208,9 @@ def test_a_loader_that_is_left_early_ends_quietly(class_folder: Path, capfd: pyt
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than a small machine has cores
+@pytest.mark.filterwarnings(
+    "ignore:This DataLoader will create"
+)  # more workers than a small machine has cores
 def test_workers_change_nothing_and_leave_no_file_open(class_folder: Path) -> None:
     (class_folder / "dog" / "1.wav").write_bytes(b"no sound")
     sampler = StepSampler(12, 5, seed=0, first=0, last=4)
@@ -234,7 +242,9 @@ def test_reading_does_not_depend_on_torchs_own_seed(class_folder: Path) -> None:
     with torch.random.fork_rng():
         for seed in (1, 2):
             torch.manual_seed(seed)
-            ((wave, *_),) = batches(waves(class_folder), StepSampler(12, 6, seed=0, first=0, last=1), workers=0)
+            ((wave, *_),) = batches(
+                waves(class_folder), StepSampler(12, 6, seed=0, first=0, last=1), workers=0
+            )
             read.append(wave)
     assert torch.equal(*read)
 
@@ -331,8 +341,17 @@ def test_the_published_example_of_a_weight() -> None:
 def drawn(world: int, *, draws: int = 40, steps: int = 10, seed: int = 0) -> list[list[Key]]:
     """The keys of every rank: 120 clips, of which the last 20 weigh ten times as much and the first nothing."""
     weights = torch.tensor([0.0] + [1.0] * 99 + [10.0] * 20)
-    options: Any = {"seed": seed, "first": 0, "last": steps, "world": world, "draws": draws, "weights": weights}
-    return [[key for step in StepSampler(120, 12, rank=rank, **options) for key in step] for rank in range(world)]
+    options: Any = {
+        "seed": seed,
+        "first": 0,
+        "last": steps,
+        "world": world,
+        "draws": draws,
+        "weights": weights,
+    }
+    return [
+        [key for step in StepSampler(120, 12, rank=rank, **options) for key in step] for rank in range(world)
+    ]
 
 
 @pytest.mark.parametrize("world", [3, 5])

@@ -42,14 +42,22 @@ TINY = tiny_config(width=16, depth=3, heads=1)
 
 
 def settings(**changes: object) -> bench.Settings:
-    values: dict[str, object] = {"device": CPU, "precision": "fp32", "batch": 1, "seconds": 0.001, "base": TINY}
+    values: dict[str, object] = {
+        "device": CPU,
+        "precision": "fp32",
+        "batch": 1,
+        "seconds": 0.001,
+        "base": TINY,
+    }
     return bench.Settings(**(values | changes))  # type: ignore[arg-type]
 
 
 # -- the rows ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "tokens"), [(name, row.tokens) for name, row in CITED.items() if row.tokens])
+@pytest.mark.parametrize(
+    ("name", "tokens"), [(name, row.tokens) for name, row in CITED.items() if row.tokens]
+)
 def test_sequences_are_as_long_as_published(name: str, tokens: int) -> None:
     """The papers count C and D, but for the finer hops."""
     ours, _ = bench.make(name, tiny_config(width=16, depth=3, heads=1)).tokens
@@ -94,13 +102,17 @@ def made_up(name: str) -> bench.Row:
 def cells_of(name: TableName) -> dict[str, list[str]]:
     """The cells of every line by its first one."""
     lines = bench_tables.table(name, [made_up(row) for row in TABLES[name]]).splitlines()
-    split = [[cell for part in line.split(" | ") for cell in part.strip().split("  ") if cell] for line in lines]
+    split = [
+        [cell for part in line.split(" | ") for cell in part.strip().split("  ") if cell] for line in lines
+    ]
     return {cells[0]: [cell.strip() for cell in cells[1:]] for cells in split}
 
 
 def test_table_1_is_whole() -> None:
     lines = cells_of("1")
-    assert [name for name in lines if name in bench_tables.LABELS.values()] == list(bench_tables.LABELS.values())
+    assert [name for name in lines if name in bench_tables.LABELS.values()] == list(
+        bench_tables.LABELS.values()
+    )
     assert lines["Baseline (AudioSet paper)"] == ["0.314", *"--------"]
     assert lines["AST"] == ["0.459", "-", "23.1", "-", "1", "-", "2.33", "-", "1212"]
     assert lines["RF-CNN, authors' run"] == ["0.438", "-", "126.3", "-", "5.5", "-", "0.213", "-", "-"]
@@ -110,7 +122,20 @@ def test_table_1_is_whole() -> None:
 def test_table_2_has_every_task_with_its_own_speed_up() -> None:
     lines = cells_of("2")
     assert lines["best before"] == ["0.831", "-", "-", "95.6", "-", "-", "73.7", "-", "-", "0.558", "-", "-"]
-    assert lines["PaSST-S-N"] == ["0.840", "8.0", "8", "96.4", "4.0", "4", "73.9", "8.0", "8", "0.637", "8.0", "8"]
+    assert lines["PaSST-S-N"] == [
+        "0.840",
+        "8.0",
+        "8",
+        "96.4",
+        "4.0",
+        "4",
+        "73.9",
+        "8.0",
+        "8",
+        "0.637",
+        "8.0",
+        "8",
+    ]
 
 
 def test_the_hear_table_has_the_gain_of_patchout_at_every_hop() -> None:
@@ -148,7 +173,9 @@ def test_the_formula_counts_what_the_operators_do(name: str, monkeypatch: pytest
 
 def test_patchout_saves_what_the_issue_says() -> None:
     """Ratios of GFLOP in training at Base size: 2.86 for S and 5.6 for S-N."""
-    cost = {name: passt_gflop(VARIANTS[name].config(BASE), kept, training=True) for name, kept in KEPT.items()}
+    cost = {
+        name: passt_gflop(VARIANTS[name].config(BASE), kept, training=True) for name, kept in KEPT.items()
+    }
     assert cost["B"] / cost["S"] == pytest.approx(2.86, abs=0.005)
     assert cost["B"] / cost["S-N"] == pytest.approx(5.6, abs=0.05)
 
@@ -209,10 +236,14 @@ def test_a_row_is_measured() -> None:
     got = row.measured
     assert got is not None
     assert (got.tokens, got.inference_tokens) == (474, 1190)
-    assert got.parameters == sum(parameter.numel() for parameter in Passt(VARIANTS["S-L"].config(TINY)).parameters())
+    assert got.parameters == sum(
+        parameter.numel() for parameter in Passt(VARIANTS["S-L"].config(TINY)).parameters()
+    )
     assert got.training_clips_per_s > 0
     assert got.inference_clips_per_s > 0
-    assert got.utilisation == pytest.approx(got.training_gflop * got.training_clips_per_s)  # of a peak of 1 GFLOP/s
+    assert got.utilisation == pytest.approx(
+        got.training_gflop * got.training_clips_per_s
+    )  # of a peak of 1 GFLOP/s
     assert got.peak_gb is None  # a CPU does not tell
 
 
@@ -297,7 +328,9 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path, capfd: pytest.C
 
 
 @pytest.mark.usefixtures("small_models")
-def test_the_command_prints_a_table(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_prints_a_table(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     measured: list[str] = []
 
     def measure(name: str, *_: object) -> bench.Measured | None:
@@ -307,12 +340,18 @@ def test_the_command_prints_a_table(capfd: pytest.CaptureFixture[str], monkeypat
     monkeypatch.setattr(bench, "measure", measure)
     assert cli.run_command(["bench", "--table", "2", "--seconds", "0.001", "--device", "cpu"]) == 0
     assert bench_tables.table("2", [made_up(row) for row in TABLES["2"]]) in capfd.readouterr().out
-    assert [name for name in measured if name.startswith(("dcase2020", "fsd50k"))] == ["fsd50k-s", "fsd50k-s-l"]
+    assert [name for name in measured if name.startswith(("dcase2020", "fsd50k"))] == [
+        "fsd50k-s",
+        "fsd50k-s-l",
+    ]
 
 
 @pytest.mark.usefixtures("small_models")
 def test_the_command_prints_json(capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli.run_command(["bench", "--rows", "S", "--seconds", "0.001", "--format", "json", "--device", "cpu"]) == 0
+    assert (
+        cli.run_command(["bench", "--rows", "S", "--seconds", "0.001", "--format", "json", "--device", "cpu"])
+        == 0
+    )
     assert json.loads(capfd.readouterr().out)["rows"][0]["name"] == "S"
 
 

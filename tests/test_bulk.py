@@ -80,7 +80,9 @@ def do(items: Sequence[Item], job: EmbedJob, out: Path, **options: Any) -> Summa
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
-def test_scenes_equal_those_of_single_calls(tiny: Passt, sounds: list[Item], make_job: MakeJob, tmp_path: Path) -> None:
+def test_scenes_equal_those_of_single_calls(
+    tiny: Passt, sounds: list[Item], make_job: MakeJob, tmp_path: Path
+) -> None:
     do(sounds, make_job(), tmp_path / "out")
     table = rows_of(tmp_path / "out")
     single = [embed(tiny, item.file, config=CONFIG).scene for item in sounds]
@@ -91,13 +93,20 @@ def test_scenes_equal_those_of_single_calls(tiny: Passt, sounds: list[Item], mak
 
 @pytest.mark.parametrize("held_s", [60.0, 0.6], ids=["held", "streamed"])
 def test_timestamps_equal_those_of_single_calls(
-    tiny: Passt, sounds: list[Item], make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_s: float
+    tiny: Passt,
+    sounds: list[Item],
+    make_job: MakeJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    held_s: float,
 ) -> None:
     monkeypatch.setattr(ahead, "HELD_S", held_s)
     do(sounds, make_job(kind="timestamp"), tmp_path / "out")
     table = rows_of(tmp_path / "out")
     single = [embed(tiny, item.file, config=CONFIG) for item in sounds]
-    np.testing.assert_allclose(values_of(table), np.concatenate([one.timestamps for one in single]), atol=1e-5)
+    np.testing.assert_allclose(
+        values_of(table), np.concatenate([one.timestamps for one in single]), atol=1e-5
+    )
     assert table["time_ms"].to_pylist() == np.concatenate([one.times_ms for one in single]).tolist()
     files = [item.file for item, one in zip(sounds, single, strict=True) for _ in one.times_ms]
     assert table["file"].to_pylist() == files
@@ -169,7 +178,9 @@ def test_duplicates_are_rows_as_given(sounds: list[Item], make_job: MakeJob, tmp
 
 @pytest.mark.parametrize("kind", ["scene", "timestamp"])
 @pytest.mark.parametrize("wave", [np.zeros(RATE), np.full(1, 0.5)], ids=["silence", "one sample"])
-def test_silence_and_one_sample_have_embeddings(make_job: MakeJob, tmp_path: Path, wave: np.ndarray, kind: str) -> None:
+def test_silence_and_one_sample_have_embeddings(
+    make_job: MakeJob, tmp_path: Path, wave: np.ndarray, kind: str
+) -> None:
     item = Item(str(write_wav(tmp_path / "a.wav", wave)))
     assert do([item], make_job(kind=kind), tmp_path / "out").num_failed == 0
     assert np.isfinite(values_of(rows_of(tmp_path / "out"))).all()
@@ -197,7 +208,9 @@ def test_the_hash_changes_with_what_changes_values(make_job: MakeJob, change: di
     assert make_job().hash != make_job(**change).hash
 
 
-def test_the_hash_follows_the_model_file_not_its_name(make_job: MakeJob, model_file: str, tmp_path: Path) -> None:
+def test_the_hash_follows_the_model_file_not_its_name(
+    make_job: MakeJob, model_file: str, tmp_path: Path
+) -> None:
     copy, other = tmp_path / "copy.safetensors", tmp_path / "other.safetensors"
     copy.write_bytes(Path(model_file).read_bytes())
     save(Passt(tiny_config(depth=1)), other)
@@ -224,7 +237,12 @@ def test_a_broken_file_in_the_middle_is_an_error_row(
     sounds: list[Item], make_job: MakeJob, tmp_path: Path, kind: str
 ) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFF, and then nothing of use")
-    bad = [Item(str(tmp_path / "broken.wav")), Item(str(tmp_path / "gone.wav")), Item(""), Item(sounds[0].file, 9.0)]
+    bad = [
+        Item(str(tmp_path / "broken.wav")),
+        Item(str(tmp_path / "gone.wav")),
+        Item(""),
+        Item(sounds[0].file, 9.0),
+    ]
     bad += [Item(sounds[0].file, float("nan")), Item(str(tmp_path))]
     summary = do([sounds[0], *bad, sounds[1]], make_job(kind=kind), tmp_path / "out")
     table = rows_of(tmp_path / "out")
@@ -252,7 +270,9 @@ def test_a_long_file_that_breaks_while_it_is_read_again_ends_with_its_reason(
     lost = Sound(Item("gone.wav"), duration_s=99.0)
     embedder = Embedder(tiny, CONFIG)
     with open_threads(embedder) as threads:
-        assert len(list(embed_shards(embedder, [(0, [lost])], make_job(), str(tmp_path / "out"), threads))) == 1
+        assert (
+            len(list(embed_shards(embedder, [(0, [lost])], make_job(), str(tmp_path / "out"), threads))) == 1
+        )
     table = rows_of(tmp_path / "out")
     assert table["embedding"].null_count == 1
     assert "gone.wav" in table["error"][0].as_py()
@@ -306,7 +326,9 @@ def test_a_damaged_job_file_is_refused(sounds: list[Item], make_job: MakeJob, tm
         do(sounds, make_job(), tmp_path / "out")
 
 
-def test_a_folder_that_is_being_written_is_refused(sounds: list[Item], make_job: MakeJob, tmp_path: Path) -> None:
+def test_a_folder_that_is_being_written_is_refused(
+    sounds: list[Item], make_job: MakeJob, tmp_path: Path
+) -> None:
     def again(*_: float) -> None:
         with pytest.raises(InputError, match="another process"):
             do(sounds, make_job(), tmp_path / "out")
@@ -358,7 +380,9 @@ def test_failures_of_an_earlier_call_are_counted(make_job: MakeJob, tmp_path: Pa
         assert summary.num_failed == len(summary.failed) == 1
 
 
-def test_a_call_that_is_stopped_leaves_no_half_shard(sounds: list[Item], make_job: MakeJob, tmp_path: Path) -> None:
+def test_a_call_that_is_stopped_leaves_no_half_shard(
+    sounds: list[Item], make_job: MakeJob, tmp_path: Path
+) -> None:
     def stop(items: int, _: float) -> None:
         if items:
             raise KeyboardInterrupt
@@ -382,11 +406,17 @@ run(read_items([folder]), job, out, device="cpu", on_progress=lambda *_: time.sl
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
 def test_a_job_killed_at_70_percent_goes_on_at_70_percent(make_job: MakeJob, tmp_path: Path) -> None:
-    items = [Item(str(write_wav(tmp_path / "in" / f"{n:02}.wav", noise(0.5 + n % 3 / 10, n)))) for n in range(40)]
+    items = [
+        Item(str(write_wav(tmp_path / "in" / f"{n:02}.wav", noise(0.5 + n % 3 / 10, n)))) for n in range(40)
+    ]
     job, out = make_job(), tmp_path / "out"
     killed = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "in"), job.model, str(out)])
     limit = time.monotonic() + 300
-    while len(finished := list(out.glob("part-*.parquet"))) < 14 and killed.poll() is None and time.monotonic() < limit:
+    while (
+        len(finished := list(out.glob("part-*.parquet"))) < 14
+        and killed.poll() is None
+        and time.monotonic() < limit
+    ):
         time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
@@ -404,7 +434,9 @@ def test_a_job_killed_at_70_percent_goes_on_at_70_percent(make_job: MakeJob, tmp
     assert not list(out.glob(".part*"))
 
 
-def test_the_process_ends_well_after_reading_shards(sounds: list[Item], make_job: MakeJob, tmp_path: Path) -> None:
+def test_the_process_ends_well_after_reading_shards(
+    sounds: list[Item], make_job: MakeJob, tmp_path: Path
+) -> None:
     """Threads of pyarrow that hold a Python file while the interpreter ends would abort it."""
     do([item for item in sounds if item.file.endswith("0.wav")], make_job(), tmp_path / "out")
     for path in sounds[1:]:
@@ -416,7 +448,9 @@ def test_the_process_ends_well_after_reading_shards(sounds: list[Item], make_job
 # -- bounds -----------------------------------------------------------------------------------------------------------
 
 
-def test_decoding_keeps_order_and_runs_only_so_far_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_keeps_order_and_runs_only_so_far_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = [write_wav(tmp_path / f"{index}.wav", tone(0.1 + index % 2 / 10)) for index in range(40)]
     started: list[str] = []
     real = ahead.decode
@@ -461,7 +495,9 @@ def test_a_decoding_ends_when_all_is_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("items", "shard_rows"), [(1, 8), (100, 8), (200, 12), (10_000, 256)])
-def test_a_killed_job_loses_a_sixteenth_or_eight_items(make_job: MakeJob, items: int, shard_rows: int) -> None:
+def test_a_killed_job_loses_a_sixteenth_or_eight_items(
+    make_job: MakeJob, items: int, shard_rows: int
+) -> None:
     assert make_job(shard_rows=0).sized(items).shard_rows == shard_rows
     assert make_job(shard_rows=7).sized(items).shard_rows == 7
 

@@ -37,11 +37,14 @@ from patchout.inference.embedding import EmbedConfig
 from patchout.models.passt import Passt
 
 needs_ray = pytest.mark.skipif(
-    find_spec("ray") is None, reason="needs Ray, which has no wheel for this machine: pip install 'patchout[ray]'"
+    find_spec("ray") is None,
+    reason="needs Ray, which has no wheel for this machine: pip install 'patchout[ray]'",
 )
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning"),  # ray.data warns of its own defaults
-    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),  # Ray ends them by itself
+    pytest.mark.filterwarnings(
+        "ignore:subprocess .* is still running:ResourceWarning"
+    ),  # Ray ends them by itself
 ]
 
 LENGTHS_S = (1.0, 2.5, 0.05, 1.0, 3.0)
@@ -56,7 +59,9 @@ class Work:
     out: Path
 
     def on_ray(self, *, out: str = "", device: str = "cpu", **more: Any) -> Summary:
-        return bulk.run(self.items, self.job, out or str(self.out), device=device, engine=ray_engine(), **more)
+        return bulk.run(
+            self.items, self.job, out or str(self.out), device=device, engine=ray_engine(), **more
+        )
 
 
 @pytest.fixture
@@ -71,7 +76,11 @@ def work(tiny: Passt, tmp_path: Path) -> Work:
     write_wav(files[0], np.stack([noise(1.0, 0), noise(1.0, 9)], axis=1))
     (tmp_path / "text.wav").write_text("no sound")
     items = [Item(str(file)) for file in files]
-    items += [Item(str(files[1]), 0.5, 1.5), Item(str(tmp_path / "text.wav")), Item(str(tmp_path / "gone.wav"))]
+    items += [
+        Item(str(files[1]), 0.5, 1.5),
+        Item(str(tmp_path / "text.wav")),
+        Item(str(tmp_path / "gone.wav")),
+    ]
     job = EmbedJob(model=str(tmp_path / "tiny.safetensors"), shard_rows=2)
     return Work(items, job, tmp_path / "out")
 
@@ -81,7 +90,11 @@ def cluster() -> Iterator[None]:
     """A local cluster of three cores, and of a GPU that is not there."""
     import ray
 
-    changes = {"RAY_raylet_start_wait_time_s": "120", "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    changes = {
+        "RAY_raylet_start_wait_time_s": "120",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+    }
     resources = {"num_cpus": 3, "num_gpus": 1, "object_store_memory": 2**28}
     with mock.patch.dict(os.environ, changes):
         ray.init(address="local", **resources, include_dashboard=False, log_to_driver=False)
@@ -111,7 +124,9 @@ def assert_same(one: Path, other: Path) -> None:
 def model_processes() -> list[psutil.Process]:
     """The actors of this test's own cluster."""
     named = [(process, process.cmdline()) for process in psutil.Process().children(recursive=True)]
-    return [process for process, command in named if command and "Model" in command[0] and "ray::" in command[0]]
+    return [
+        process for process, command in named if command and "Model" in command[0] and "ray::" in command[0]
+    ]
 
 
 # -- without a cluster ------------------------------------------------------------------------------------------------
@@ -183,7 +198,9 @@ def test_a_wrong_address_fails_at_once(work: Work, address: str, monkeypatch: py
         port = server.getsockname()[1]
     monkeypatch.setenv("RAY_ADDRESS", address.format(port))
     monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray would try for minutes"))
-    with pytest.raises(OSError, match=r"^no Ray cluster answers at RAY_ADDRESS=\S*127.0.0.1:\d+ \(.*unset it"):
+    with pytest.raises(
+        OSError, match=r"^no Ray cluster answers at RAY_ADDRESS=\S*127.0.0.1:\d+ \(.*unset it"
+    ):
         work.on_ray()
 
 
@@ -267,7 +284,9 @@ def test_killed_workers_lose_nothing(work: Work, tmp_path: Path, monkeypatch: py
     assert (summary.items, summary.num_failed) == (12, 0)
     bulk.run(work.items, work.job, str(tmp_path / "local"), device="cpu")
     assert_same(work.out, tmp_path / "local")
-    assert {file.name for file in work.out.iterdir()} == {file.name for file in (tmp_path / "local").iterdir()}
+    assert {file.name for file in work.out.iterdir()} == {
+        file.name for file in (tmp_path / "local").iterdir()
+    }
 
 
 def kill_models(out: Path, killed: dict[int, int]) -> None:
@@ -307,7 +326,9 @@ def test_a_job_starts_its_own_cluster_and_is_quiet(work: Work, tmp_path: Path) -
     script.write_text("\n".join(line.strip() for line in code.splitlines()))
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     env |= {"RAY_raylet_start_wait_time_s": "120"}
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
     assert done.stdout == "2 0 False\n", done.stderr
     assert [line for line in done.stderr.splitlines() if "Set ray log level" not in line] == []
     assert rows(work.out)["file"].to_pylist() == ["0.wav", "1.wav"]

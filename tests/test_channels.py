@@ -77,14 +77,26 @@ def in_bulk(kind: Kind) -> Callable[[Tagger, Path], np.ndarray]:
     def embedded(model: Tagger, file: Path) -> np.ndarray:
         out = str(file.with_suffix(f".{kind}"))
         bulk.run(
-            [Item(str(file))], EmbedJob(model=str(file.parent / "model.safetensors"), kind=kind, config=SHORT), out
+            [Item(str(file))],
+            EmbedJob(model=str(file.parent / "model.safetensors"), kind=kind, config=SHORT),
+            out,
         )
         return np.concatenate([embeddings(table) for table in read_tables(out, ["part-000000.parquet"])])
 
     return embedded
 
 
-DOORS = [tagged, tagged_among_many, events, drawn, scene, timestamps, scored, in_bulk("scene"), in_bulk("timestamp")]
+DOORS = [
+    tagged,
+    tagged_among_many,
+    events,
+    drawn,
+    scene,
+    timestamps,
+    scored,
+    in_bulk("scene"),
+    in_bulk("timestamp"),
+]
 LONG = [(in_bulk("scene"), 0.5), (in_bulk("timestamp"), 0.5)]  # that a job opens twice
 
 
@@ -105,7 +117,9 @@ def test_the_left_model_hears_of_both_channels_the_left(
 
 def test_the_command_hears_it_too(left: Passt, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     files = [str(tmp_path / f"{name}.wav") for name in ("both", "left", "right")]
-    assert run_command(["tag", *files, "--model", str(tmp_path / "model.safetensors"), "--format", "json"]) == 0
+    assert (
+        run_command(["tag", *files, "--model", str(tmp_path / "model.safetensors"), "--format", "json"]) == 0
+    )
     both, one, other = (found["tags"] for found in json.loads(capfd.readouterr().out))
     assert both == one != other
 
@@ -133,12 +147,16 @@ def test_evaluating_the_three_models_gives_the_ensemble_of_the_training(
     rows = ["filename,category,fold"]
     for index in range(12):
         soundfile.write(
-            tmp_path / f"{index}.wav", np.stack([tone(0.6, 200 + 300 * (index % 3)), noise(0.6, index)], 1), RATE
+            tmp_path / f"{index}.wav",
+            np.stack([tone(0.6, 200 + 300 * (index % 3)), noise(0.6, index)], 1),
+            RATE,
         )
         rows.append(f"{index}.wav,{'abc'[index % 3]},{index // 6 + 1}")
     (tmp_path / "meta.csv").write_text("\n".join(rows))
     run = tmp_path / "run"
-    sizes = "--size tiny --depth 1 --clip-s 0.5 --patchout-freq 1 --patchout-patches 0 --init  --layer-decay 1"
+    sizes = (
+        "--size tiny --depth 1 --clip-s 0.5 --patchout-freq 1 --patchout-patches 0 --init  --layer-decay 1"
+    )
     line = f"train maskspec-dcase2019 --data {tmp_path} --out {run} {sizes} --split 2 --epochs 1 --batch 6 --device cpu"
     assert run_command([*line.split(" "), "--warm-up-epochs", "0"]) == 0
     told = json.loads((run / "scores.json").read_text())
@@ -147,5 +165,7 @@ def test_evaluating_the_three_models_gives_the_ensemble_of_the_training(
     models = [str(run / channel) for channel in ("left", "right", "mean")]
     assert [patchout.load(model, "cpu").config.channel for model in models] == ["left", "right", "mean"]
     capfd.readouterr()
-    assert run_command(["evaluate", *models, "--data", str(tmp_path), "--split", "2", "--format", "json"]) == 0
+    assert (
+        run_command(["evaluate", *models, "--data", str(tmp_path), "--split", "2", "--format", "json"]) == 0
+    )
     assert json.loads(capfd.readouterr().out)["mAP"] == pytest.approx(told["mAP"], abs=1e-6)

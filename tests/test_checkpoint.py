@@ -28,7 +28,9 @@ def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 
 def public_of(width: int = 64, **changes: object) -> dict[str, torch.Tensor]:
     """Public weights of a small model: heads are 64 wide there."""
-    model = Passt(tiny_config(width=width, heads=width // 64, **changes), rng=torch.Generator().manual_seed(1))
+    model = Passt(
+        tiny_config(width=width, heads=width // 64, **changes), rng=torch.Generator().manual_seed(1)
+    )
     return export_passt(model)
 
 
@@ -72,7 +74,9 @@ def test_half_precision_halves_the_file(tiny: Passt, tmp_path: Path) -> None:
     torch.testing.assert_close(again.head[1].weight, tiny.head[1].weight, atol=1e-3, rtol=1e-3)
 
 
-def test_a_full_disk_is_told_in_one_line(tiny: Passt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_in_one_line(
+    tiny: Passt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(tiny, tmp_path / "m.safetensors")
     before = (tmp_path / "m.safetensors").read_bytes()
 
@@ -251,7 +255,9 @@ def test_a_header_without_its_config_is_refused(tiny: Passt, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", [MaskSpec, MaskSpecClassifier])
-def test_both_kinds_of_maskspec_come_back_whole(kind: type[MaskSpec | MaskSpecClassifier], tmp_path: Path) -> None:
+def test_both_kinds_of_maskspec_come_back_whole(
+    kind: type[MaskSpec | MaskSpecClassifier], tmp_path: Path
+) -> None:
     """Statistics of the bands and all: as tuples, which JSON does not know."""
     sizes: dict[str, Any] = {"width": 32, "heads": 2, "depth": 1, "columns": 4}
     sizes |= {"mel": MelConfig(mean=(0.5,) * 128, std=(2.0,) * 128)}
@@ -272,7 +278,9 @@ def test_a_kind_of_a_later_version_is_refused(tiny: Passt, tmp_path: Path) -> No
         """Not known here."""
 
     save(Later(tiny.config), tmp_path / "m.safetensors")
-    with pytest.raises(CheckpointError, match=r"holds a Later, here are Passt, MaskSpec, .*needs a newer patchout"):
+    with pytest.raises(
+        CheckpointError, match=r"holds a Later, here are Passt, MaskSpec, .*needs a newer patchout"
+    ):
         load(tmp_path / "m.safetensors")
 
 

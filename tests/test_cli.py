@@ -116,7 +116,13 @@ def test_one_picture(run: Run, model: Path, sound: Path, tmp_path: Path) -> None
 
 def test_a_folder_of_pictures(run: Run, model: Path, class_folder: Path, tmp_path: Path) -> None:
     ran = run(
-        "tag", class_folder / "bell", class_folder / "dog" / "0.wav", "--model", model, "--plot", tmp_path / "all"
+        "tag",
+        class_folder / "bell",
+        class_folder / "dog" / "0.wav",
+        "--model",
+        model,
+        "--plot",
+        tmp_path / "all",
     )
     assert ran.code == 0
     names = sorted(path.name for path in (tmp_path / "all").iterdir())
@@ -131,7 +137,16 @@ def test_label_names_can_be_brought(run: Run, sound: Path, tmp_path: Path) -> No
     weights = export_passt(Passt(tiny_config(width=64, heads=1)))
     torch.save(weights, tmp_path / "fsd.pt")
     (tmp_path / "vocabulary.csv").write_text("0,Bark,/m/1\n1,Bell,/m/2\n2,Rain,/m/3\n")
-    ran = run("tag", sound, "--model", tmp_path / "fsd.pt", "--labels", tmp_path / "vocabulary.csv", "--format", "json")
+    ran = run(
+        "tag",
+        sound,
+        "--model",
+        tmp_path / "fsd.pt",
+        "--labels",
+        tmp_path / "vocabulary.csv",
+        "--format",
+        "json",
+    )
     assert {row["label"] for row in json.loads(ran.out)[0]["tags"]} == {"Bark", "Bell", "Rain"}
 
 
@@ -162,7 +177,8 @@ def test_files_that_cannot_be_tagged_say_why(run: Run, model: Path, tmp_path: Pa
 def odd_files(folder: Path) -> list[Path]:
     """Sounds that are unusual but fine."""
     paths = [
-        folder / name for name in ("short.wav", "one.wav", "8bit.wav", "fast.wav", "six.wav", "große Straße – 音.wav")
+        folder / name
+        for name in ("short.wav", "one.wav", "8bit.wav", "fast.wav", "six.wav", "große Straße – 音.wav")
     ]
     soundfile.write(paths[0], noise(0.01), RATE)
     soundfile.write(paths[1], np.array([0.5], np.float32), RATE)
@@ -246,7 +262,9 @@ def test_no_files_at_all_is_wrong_usage(run: Run, model: Path) -> None:
         (("--format", "yaml"), "yaml"),
     ],
 )
-def test_wrong_usage_is_exit_code_2(run: Run, model: Path, sound: Path, args: tuple[str, ...], reason: str) -> None:
+def test_wrong_usage_is_exit_code_2(
+    run: Run, model: Path, sound: Path, args: tuple[str, ...], reason: str
+) -> None:
     ran = run("tag", sound, "--model", model, *args)
     assert ran.code == 2
     assert reason in ran.err
@@ -277,7 +295,9 @@ def test_checkpoints_that_cannot_be_used(run: Run, model: Path, sound: Path, dam
     assert ran.out == ""
 
 
-def test_an_output_folder_that_cannot_be_written(run: Run, model: Path, sound: Path, class_folder: Path) -> None:
+def test_an_output_folder_that_cannot_be_written(
+    run: Run, model: Path, sound: Path, class_folder: Path
+) -> None:
     ran = run("tag", sound, "--model", model, "--plot", sound / "below-a-file" / "picture.png")
     assert ran.code == 1
     assert "below-a-file" in ran.err
@@ -298,9 +318,27 @@ def test_models_lists_the_zoo(run: Run) -> None:
 
 
 def test_train_then_evaluate_then_tag(run: Run, class_folder: Path, tmp_path: Path) -> None:
-    rows = [f"{path.relative_to(class_folder)},{path.parent.name},{path.stem}" for path in class_folder.rglob("*.wav")]
+    rows = [
+        f"{path.relative_to(class_folder)},{path.parent.name},{path.stem}"
+        for path in class_folder.rglob("*.wav")
+    ]
     (class_folder / "clips.csv").write_text("\n".join(["filename,category,fold", *sorted(rows)]))
-    small = ("--epochs", 2, "--batch", 3, "--depth", 1, "--clip-s", 1, "--patchout-time", 2, "--split", 3, "--lr", 3e-4)
+    small = (
+        "--epochs",
+        2,
+        "--batch",
+        3,
+        "--depth",
+        1,
+        "--clip-s",
+        1,
+        "--patchout-time",
+        2,
+        "--split",
+        3,
+        "--lr",
+        3e-4,
+    )
     ran = run("train", "esc10", "--data", class_folder, "--out", tmp_path / "run", *small)
     assert ran.code == 0, ran.err
     assert "accuracy" in ran.out
@@ -355,7 +393,17 @@ def test_the_version(run: Run) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error(model: Path, class_folder: Path) -> None:
-    command = [sys.executable, "-m", "patchout", "tag", str(class_folder), "--model", str(model), "--format", "csv"]
+    command = [
+        sys.executable,
+        "-m",
+        "patchout",
+        "tag",
+        str(class_folder),
+        "--model",
+        str(model),
+        "--format",
+        "csv",
+    ]
     reader, writer = os.pipe()
     os.close(reader)
     ran = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
@@ -393,7 +441,9 @@ def test_a_pattern_matches_files_alone(run: Run, model: Path, tmp_path: Path) ->
     assert (ran.code, [Path(one["file"]).name for one in json.loads(ran.out)]) == (0, ["a.wav"])
 
 
-def test_a_folder_of_pictures_may_have_a_dot_in_its_name(run: Run, model: Path, sound: Path, tmp_path: Path) -> None:
+def test_a_folder_of_pictures_may_have_a_dot_in_its_name(
+    run: Run, model: Path, sound: Path, tmp_path: Path
+) -> None:
     (tmp_path / "my.pictures").mkdir()
     assert run("tag", sound, "--model", model, "--plot", tmp_path / "my.pictures").code == 0
     assert (tmp_path / "my.pictures" / "sound.png").is_file()

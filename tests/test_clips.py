@@ -36,7 +36,9 @@ def labels(clips: ClipSet) -> list[str]:
 def many(count: int) -> ClipSet:
     """A large set of which no sound exists: clip i has the classes i % 500 and, every third, 500."""
     ids = pa.array([f"{index:011d}" for index in range(count)])
-    table = pa.table({"id": ids, "labels": [[i % 500, 500] if i % 3 == 0 else [i % 500] for i in range(count)]})
+    table = pa.table(
+        {"id": ids, "labels": [[i % 500, 500] if i % 3 == 0 else [i % 500] for i in range(count)]}
+    )
     return ClipSet(Path("many"), tuple(f"class {index}" for index in range(501)), "multi_label", table)
 
 
@@ -111,8 +113,12 @@ def test_the_hash_is_of_the_ids_one_a_line(folds: ClipSet) -> None:
 
 def test_the_hash_tells_segments_apart(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", tone(1.0))
-    (tmp_path / "meta.csv").write_text("file,label,start,end\na.wav,dog,0.25,0.5\na.wav,cat,,\na.wav,owl,0.5,\n")
-    assert scan(tmp_path).ids_sha256() == hashlib.sha256(b"a.wav#0.25-0.5\na.wav\na.wav#0.5-end\n").hexdigest()
+    (tmp_path / "meta.csv").write_text(
+        "file,label,start,end\na.wav,dog,0.25,0.5\na.wav,cat,,\na.wav,owl,0.5,\n"
+    )
+    assert (
+        scan(tmp_path).ids_sha256() == hashlib.sha256(b"a.wav#0.25-0.5\na.wav\na.wav#0.5-end\n").hexdigest()
+    )
 
 
 def test_a_set_that_was_moved_keeps_its_hash(class_folder: Path) -> None:

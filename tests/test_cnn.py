@@ -28,7 +28,9 @@ def test_the_flag_takes_every_family() -> None:
     assert get_args(choices) == tuple(FAMILIES)
 
 
-def test_it_is_trained_scored_and_loaded(class_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_is_trained_scored_and_loaded(
+    class_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     words = ["--data", str(class_folder), "--out", str(run), *STEPS, "--hold-out", "0.25"]
     assert run_command(["train", "folder-cnn", *words]) == 0, capfd.readouterr().err
@@ -88,4 +90,6 @@ def test_cells_are_those_of_the_geometry_and_every_weight_has_a_gradient() -> No
     out = model(torch.randn(2, 128, 96, generator=torch.Generator().manual_seed(0)))
     assert out.tokens.shape == (2, model.config.rows * 6, 256)
     out.logits.square().sum().backward()
-    assert [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+    assert [
+        name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()
+    ] == []

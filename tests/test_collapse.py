@@ -69,4 +69,6 @@ def test_copies_in_any_format_and_silence_may_share_an_embedding(
 ) -> None:
     soundfile.write(tmp_path / "copy.flac", soundfile.read(items[0].file)[0], RATE)
     silences = [write_wav(tmp_path / f"silent {length}.wav", np.zeros(length)) for length in (3200, 3201)]
-    assert notes_of([*items, Item(str(tmp_path / "copy.flac")), *(Item(str(path)) for path in silences)]) == ()
+    assert (
+        notes_of([*items, Item(str(tmp_path / "copy.flac")), *(Item(str(path)) for path in silences)]) == ()
+    )

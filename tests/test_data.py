@@ -169,7 +169,9 @@ def test_two_tables_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_table_in_another_encoding_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "meta.csv").write_bytes("file,label\na.wav,Vögel\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"meta\.csv: cannot be read as a table .*save it as CSV or JSONL in UTF-8"):
+    with pytest.raises(
+        DataError, match=r"meta\.csv: cannot be read as a table .*save it as CSV or JSONL in UTF-8"
+    ):
         scan(tmp_path)
 
 
@@ -189,7 +191,9 @@ def test_a_table_in_another_encoding_is_refused_by_name(tmp_path: Path) -> None:
         ("a.wav,dog,nan,", "a.wav cannot start at nan s"),
     ],
 )
-def test_an_unusable_row_is_named_by_its_line_and_the_rest_is_used(row: str, reason: str, tmp_path: Path) -> None:
+def test_an_unusable_row_is_named_by_its_line_and_the_rest_is_used(
+    row: str, reason: str, tmp_path: Path
+) -> None:
     clips = table(tmp_path, f"file,label,start,end\na.wav,dog,,\n\n{row}\nb.wav,cat,,\n", "a.wav", "b.wav")
     assert labels(clips) == [["dog"], ["cat"]]
     assert len(clips.problems) == 1
@@ -198,7 +202,9 @@ def test_an_unusable_row_is_named_by_its_line_and_the_rest_is_used(row: str, rea
 
 def test_a_row_may_name_an_audio_stream_which_is_a_part_of_its_file(tmp_path: Path) -> None:
     rows = "a.wav#a:0,dog\na.wav#a:1,cat\ngone.wav#a:0,dog\na.wav#a:,cat\nb.wav#a:1,cat\n"
-    write_wav(tmp_path / "audio" / "b.wav", tone(0.02)).rename(tmp_path / "audio" / "b.wav#a:1")  # a file of that name
+    write_wav(tmp_path / "audio" / "b.wav", tone(0.02)).rename(
+        tmp_path / "audio" / "b.wav#a:1"
+    )  # a file of that name
     clips = table(tmp_path, f"file,label\n{rows}", "a.wav")
     assert clips.names() == [str(tmp_path / name) for name in ("a.wav#a:0", "a.wav#a:1", "audio/b.wav#a:1")]
     assert len({*clips.groups()}) == 2
@@ -228,7 +234,9 @@ def test_a_list_is_a_data_set_without_its_folder(tmp_path: Path) -> None:
 
 
 def test_the_second_row_of_a_sound_is_named_and_left_out(tmp_path: Path) -> None:
-    clips = table(tmp_path, "file,label\na.wav,dog\nb.wav,dog\naudio/a.wav,cat\na.wav,cat\n", "a.wav", "b.wav")
+    clips = table(
+        tmp_path, "file,label\na.wav,dog\nb.wav,dog\naudio/a.wav,cat\na.wav,cat\n", "a.wav", "b.wav"
+    )
     assert clips.problems == (
         f"meta.csv line 4: no file 'audio/a.wav' in {tmp_path} or its audio/",
         "meta.csv line 5: a.wav was there before: give each sound one row, with all its labels",
@@ -244,7 +252,9 @@ def test_a_missing_file_of_a_list_is_named_and_the_rest_is_used(tmp_path: Path) 
 
 def test_rows_beyond_one_chunk_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("patchout.data.columns.CHUNK_ROWS", 2)
-    rows = "".join(f"{name}.wav,{name},{end}\n" for name, end in zip("abcde", ["", "", "", "0.01", ""], strict=True))
+    rows = "".join(
+        f"{name}.wav,{name},{end}\n" for name, end in zip("abcde", ["", "", "", "0.01", ""], strict=True)
+    )
     clips = table(tmp_path, "file,label,end\n" + rows, *(f"{name}.wav" for name in "abcde"))
     assert labels(clips) == [["a"], ["b"], ["c"], ["d"], ["e"]]
     assert [len(clips.wave(clip, 32_000)) for clip in (2, 3)] == [640, 320]
@@ -282,7 +292,9 @@ def test_a_number_may_be_a_label(tmp_path: Path) -> None:
     ],
 )
 def test_an_unusable_line_is_named_by_its_number(line: str, reason: str, tmp_path: Path) -> None:
-    clips = table(tmp_path, f'{{"file": "b.wav", "label": "dog"}}\n{line}\n', "a.wav", "b.wav", name="c.jsonl")
+    clips = table(
+        tmp_path, f'{{"file": "b.wav", "label": "dog"}}\n{line}\n', "a.wav", "b.wav", name="c.jsonl"
+    )
     assert len(clips) == len(clips.problems) == 1
     assert clips.problems[0].startswith(f"c.jsonl line 2: {reason}")
 
@@ -410,7 +422,10 @@ def test_a_prepared_set_is_heard_without_its_labels(prepared: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
-    [("empty", "", "no sounds in it"), ("list.csv", "name\na.wav\n", "needs the columns one of filename, file, path,")],
+    [
+        ("empty", "", "no sounds in it"),
+        ("list.csv", "name\na.wav\n", "needs the columns one of filename, file, path,"),
+    ],
 )
 def test_no_sounds_at_all_are_refused(name: str, text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text) if text else (tmp_path / name).mkdir()

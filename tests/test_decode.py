@@ -114,7 +114,9 @@ def test_a_cut_file_says_so(kind: str) -> None:
     elif kind in ("VORBIS", "OPUS"):
         content = written(noise(3 * RATE), "OGG", kind)
     elif " " in kind or kind == "avi":
-        content = muxed(*{"avi": ("avi", "pcm_s16le"), "ogg flac": ("ogg", "flac")}[kind], [n / 4 for n in range(8)])
+        content = muxed(
+            *{"avi": ("avi", "pcm_s16le"), "ogg flac": ("ogg", "flac")}[kind], [n / 4 for n in range(8)]
+        )
     else:
         content = written(SOUND, kind)
     whole, said = heard(content)
@@ -204,7 +206,10 @@ def test_a_gap_in_the_time_stamps_is_silence() -> None:
     assert len(samples) == 2.75 * RATE
     assert not samples[RATE // 2 : 5 * RATE // 2].any()
     assert np.abs(samples[-RATE // 4 :] - noise(RATE // 4, 2)).max() < 1e-4
-    assert said == "<bytes>: has no sound where its time stamps leave a gap, which is silent here (2.00 s at 0.50 s)"
+    assert (
+        said
+        == "<bytes>: has no sound where its time stamps leave a gap, which is silent here (2.00 s at 0.50 s)"
+    )
 
 
 def test_a_segment_behind_a_gap_is_where_a_player_shows_it() -> None:
@@ -287,7 +292,10 @@ def test_bytes_come_in_many_kinds(kind: Callable[[bytes], Source]) -> None:
         (([[0.5], [0.5, 0.5]], RATE), "cannot become one"),
         ((np.array([100, -32768]), RATE), "int64.*8, 16 or 32 bits"),
         (([100, -32768], RATE), "int64"),
-        ((np.array([100, -32768], np.int32), RATE), "span no more than 32868; give those of 16 bits as int16"),
+        (
+            (np.array([100, -32768], np.int32), RATE),
+            "span no more than 32868; give those of 16 bits as int16",
+        ),
     ],
 )
 @pytest.mark.usefixtures("as_users_call")
@@ -300,7 +308,9 @@ def test_arrays_of_another_kind_or_scale_are_refused(source: Source, message: st
 def test_floats_far_above_full_scale_are_told(is_file: bool) -> None:
     loud = (noise(100) * 1e5).astype(np.float32)
     source = written(loud, "WAV", "FLOAT") if is_file else (loud, RATE)
-    with pytest.warns(AudioWarning, match="times full scale: if its numbers are those of 16 bits, divide by 32768"):
+    with pytest.warns(
+        AudioWarning, match="times full scale: if its numbers are those of 16 bits, divide by 32768"
+    ):
         load(source, RATE)
 
 
@@ -328,7 +338,9 @@ def test_channels_that_cancel_are_no_zeros(kind: str) -> None:
     assert load(written(np.stack([sound, -sound], axis=1), kind), RATE, channel="left").any()
 
 
-@pytest.mark.parametrize(("level", "reason"), [(0.0, "every sample is zero"), (1e-6, "its peak is 1e-06 of full")])
+@pytest.mark.parametrize(
+    ("level", "reason"), [(0.0, "every sample is zero"), (1e-6, "its peak is 1e-06 of full")]
+)
 def test_silence_says_why(level: float, reason: str) -> None:
     stream = Stream((np.full(100, level), RATE), RATE)
     list(stream)

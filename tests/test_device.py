@@ -49,7 +49,9 @@ def test_a_number_beyond_the_gpus_is_refused() -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize("name", ["auto", "cuda"])
-def test_a_process_of_torchrun_takes_the_gpu_of_its_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_of_torchrun_takes_the_gpu_of_its_number(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert pick_device(name) == torch.device("cuda", 1)
 
@@ -82,7 +84,9 @@ def test_a_device_that_is_not_there_is_refused_with_the_ones_that_are(name: str)
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_auto_precision_is_the_faster_one(native: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_precision_is_the_faster_one(
+    native: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(device, "prefers_bf16", lambda _: native)
     assert pick_precision("auto", CPU) == expected
 

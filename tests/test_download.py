@@ -30,7 +30,11 @@ class Site:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         self.requests.append(dict(request.headers))
         start, status = 0, self.status
-        if self.ranges and request.headers.get("Range") and request.headers.get("If-Range", self.etag) == self.etag:
+        if (
+            self.ranges
+            and request.headers.get("Range")
+            and request.headers.get("If-Range", self.etag) == self.etag
+        ):
             start, status = int(request.headers["Range"].removeprefix("bytes=").removesuffix("-")), 206
         if start >= len(self.body):
             request.send_response(416)

@@ -94,7 +94,10 @@ def test_npy(run: Run, clips: Path, tmp_path: Path) -> None:
 
 def test_timestamps(run: Run, clips: Path, tmp_path: Path) -> None:
     assert run(clips / "bell", "--out", tmp_path / "x.parquet", "--kind", "timestamp").code == 0
-    assert pq.read_table(tmp_path / "x.parquet")["time_ms"].to_pylist() == [50.0 * step for step in range(11)] * 2
+    assert (
+        pq.read_table(tmp_path / "x.parquet")["time_ms"].to_pylist()
+        == [50.0 * step for step in range(11)] * 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,9 @@ def test_timestamps(run: Run, clips: Path, tmp_path: Path) -> None:
         (["--preset", "base2levelmel", "--levels", "mid"], 2 * WIDTH),
     ],
 )
-def test_levels_fields_and_presets(run: Run, clips: Path, tmp_path: Path, options: list[str], size: int) -> None:
+def test_levels_fields_and_presets(
+    run: Run, clips: Path, tmp_path: Path, options: list[str], size: int
+) -> None:
     assert run(clips / "bell", "--out", tmp_path / "x.parquet", "--kind", "timestamp", *options).code == 0
     assert size_of(tmp_path / "x.parquet") == size
 
@@ -117,7 +122,9 @@ def test_a_list_of_segments(run: Run, clips: Path, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "x.parquet")["start_s"].to_pylist() == [0.1, 0.0]
 
 
-def test_a_row_that_cannot_be_read_is_named_and_the_rest_is_embedded(run: Run, clips: Path, tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_read_is_named_and_the_rest_is_embedded(
+    run: Run, clips: Path, tmp_path: Path
+) -> None:
     (clips / "list.jsonl").write_text('[1]\n{"path": "bell/0.wav", "start_ms": 1}\n')
     done = run(clips / "list.jsonl", "--out", tmp_path / "x.parquet")
     assert (done.code, pq.read_table(tmp_path / "x.parquet").num_rows) == (1, 1)
@@ -131,7 +138,9 @@ def test_the_built_in_model_is_named(run: Run, clips: Path, tmp_path: Path) -> N
     assert size_of(tmp_path / "x.parquet") == 192
 
 
-def test_another_engine_is_called(run: Run, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_engine_is_called(
+    run: Run, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from patchout.inference.bulk.run import run_here
 
     engine = ModuleType("patchout.inference.bulk.ray")
@@ -157,7 +166,9 @@ def test_a_finished_result_with_failures_still_fails(run: Run, clips: Path, tmp_
 
 
 @pytest.mark.parametrize("name", ["x", "x.parquet"])
-def test_the_result_of_another_job_is_refused_by_name(run: Run, clips: Path, tmp_path: Path, name: str) -> None:
+def test_the_result_of_another_job_is_refused_by_name(
+    run: Run, clips: Path, tmp_path: Path, name: str
+) -> None:
     run(clips, "--out", tmp_path / name)
     done = run(clips, "--out", tmp_path / name, "--kind", "timestamp")
     assert done.code == 1
@@ -181,10 +192,18 @@ def test_a_broken_file_fails_alone(run: Run, clips: Path, tmp_path: Path) -> Non
     [
         (["--out", "x.npy", "--format", "npy"], 2, "--format npy writes a folder, got --out x.npy"),
         (["--out", "x.h5"], 2, "--format parquet writes a folder or a name that ends in .parquet"),
-        (["--out", "x", "--format", "hdf5"], 2, "writes a name that ends in .h5 or a name that ends in .hdf5"),
+        (
+            ["--out", "x", "--format", "hdf5"],
+            2,
+            "writes a name that ends in .h5 or a name that ends in .hdf5",
+        ),
         (["--out", "memory://x.parquet"], 2, "a URL takes a folder of Parquet shards"),
         (["--out", "x", "--preset", "base2levl"], 2, "did you mean base2level?"),
-        (["--out", "x", "--preset", "hop160base"], 2, "give one such as passt-s-hop160-ap473, or a preset that fits"),
+        (
+            ["--out", "x", "--preset", "hop160base"],
+            2,
+            "give one such as passt-s-hop160-ap473, or a preset that fits",
+        ),
         (["--out", "x", "--levels", "mid", "mid"], 2, "each once"),
         (["--out", "x", "--fields-ms", "1"], 2, "does not fit"),
         (["--out", "no/such/x.parquet"], 1, "no such folder to write into"),
@@ -241,7 +260,10 @@ def test_nothing_is_drawn_where_all_failed(run: Run, tmp_path: Path) -> None:
 
 def test_the_bar_shows_sound_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # taken for a terminal
-    with (tmp_path / "terminal").open("w", encoding="utf-8") as terminal, output.Bar("files", 4, terminal) as bar:
+    with (
+        (tmp_path / "terminal").open("w", encoding="utf-8") as terminal,
+        output.Bar("files", 4, terminal) as bar,
+    ):
         time.sleep(0.02)
         bar.sounds(3, 1.0)
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", (tmp_path / "terminal").read_text(encoding="utf-8"))
@@ -249,7 +271,10 @@ def test_the_bar_shows_sound_a_second(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_classes_of_a_data_set_come_from_its_csv(class_folder: Path) -> None:
-    rows = [f"{path.relative_to(class_folder)},a {path.parent.name}" for path in sorted(class_folder.rglob("*.wav"))]
+    rows = [
+        f"{path.relative_to(class_folder)},a {path.parent.name}"
+        for path in sorted(class_folder.rglob("*.wav"))
+    ]
     (class_folder / "clips.csv").write_text("\n".join(["file,label", *rows]))
     found = embed._classes([str(class_folder), "some.wav"])
     assert len(found) == 12
@@ -257,7 +282,9 @@ def test_classes_of_a_data_set_come_from_its_csv(class_folder: Path) -> None:
 
 
 def test_classes_of_folders_are_those_of_training(tmp_path: Path) -> None:
-    paths = [tmp_path / "set" / split / name / "a.wav" for split in ("train", "test") for name in ("dog", "cat")]
+    paths = [
+        tmp_path / "set" / split / name / "a.wav" for split in ("train", "test") for name in ("dog", "cat")
+    ]
     for path in paths:
         write_wav(path, tone(0.02))
     assert embed._classes([str(tmp_path / "set")]) == {str(path): path.parent.name for path in paths}
@@ -270,7 +297,9 @@ def test_the_precision_is_settled_once(precision: str) -> None:
 
 
 @pytest.mark.parametrize(("speed", "precision"), [(2.0, "bf16"), (0.5, "fp32")])
-def test_auto_precision_is_the_faster_one(speed: float, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_precision_is_the_faster_one(
+    speed: float, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels, "chosen", lambda: kernels.Kernels(False, False, speed))
     options = embed.Options(paths=("x",), out="y", model="esc10-tiny", device="cpu")
     assert embed._job(options).precision == precision

@@ -68,7 +68,9 @@ def around(wave: np.ndarray, centre: int, size: int) -> np.ndarray:
         ("low", (160.0, 640.0), "low@0"),
     ],
 )
-def test_neighbouring_levels_repeat_for_every_field(levels: str, fields: tuple[float, ...], parts: str) -> None:
+def test_neighbouring_levels_repeat_for_every_field(
+    levels: str, fields: tuple[float, ...], parts: str
+) -> None:
     config = EmbedConfig(levels=tuple(levels.split()), fields_ms=fields)  # type: ignore[arg-type]
     assert ", ".join(f"{' '.join(run)}@{ms:g}" for run, ms in config.parts()) == parts
 
@@ -89,7 +91,8 @@ def test_timestamp_sizes_of_the_published_modules(levels: str, fields: tuple[flo
 
 
 @pytest.mark.parametrize(
-    ("levels", "size"), [("high mid", 527 + 768), ("mid", 768), ("low mid", 128 + 768), ("low", 128), ("high", 527)]
+    ("levels", "size"),
+    [("high mid", 527 + 768), ("mid", 768), ("low mid", 128 + 768), ("low", 128), ("high", 527)],
 )
 def test_scene_sizes(levels: str, size: int) -> None:
     config = EmbedConfig(scene_levels=tuple(levels.split()), fields_ms=(160.0, 800.0))  # type: ignore[arg-type]
@@ -104,7 +107,9 @@ def test_other_models_have_other_sizes() -> None:
 
 
 def test_a_mode_keeps_everything_else() -> None:
-    config = EmbedConfig(levels=("high", "mid", "low"), fields_ms=(160.0, 640.0), hop_ms=25.0, scene_hop_ms=1000.0)
+    config = EmbedConfig(
+        levels=("high", "mid", "low"), fields_ms=(160.0, 640.0), hop_ms=25.0, scene_hop_ms=1000.0
+    )
     assert config.in_mode("all") == config
     assert config.in_mode("logits") == replace(config, levels=("high", "low"), scene_levels=("high",))
     assert config.in_mode("embed_only") == replace(config, levels=("mid", "low"), scene_levels=("mid",))
@@ -130,7 +135,9 @@ def test_an_unknown_mode_names_the_known_ones(monkeypatch: pytest.MonkeyPatch) -
         ({"scene_hop_ms": -1.0}, r"longer than 0 ms .*scene_hop_ms=-1.0"),
     ],
 )
-def test_a_config_of_nothing_is_refused(changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_of_nothing_is_refused(
+    changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         EmbedConfig(**changes)
@@ -148,13 +155,19 @@ def test_a_config_of_nothing_is_refused(changes: dict[str, Any], message: str, m
         ({"scene_window_ms": 500.03125}, "16001 samples: choose an even number"),
     ],
 )
-def test_windows_that_the_model_cannot_take_are_refused(tiny: Passt, changes: dict[str, Any], message: str) -> None:
+def test_windows_that_the_model_cannot_take_are_refused(
+    tiny: Passt, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Embedder(tiny, EmbedConfig(**changes))
 
 
 def test_a_field_that_no_level_uses_is_not_checked(tiny: Passt) -> None:
-    assert Embedder(tiny, replace(LOW, fields_ms=(5000.0,))).timestamps(torch.zeros(1, 32000))[0].shape == (1, 21, 768)
+    assert Embedder(tiny, replace(LOW, fields_ms=(5000.0,))).timestamps(torch.zeros(1, 32000))[0].shape == (
+        1,
+        21,
+        768,
+    )
 
 
 # -- timestamps: which samples belong to which time -------------------------------------------------------------------
@@ -197,7 +210,11 @@ def test_a_click_is_seen_by_the_times_whose_window_holds_it(tiny: Passt) -> None
     wave[16_000] = 0.9
     click = Embedder(tiny, EmbedConfig()).timestamps(torch.from_numpy(wave)[None])[0][0]
     seen = (click - silence).abs().amax(dim=1) > 1e-4
-    assert np.flatnonzero(seen.numpy()).tolist() == [9, 10, 11]  # 450 ... 550 ms; the window is 80 ms to each side
+    assert np.flatnonzero(seen.numpy()).tolist() == [
+        9,
+        10,
+        11,
+    ]  # 450 ... 550 ms; the window is 80 ms to each side
 
 
 @pytest.mark.parametrize("samples", [1, 300, 1600, 2560])
@@ -227,7 +244,9 @@ def test_a_scene_that_the_model_takes_is_one_pass(tiny: Passt, samples: int) -> 
 def test_a_longer_scene_is_the_mean_of_centred_windows(tiny: Passt, samples: int) -> None:
     wave = noise(samples / RATE)
     windows = [run(tiny, around(wave, centre, FULL)) for centre in range(0, samples + 1, 8400)]
-    expected = np.mean([np.concatenate([one["mel"].mean(axis=1), one["high"], one["mid"]]) for one in windows], axis=0)
+    expected = np.mean(
+        [np.concatenate([one["mel"].mean(axis=1), one["high"], one["mid"]]) for one in windows], axis=0
+    )
     assert len(windows) == samples // 8400 + 1
     scene = Embedder(tiny, ALL).scenes(torch.from_numpy(wave)[None])
     np.testing.assert_allclose(scene[0].numpy(), expected, **CLOSE)
@@ -247,7 +266,9 @@ def test_low_of_a_scene_is_a_mean_even_of_six_frames() -> None:
     model = Passt(tiny_config(patch=4), rng=torch.Generator().manual_seed(0)).eval()
     wave = noise(1920 / RATE)
     scene = Embedder(model, EmbedConfig(scene_levels=("low",))).scenes(torch.from_numpy(wave)[None])
-    np.testing.assert_allclose(scene[0].numpy(), log_mel(wave[None], model.config.mel)[0].mean(dim=1).numpy(), **CLOSE)
+    np.testing.assert_allclose(
+        scene[0].numpy(), log_mel(wave[None], model.config.mel)[0].mean(dim=1).numpy(), **CLOSE
+    )
 
 
 # -- batches and blocks change nothing --------------------------------------------------------------------------------
@@ -264,7 +285,9 @@ def test_a_clip_has_the_same_embedding_in_every_batch(tiny: Passt) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 100])
-def test_the_memory_budget_changes_no_value(tiny: Passt, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_budget_changes_no_value(
+    tiny: Passt, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wave = torch.from_numpy(np.stack([noise(1.3, 0), tone(1.3)]))
     embedder = Embedder(tiny, ALL)
     scenes, (values, _) = embedder.scenes(wave), embedder.timestamps(wave)
@@ -277,7 +300,9 @@ def test_the_memory_budget_changes_no_value(tiny: Passt, tokens: int, monkeypatc
 
 
 @pytest.mark.parametrize("samples", [1, 1600, 2560, 2561, 2562, 5119, 5120, 5121, 16_000, 20_479, 33_333])
-def test_streamed_timestamps_equal_whole_ones(tiny: Passt, samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streamed_timestamps_equal_whole_ones(
+    tiny: Passt, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     embedder = Embedder(tiny, ALL)
     wave = noise(samples / RATE)
     whole, times_ms = embedder.timestamps(torch.from_numpy(wave)[None])
@@ -386,7 +411,9 @@ def test_every_kind_of_source_gives_the_same(tiny: Passt, tmp_path: Path) -> Non
 def test_other_rates_are_resampled(tiny: Passt, rate: int) -> None:
     wave = tone(1.0, rate=rate)
     resampled = audio.load((wave, rate), RATE)
-    for ours, theirs in zip(patchout.embed(tiny, (wave, rate)), patchout.embed(tiny, (resampled, RATE)), strict=True):
+    for ours, theirs in zip(
+        patchout.embed(tiny, (wave, rate)), patchout.embed(tiny, (resampled, RATE)), strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
@@ -408,7 +435,9 @@ def test_sounds_of_any_lengths_together_equal_each_alone(
     assert embedder.scenes_of_each([]) == embedder.timestamps_of_each([]) == []
 
 
-def test_sounds_of_nearly_one_length_share_a_forward_pass(tiny: Passt, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sounds_of_nearly_one_length_share_a_forward_pass(
+    tiny: Passt, monkeypatch: pytest.MonkeyPatch
+) -> None:
     passes: list[int] = []
     real = Passt.forward
 

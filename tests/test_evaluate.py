@@ -84,7 +84,10 @@ def test_logits_are_read_back_as_exactly_as_stated(
     logits = torch.linspace(-30, high, 6 * 3).reshape(6, 3)
 
     def score(model: Passt, streams: Iterable[Stream], **options: object) -> Iterator[Scored]:
-        return (Scored(stream.name, 1.0, row.sigmoid().numpy()) for stream, row in zip(streams, logits, strict=True))
+        return (
+            Scored(stream.name, 1.0, row.sigmoid().numpy())
+            for stream, row in zip(streams, logits, strict=True)
+        )
 
     monkeypatch.setattr(evaluate, "score", score)
     assert ask(model_of(task="multi_label"), clips).scores == pytest.approx(logits.numpy(), abs=error)
@@ -103,7 +106,8 @@ def test_scores_are_those_of_tag_for_clips_of_any_length(task: str, class_folder
 
 
 @pytest.mark.parametrize(
-    ("task", "sure", "limit"), [("multi_class", [1.0, 0.0, 0.0], -87.34), ("multi_label", [1.0, 0.0, 0.5], 17.33)]
+    ("task", "sure", "limit"),
+    [("multi_class", [1.0, 0.0, 0.0], -87.34), ("multi_label", [1.0, 0.0, 0.5], 17.33)],
 )
 def test_scores_of_0_and_1_stay_finite(
     task: str, sure: list[float], limit: float, clips: ClipSet, monkeypatch: pytest.MonkeyPatch
@@ -113,7 +117,9 @@ def test_scores_of_0_and_1_stay_finite(
 
     monkeypatch.setattr(evaluate, "score", score)
     found = ask(model_of(task=task), clips).scores[0]
-    assert found == pytest.approx([0.0, limit, limit] if task == "multi_class" else [limit, -87.34, 0.0], abs=0.01)
+    assert found == pytest.approx(
+        [0.0, limit, limit] if task == "multi_class" else [limit, -87.34, 0.0], abs=0.01
+    )
 
 
 def test_a_clip_that_is_cut_short_is_scored_and_told(tiny: Passt, clips: ClipSet, class_folder: Path) -> None:
@@ -121,7 +127,9 @@ def test_a_clip_that_is_cut_short_is_scored_and_told(tiny: Passt, clips: ClipSet
     path.write_bytes(path.read_bytes()[:-2000])
     both = ensemble([ask(tiny, clips)] * 2, [np.arange(3)] * 2)
     assert (len(both.index), both.failed) == (len(clips), ())
-    assert [warning.partition(" promises")[0] for warning in both.warnings] == [f"{path}: is cut short, its header"]
+    assert [warning.partition(" promises")[0] for warning in both.warnings] == [
+        f"{path}: is cut short, its header"
+    ]
 
 
 def test_a_broken_clip_is_named_and_left_out(tiny: Passt, clips: ClipSet, class_folder: Path) -> None:
@@ -241,7 +249,9 @@ def test_a_bootstrap_gives_every_score_an_interval(clips: ClipSet) -> None:
 
 @pytest.mark.parametrize("task", ["multi_label", "multi_class"])
 def test_accuracy_is_for_one_class_a_clip(task: str, class_folder: Path) -> None:
-    (class_folder / "meta.csv").write_text("file,labels\nbell/0.wav,bell;dog\nrain/0.wav,rain\n", encoding="utf-8")
+    (class_folder / "meta.csv").write_text(
+        "file,labels\nbell/0.wav,bell;dog\nrain/0.wav,rain\n", encoding="utf-8"
+    )
     clips = scan(class_folder)
     found = judge(says(clips, BELL, RAIN), clips, labels=LABELS, task=task)  # type: ignore[arg-type]
     assert list(found.scores) == ["mAP", "AUC", "d_prime"]
@@ -250,7 +260,9 @@ def test_accuracy_is_for_one_class_a_clip(task: str, class_folder: Path) -> None
 def test_the_order_of_the_models_classes_counts_not_the_datas(clips: ClipSet) -> None:
     names = ("rain", "owl", "dog", "bell")
     scores = np.eye(4, dtype=np.float32)[[3, 2, 0]]
-    found = judge(Predictions(scores, np.arange(3), ()), clips.take([0, 1, 2]), labels=names, task="multi_class")
+    found = judge(
+        Predictions(scores, np.arange(3), ()), clips.take([0, 1, 2]), labels=names, task="multi_class"
+    )
     assert found.scores["accuracy"] == 1.0
 
 
@@ -289,7 +301,9 @@ def test_devices_that_training_never_saw_are_told_apart(clips: ClipSet) -> None:
 
 
 @pytest.mark.parametrize("trained_on", [[0, 2, 4], []])
-def test_where_all_or_none_are_seen_there_is_nothing_to_tell_apart(trained_on: list[int], clips: ClipSet) -> None:
+def test_where_all_or_none_are_seen_there_is_nothing_to_tell_apart(
+    trained_on: list[int], clips: ClipSet
+) -> None:
     assert "/seen" not in group_by(clips, "device", clips.take(trained_on))
 
 
@@ -327,12 +341,16 @@ def files(tmp_path: Path) -> list[str]:
     return [str(tmp_path / f"{number}.safetensors") for number in range(2)]
 
 
-def test_the_command_scores_an_ensemble(files: list[str], clips: ClipSet, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_scores_an_ensemble(
+    files: list[str], clips: ClipSet, capfd: pytest.CaptureFixture[str]
+) -> None:
     code = run_command(["evaluate", *files, "--data", str(clips.root), "--by", "device", "--format", "json"])
     record = json.loads(capfd.readouterr().out)
     models = [model for model in (checkpoint.load(Path(file)) for file in files) if isinstance(model, Passt)]
     orders = label_orders([model.config for model in models])
-    both = judge(ensemble([ask(model, clips) for model in models], orders), clips, labels=LABELS, task="multi_class")
+    both = judge(
+        ensemble([ask(model, clips) for model in models], orders), clips, labels=LABELS, task="multi_class"
+    )
     assert code == 0
     assert record["models"] == files
     assert (record["clips"], record["ids_sha256"], record["draws"]) == (6, clips.ids_sha256(), 1000)
@@ -343,7 +361,12 @@ def test_the_command_scores_an_ensemble(files: list[str], clips: ClipSet, capfd:
 def test_devices_of_no_other_split_are_unseen(
     files: list[str], class_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    rows = ["bell/0.wav,bell,train,a", "dog/0.wav,dog,train,b", "bell/1.wav,bell,test,a", "dog/1.wav,dog,test,s4"]
+    rows = [
+        "bell/0.wav,bell,train,a",
+        "dog/0.wav,dog,train,b",
+        "bell/1.wav,bell,test,a",
+        "dog/1.wav,dog,test,s4",
+    ]
     (class_folder / "clips.csv").write_text("\n".join(["file,label,split,device", *rows]), encoding="utf-8")
     options = ("--data", str(class_folder), "--split", "test", "--by", "device", "--format", "json")
     assert run_command(["evaluate", files[0], *options]) == 0
@@ -355,7 +378,9 @@ def test_the_table_says_on_what_the_scores_stand(
     files: list[str], clips: ClipSet, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = {"eval": {"listed": 8, "present": 6}, "train": {"listed": 100, "present": 99}}
-    monkeypatch.setattr("patchout.data.sets.scan", lambda source, classes: replace(clips, info={"official": counts}))
+    monkeypatch.setattr(
+        "patchout.data.sets.scan", lambda source, classes: replace(clips, info={"official": counts})
+    )
     assert run_command(["evaluate", files[0], "--data", str(clips.root)]) == 0
     shown = capfd.readouterr().out
     assert f"6 clips (sha256 {clips.ids_sha256()[:12]})" in shown
@@ -367,7 +392,9 @@ def test_scores_that_are_not_numbers_are_null_in_json(
     files: list[str], class_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Of one class alone there is no AUC."""
-    (class_folder / "clips.csv").write_text("file,label\nbell/0.wav,bell\nbell/1.wav,bell\n", encoding="utf-8")
+    (class_folder / "clips.csv").write_text(
+        "file,label\nbell/0.wav,bell\nbell/1.wav,bell\n", encoding="utf-8"
+    )
     assert run_command(["evaluate", files[0], "--data", str(class_folder), "--format", "json"]) == 0
     record = json.loads(capfd.readouterr().out, parse_constant=pytest.fail)
     assert (record["mAP"], record["AUC"], record["intervals"]["AUC"]) == (1.0, None, [None, None])
@@ -379,7 +406,8 @@ def test_scores_that_are_not_numbers_are_null_in_json(
 
 
 @pytest.mark.parametrize(
-    ("args", "message"), [((), "no model given"), (("0.safetensors", "--batch-size", "0"), "--batch-size must be")]
+    ("args", "message"),
+    [((), "no model given"), (("0.safetensors", "--batch-size", "0"), "--batch-size must be")],
 )
 def test_wrong_use_is_code_2(args: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command(["evaluate", *args, "--data", "x"]) == 2

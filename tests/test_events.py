@@ -39,11 +39,16 @@ def test_the_first_and_last_window_reach_the_ends_of_the_sound() -> None:
     """Two half-overlapping windows of two seconds, centred at 1 and 2 s of 3 s: the border is half-way."""
     track = np.array([[0.9, 0.0], [0.0, 0.9]], np.float32)
     found = find_events(track, np.array([1, 2], np.float32), "ab", rule=RULE, duration_s=3.0)
-    assert [(event.label, event.start_s, event.end_s) for event in found] == [("a", 0.0, 1.5), ("b", 1.5, 3.0)]
+    assert [(event.label, event.start_s, event.end_s) for event in found] == [
+        ("a", 0.0, 1.5),
+        ("b", 1.5, 3.0),
+    ]
 
 
 def test_one_window_speaks_for_the_whole_sound() -> None:
-    found = find_events(np.array([[0.9]], np.float32), np.array([0.1], np.float32), "a", rule=RULE, duration_s=0.2)
+    found = find_events(
+        np.array([[0.9]], np.float32), np.array([0.1], np.float32), "a", rule=RULE, duration_s=0.2
+    )
     assert [(event.start_s, event.end_s) for event in found] == [(0.0, 0.2)]
 
 
@@ -53,7 +58,10 @@ def test_events_come_in_order_of_their_start_then_their_label() -> None:
 
 
 def test_no_windows_and_quiet_windows_give_no_events() -> None:
-    assert find_events(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), "ab", rule=RULE, duration_s=0.0) == ()
+    assert (
+        find_events(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), "ab", rule=RULE, duration_s=0.0)
+        == ()
+    )
     assert events([0.0, 0.0, 0.0]) == []
 
 

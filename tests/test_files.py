@@ -52,7 +52,9 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path / "file")
 
 
-def test_an_unwritable_folder_keeps_its_kind_of_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_folder_keeps_its_kind_of_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(self: Path, *args: object, **options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 

@@ -17,7 +17,9 @@ from patchout.models.passt import Passt, PasstConfig
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "passt.npz")
 NETS = sorted(
-    name.removesuffix("/logits") for name in GOLDEN.files if name.startswith("net:") and name.endswith("/logits")
+    name.removesuffix("/logits")
+    for name in GOLDEN.files
+    if name.startswith("net:") and name.endswith("/logits")
 )
 
 
@@ -87,7 +89,11 @@ SCENES: tuple[tuple[str, Mode], ...] = (
     ("scene:5:embed_only", "embed_only"),
     ("scene:15:all", "all"),  # the mean of seven windows of 10 s
 )
-TIMESTAMPS = (("timestamp:1:all", "base"), ("base2level:1", "base2level"), ("base2levelmel:1", "base2levelmel"))
+TIMESTAMPS = (
+    ("timestamp:1:all", "base"),
+    ("base2level:1", "base2level"),
+    ("base2levelmel:1", "base2levelmel"),
+)
 
 
 def hear_model(preset: str, mode: Mode = "all") -> HearModel:
@@ -113,5 +119,7 @@ def test_timestamp_embeddings_equal_the_public_ones(name: str, preset: str) -> N
 
 
 def test_every_stored_embedding_is_compared() -> None:
-    stored = {name for name in GOLDEN.files if not name.startswith(("mel:", "net:")) and not name.endswith("/ms")}
+    stored = {
+        name for name in GOLDEN.files if not name.startswith(("mel:", "net:")) and not name.endswith("/ms")
+    }
     assert stored == {name for name, _ in (*SCENES, *TIMESTAMPS)}

@@ -61,7 +61,10 @@ def hop_of(name: str) -> int:
 def model_file(tmp_path: Path, request: pytest.FixtureRequest) -> str:
     """A small model that fits the preset `name`."""
     name = request.node.callspec.params.get("name", "base") if hasattr(request.node, "callspec") else "base"
-    long_s, classes = {"base20sec": 20.0, "base30sec": 30.0}.get(name, 1.05), 20 if name == "openmic2008" else 3
+    long_s, classes = (
+        {"base20sec": 20.0, "base30sec": 30.0}.get(name, 1.05),
+        20 if name == "openmic2008" else 3,
+    )
     save(small_model(hop_of(name), long_s, classes), tmp_path / "small.safetensors")
     return str(tmp_path / "small.safetensors")
 
@@ -82,7 +85,9 @@ def validate(hear: Any, model_file_path: str) -> list[str]:
         audio = 2 * torch.rand(2, int(seconds * model.sample_rate), generator=rng) - 1
         values, times_ms = hear.get_timestamp_embeddings(audio, model)
         warnings += check_timestamps(values, times_ms, model.timestamp_embedding_size, 1000 * seconds)
-    scenes = hear.get_scene_embeddings(2 * torch.rand(4, int(2.74 * model.sample_rate), generator=rng) - 1, model)
+    scenes = hear.get_scene_embeddings(
+        2 * torch.rand(4, int(2.74 * model.sample_rate), generator=rng) - 1, model
+    )
     assert scenes.dtype == torch.float32, "scene dtype"
     assert scenes.shape == (4, model.scene_embedding_size), "scene shape"
     return warnings
@@ -146,7 +151,11 @@ def test_the_rebuilt_validator_finds_faults(changes: dict[str, Any], message: st
 def test_the_rebuilt_validator_finds_wrong_times() -> None:
     values, times_ms = torch.zeros(2, 3, 8), torch.tensor([[0.0, 50.0, 100.0]]).expand(2, -1)
     assert check_timestamps(values, times_ms, 8, 120.0) == []
-    assert check_timestamps(values, 2 * times_ms + 110, 8, 400.0) == ["gap over 50 ms", "starts late", "ends early"]
+    assert check_timestamps(values, 2 * times_ms + 110, 8, 400.0) == [
+        "gap over 50 ms",
+        "starts late",
+        "ends early",
+    ]
     for wrong_ms in (torch.tensor([[0.0, 50.0, 103.0]]).expand(2, -1), times_ms + 21):
         with pytest.raises(AssertionError):
             check_timestamps(values, wrong_ms, 8, 120.0)
@@ -165,7 +174,10 @@ def test_sizes_are_the_published_ones_in_every_mode(name: str) -> None:
     labels = tuple(map(str, range(20 if name == "openmic2008" else 527)))
     model = replace(tiny_config(), labels=labels, width=768, heads=12, mel=MelConfig(hop_length=hop_of(name)))
     configs = [preset.config.in_mode(mode) for mode in ("all", "embed_only", "logits")]
-    sizes = tuple(config.timestamp_size(model) for config in configs), tuple(c.scene_size(model) for c in configs)
+    sizes = (
+        tuple(config.timestamp_size(model) for config in configs),
+        tuple(c.scene_size(model) for c in configs),
+    )
     assert sizes == PUBLISHED[name]
 
 
@@ -185,7 +197,9 @@ def test_the_second_field_is_640_or_800_ms(name: str, fields: tuple[float, ...])
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_without_a_file_the_published_model_of_the_zoo_is_loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_the_published_model_of_the_zoo_is_loaded(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
 
     def load(name_or_path: str, *, hop_length: int) -> Passt:
@@ -251,7 +265,13 @@ def test_a_module_is_imported_when_it_is_asked_for() -> None:
             "hop160base, hop160base2lvl, hop160base2lvl",
         ),
         ("best", 100, 1.05, "log-mel frames every 5 ms, not 3.125 as ", "hop100base, hop100base2lvl"),
-        ("base20sec", 320, 10.0, "passes of 20 s, not of 10.05 at most as ", "base, base2level, base2levelmel"),
+        (
+            "base20sec",
+            320,
+            10.0,
+            "passes of 20 s, not of 10.05 at most as ",
+            "base, base2level, base2levelmel",
+        ),
         ("base30sec", 320, 20.0, "passes of 30 s, ", "base, base2level, base2levelmel, base20sec"),
         ("openmic2008", 320, 10.0, "20 classes, not 3 as ", "base, base2level, base2levelmel"),
     ],
@@ -265,7 +285,9 @@ def test_a_preset_of_another_front_end_is_refused(
     for take in (module(name).load_model, lambda path: open_subject(path, config=EmbedConfig(), preset=name)):
         with pytest.raises(ValueError, match=f"preset {name} is for a model with {wanted}") as error:
             take(str(path))
-        assert f"such as {api.PRESETS[name].zoo_name}, or a preset that fits {path}: {fits}" in str(error.value)
+        assert f"such as {api.PRESETS[name].zoo_name}, or a preset that fits {path}: {fits}" in str(
+            error.value
+        )
 
 
 def test_presets_fit_by_hop_and_length_whatever_a_model_is_called() -> None:
@@ -300,7 +322,11 @@ def test_a_public_weight_file_is_taken(tmp_path: Path) -> None:
         tiny_config(width=64, heads=1, depth=1), rng=torch.Generator().manual_seed(0)
     )  # public heads are 64 wide
     torch.save(export_passt(wide), tmp_path / "public.pt")
-    for name, hop in (("base", 320), ("hop160base", 160), ("hop100base", 100)):  # the name of the file says nothing
+    for name, hop in (
+        ("base", 320),
+        ("hop160base", 160),
+        ("hop100base", 100),
+    ):  # the name of the file says nothing
         model = module(name).load_model(str(tmp_path / "public.pt"))
         assert model.model.config.mel.hop_length == hop
         assert model.scene_embedding_size == 3 + 64
@@ -327,7 +353,10 @@ def test_any_batch_and_length(sounds: int, samples: int, model_file: str) -> Non
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        (torch.zeros(1, 32_000, dtype=torch.int16), "float32 tensor within -1 ... 1, got torch.int16: convert it"),
+        (
+            torch.zeros(1, 32_000, dtype=torch.int16),
+            "float32 tensor within -1 ... 1, got torch.int16: convert it",
+        ),
         (torch.zeros(1, 32_000, dtype=torch.float64), "got torch.float64"),
         (np.zeros((1, 32_000), np.float32), "got ndarray"),
         (torch.zeros(32_000), r"\(sounds, samples\), got \(32000,\): use clip\[None\]"),
@@ -403,7 +432,9 @@ def test_members_with_different_times_are_refused(hop_ms: float, monkeypatch: py
     monkeypatch.setattr(api, "load", lambda name, **_: small_model(320))
     monkeypatch.setitem(sys.modules, "theirs", foreign("theirs", hop_ms=hop_ms))
     fused = api.fuse("patchout.hear.base", "theirs")
-    with pytest.raises(ValueError, match=r"patchout\.hear\.base\+theirs: the timestamps of its members differ"):
+    with pytest.raises(
+        ValueError, match=r"patchout\.hear\.base\+theirs: the timestamps of its members differ"
+    ):
         fused.get_timestamp_embeddings(torch.zeros(1, 32_000), fused.load_model())
 
 

@@ -60,7 +60,8 @@ def timestamp(wave: Tensor, model: Loudness) -> tuple[Tensor, Tensor]:
 def module(**functions: object) -> ModuleType:
     made = ModuleType("loudness")
     made.__dict__.update(
-        {"load_model": Loudness, "get_scene_embeddings": scene, "get_timestamp_embeddings": timestamp} | functions
+        {"load_model": Loudness, "get_scene_embeddings": scene, "get_timestamp_embeddings": timestamp}
+        | functions
     )
     return made
 
@@ -109,7 +110,9 @@ def test_an_embedding_is_that_of_its_own_clip(tmp_path: Path, scene_task: Task) 
     (scene_task.folder / "32000" / "train" / "train1.wav").unlink()
     silence(scene_task.folder / "32000" / "train" / "train1.wav", SECONDS)
     rows = read_rows(embed_task(loudness(), scene_task, tmp_path / "out"), "train")
-    assert [file for file, value in zip(rows.files, rows.values, strict=True) if value[0] == 0] == ["train1.wav"]
+    assert [file for file, value in zip(rows.files, rows.values, strict=True) if value[0] == 0] == [
+        "train1.wav"
+    ]
 
 
 def test_frames_of_clips_of_any_length_are_kept_one_after_another(tmp_path: Path) -> None:
@@ -120,7 +123,13 @@ def test_frames_of_clips_of_any_length_are_kept_one_after_another(tmp_path: Path
     assert lengths == {"test0.wav": 5, "test1.wav": 2, "test2.wav": 5}
     first = rows.offsets[rows.files.index("test0.wav")]
     assert rows.times_ms[first : first + 5].tolist() == [50, 150, 250, 350, 450]
-    assert rows.target[first : first + 5].tolist() == [[0, 0], [1, 0], [1, 0], [0, 0], [0, 0]]  # 100 to 300 ms
+    assert rows.target[first : first + 5].tolist() == [
+        [0, 0],
+        [1, 0],
+        [1, 0],
+        [0, 0],
+        [0, 0],
+    ]  # 100 to 300 ms
 
 
 def test_several_devices_and_workers_write_the_same(tmp_path: Path, event_task: Task) -> None:
@@ -140,7 +149,14 @@ def test_our_models_are_judged_with_their_settings(tmp_path: Path, event_task: T
 
 @pytest.mark.parametrize(
     ("duration_s", "rate", "clips"),
-    [(1, 32_000, 42), (0.81, 32_000, 51), (0.56, 32_000, 74), (120, 32_000, 1), (5, 16_000, 16), (None, 16_000, 1)],
+    [
+        (1, 32_000, 42),
+        (0.81, 32_000, 51),
+        (0.56, 32_000, 74),
+        (120, 32_000, 1),
+        (5, 16_000, 16),
+        (None, 16_000, 1),
+    ],
 )
 def test_a_call_has_as_many_clips_as_in_the_kit(duration_s: float | None, rate: int, clips: int) -> None:
     assert batch_size(duration_s, rate) == clips
@@ -179,7 +195,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert all(same(read_rows(embedded, split), read_rows(whole, split)) for split in event_task.splits)
 
 
-def test_rows_of_a_run_that_was_killed_while_writing_are_written_again(tmp_path: Path, event_task: Task) -> None:
+def test_rows_of_a_run_that_was_killed_while_writing_are_written_again(
+    tmp_path: Path, event_task: Task
+) -> None:
     """The sizes come last, and say how many of the values and the times count."""
     whole = embed_task(loudness(), event_task, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "out")
@@ -206,7 +224,9 @@ def test_the_seconds_of_the_model_add_up(tmp_path: Path, scene_task: Task) -> No
 def test_models_are_not_mixed_in_one_folder(tmp_path: Path, scene_task: Task) -> None:
     embed_task(loudness(), scene_task, tmp_path / "out")
     other = make_task(tmp_path / "tasks", task_name="other")
-    with pytest.raises(EmbeddingError, match=r"made with model 'loudness', this is 'louder'; give another --out"):
+    with pytest.raises(
+        EmbeddingError, match=r"made with model 'loudness', this is 'louder'; give another --out"
+    ):
         embed_task(open_module("louder", module()), read_task(other), tmp_path / "out")
     trained = loudness()
     trained.model.load_state_dict({"scale": torch.tensor([2.0])})
@@ -266,15 +286,27 @@ def moved(change_times: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Loudnes
     ("function", "rule"),
     [
         (moved(lambda times: times.flip(1)), "timestamps to increase within a clip"),
-        (moved(lambda times: times + torch.tensor([0, 0, 5.0, 0, 0])), "timestamps to be evenly spaced within 1 ms"),
+        (
+            moved(lambda times: times + torch.tensor([0, 0, 5.0, 0, 0])),
+            "timestamps to be evenly spaced within 1 ms",
+        ),
         (moved(lambda times: times + 60), "timestamps to lie within the sound, 0 to 500 ms"),
         (moved(lambda times: times / 1000), "timestamps to be milliseconds that reach its end at 500 ms"),
         (moved(lambda times: times * torch.nan), "timestamps to be finite"),
         (moved(lambda times: times[0]), "timestamps to have the shape"),
         (lambda wave, model: timestamp(wave, model)[0], "must return two tensors"),
-        (lambda wave, model: (timestamp(wave, model)[0] * torch.nan, timestamp(wave, model)[1]), "NaN or infinite"),
-        (lambda wave, model: (timestamp(wave, model)[0][:, :-1], timestamp(wave, model)[1]), r"shape \(2, 5, 2\)"),
-        (lambda wave, model: (timestamp(wave, model)[0].double(), timestamp(wave, model)[1]), "got torch.float64"),
+        (
+            lambda wave, model: (timestamp(wave, model)[0] * torch.nan, timestamp(wave, model)[1]),
+            "NaN or infinite",
+        ),
+        (
+            lambda wave, model: (timestamp(wave, model)[0][:, :-1], timestamp(wave, model)[1]),
+            r"shape \(2, 5, 2\)",
+        ),
+        (
+            lambda wave, model: (timestamp(wave, model)[0].double(), timestamp(wave, model)[1]),
+            "got torch.float64",
+        ),
     ],
 )
 def test_timestamps_that_break_a_rule_are_refused_with_it(function: Any, rule: str) -> None:
@@ -289,7 +321,10 @@ def test_timestamps_that_break_a_rule_are_refused_with_it(function: Any, rule: s
         (lambda wave, model: scene(wave, model) * torch.nan, "NaN or infinite"),
         (lambda wave, model: scene(wave, model)[:, :1], r"must have the shape \(3, 2\), got \(3, 1\)"),
         (lambda wave, model: scene(wave, model).numpy(), "must be a float32 tensor, got ndarray"),
-        (lambda wave, model: wave.fail(), r"bad: get_scene_embeddings of waves .* failed \(AttributeError: .*fail"),
+        (
+            lambda wave, model: wave.fail(),
+            r"bad: get_scene_embeddings of waves .* failed \(AttributeError: .*fail",
+        ),
     ],
 )
 def test_scenes_that_break_a_rule_leave_no_embeddings(
@@ -299,13 +334,18 @@ def test_scenes_that_break_a_rule_leave_no_embeddings(
         return function(wave, model)
 
     with pytest.raises(ModuleError, match=rule):
-        embed_task(open_module("bad", module(get_scene_embeddings=without_gradient)), scene_task, tmp_path / "out")
+        embed_task(
+            open_module("bad", module(get_scene_embeddings=without_gradient)), scene_task, tmp_path / "out"
+        )
     assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.np*")) == 0
 
 
 @pytest.mark.parametrize(
     ("attribute", "value", "rule"),
-    [("sample_rate", 8_000, "one of 16000"), ("scene_embedding_size", 2.0, "scene_embedding_size must be an int")],
+    [
+        ("sample_rate", 8_000, "one of 16000"),
+        ("scene_embedding_size", 2.0, "scene_embedding_size must be an int"),
+    ],
 )
 def test_a_model_without_its_attributes_is_refused(attribute: str, value: object, rule: str) -> None:
     def load_model() -> Loudness:
@@ -323,7 +363,9 @@ def test_what_is_no_module_is_refused() -> None:
     with pytest.raises(ModuleError, match=r"must give a torch.nn.Module, got dict"):
         open_module("bad", module(load_model=dict))
     for name in ("no.such.module", "./nowhere", "no_such+module"):
-        with pytest.raises((ValueError, FileNotFoundError), match=r"unknown model|no such file|cannot be imported"):
+        with pytest.raises(
+            (ValueError, FileNotFoundError), match=r"unknown model|no such file|cannot be imported"
+        ):
             open_subject(name)
 
 
@@ -338,12 +380,16 @@ def test_any_importable_module_is_opened_by_name(monkeypatch: pytest.MonkeyPatch
 def test_a_module_that_lacks_something_says_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "needs_more.py").write_text("import not_installed")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleError, match=r"needs_more: cannot be imported \(ModuleNotFoundError: .*not_installed"):
+    with pytest.raises(
+        ModuleError, match=r"needs_more: cannot be imported \(ModuleNotFoundError: .*not_installed"
+    ):
         open_subject("needs_more")
 
 
 @pytest.mark.parametrize("name", ["passt-s", "passt-s-ap476", "owner/model", "runs/one"])
-def test_whatever_the_zoo_knows_is_one_of_ours(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_the_zoo_knows_is_one_of_ours(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
 
     def load(name: str, *, progress: object) -> Passt:
@@ -355,9 +401,13 @@ def test_whatever_the_zoo_knows_is_one_of_ours(name: str, tmp_path: Path, monkey
     monkeypatch.setattr("patchout.checkpoint.zoo.load", load)
     subject = open_subject(name)
     assert subject.identity().keys() == {"model", "detail", "settings", "weights_sha256"}
-    assert stored_settings(json.loads(json.dumps(subject.identity())), "") == Settings(EmbedConfig(), mel_hop_ms=10.0)
+    assert stored_settings(json.loads(json.dumps(subject.identity())), "") == Settings(
+        EmbedConfig(), mel_hop_ms=10.0
+    )
     assert asked == [name]
-    assert open_subject(f"./{name}").name == (name if "/one" in name else f"./{name}")  # a folder has one name
+    assert open_subject(f"./{name}").name == (
+        name if "/one" in name else f"./{name}"
+    )  # a folder has one name
 
 
 def test_an_encoder_without_classes_has_no_high_level(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +415,9 @@ def test_an_encoder_without_classes_has_no_high_level(monkeypatch: pytest.Monkey
     monkeypatch.setattr("patchout.checkpoint.zoo.load", lambda name, *, progress: MaskSpecClassifier(shape))
     subject = open_subject("runs/pre")
     assert subject.model.scene_embedding_size == 32
-    assert subject.identity()["settings"]["levels"] == subject.identity()["settings"]["scene_levels"] == ["mid"]
+    assert (
+        subject.identity()["settings"]["levels"] == subject.identity()["settings"]["scene_levels"] == ["mid"]
+    )
     with pytest.raises(ValueError, match="runs/pre is an encoder without class scores: ask for --levels mid"):
         open_subject("runs/pre", config=EmbedConfig())
 
@@ -391,7 +443,10 @@ def test_what_an_earlier_version_embedded_is_the_same_model_s(
 
 def test_code_of_this_package_is_no_part_of_a_model() -> None:
     """It changes with every version; what it makes of the weights does not."""
-    assert "code_sha256" not in open_module("x", module(__name__="patchout.hear.base", __file__=__file__)).identity()
+    assert (
+        "code_sha256"
+        not in open_module("x", module(__name__="patchout.hear.base", __file__=__file__)).identity()
+    )
 
 
 class OwnError(Exception):
@@ -405,11 +460,15 @@ def test_whatever_a_module_raises_is_a_sentence(error: Exception, scene_task: Ta
 
     with pytest.raises(ModuleError, match=f"bad: load_model failed \\({type(error).__name__}"):
         open_module("bad", module(load_model=fail))
-    with pytest.raises(ModuleError, match=f"bad: get_scene_embeddings of waves .* failed \\({type(error).__name__}"):
+    with pytest.raises(
+        ModuleError, match=f"bad: get_scene_embeddings of waves .* failed \\({type(error).__name__}"
+    ):
         embed_task(open_module("bad", module(get_scene_embeddings=fail)), scene_task, tmp_path / "out")
 
 
-def test_a_module_that_cannot_be_imported_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_cannot_be_imported_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "half_written.py").write_text("def load_model(")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleError, match=r"half_written: cannot be imported \(SyntaxError: "):

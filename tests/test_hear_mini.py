@@ -76,7 +76,9 @@ def tasks(few_office_files: None, tmp_path_factory: pytest.TempPathFactory) -> d
     """All five, by name; nothing was wrong."""
     root = tmp_path_factory.mktemp("mini")
     assert list(make_mini(make_data(root / "data"), root / "out")) == []
-    return {folder.name.removesuffix("-v1-mini"): read_task(folder) for folder in sorted((root / "out").iterdir())}
+    return {
+        folder.name.removesuffix("-v1-mini"): read_task(folder) for folder in sorted((root / "out").iterdir())
+    }
 
 
 def test_five_whole_tasks_are_built(tasks: dict[str, Task]) -> None:
@@ -92,7 +94,9 @@ def test_labels_are_numbered_as_numbers(tasks: dict[str, Task]) -> None:
 
 def test_the_first_recordings_of_a_digit_are_for_the_test(tasks: dict[str, Task]) -> None:
     digits = tasks["mini_digits"]
-    ends = {split: sorted({file.split("_")[2] for file in clips}) for split, clips in digits.annotations.items()}
+    ends = {
+        split: sorted({file.split("_")[2] for file in clips}) for split, clips in digits.annotations.items()
+    }
     assert ends == {"train": ["10.wav", "49.wav"], "valid": ["5.wav"], "test": ["0.wav"]}
 
 
@@ -112,7 +116,9 @@ def test_an_office_event_is_loud_between_its_times_and_its_class_alone_there(tas
     for event in events:
         start, end = (round(event[edge] * RATE / 1000) for edge in ("start", "end"))
         inside = wave[start:end].std()
-        assert event["end"] - event["start"] == pytest.approx(200, abs=20)  # the tone of `bark`, not its silence
+        assert event["end"] - event["start"] == pytest.approx(
+            200, abs=20
+        )  # the tone of `bark`, not its silence
         assert inside > 1.5 * mini.BACKGROUND_LEVEL
     for label in office.labels:
         spans = sorted((event["start"], event["end"]) for event in events if event["label"] == label)

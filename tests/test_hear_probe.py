@@ -22,7 +22,9 @@ from patchout.hear.tasks import Task
 GOLDEN = Path(__file__).parent / "golden" / "hear"
 LABELS = ("a", "b", "c")
 QUICK = {"hidden_dim": [8], "max_epochs": [6]}
-Split = tuple[np.ndarray, list[list[str]], dict[str, Any], list[Any] | None]  # values, labels, annotations, stamps
+Split = tuple[
+    np.ndarray, list[list[str]], dict[str, Any], list[Any] | None
+]  # values, labels, annotations, stamps
 
 
 def point(layers: int = 1, **changes: Any) -> Point:
@@ -79,7 +81,9 @@ def write_embeddings(folder: Path, splits: dict[str, Split], **metadata: Any) ->
     } | metadata
     labels = about.pop("labels", LABELS)
     (folder / "task_metadata.json").write_text(json.dumps(about))
-    (folder / "labelvocabulary.csv").write_text("idx,label\n" + "".join(f"{i},{x}\n" for i, x in enumerate(labels)))
+    (folder / "labelvocabulary.csv").write_text(
+        "idx,label\n" + "".join(f"{i},{x}\n" for i, x in enumerate(labels))
+    )
     for split, (values, rows, annotations, stamps) in splits.items():
         values.astype(np.float32).tofile(folder / f"{split}.embeddings.npy")
         (folder / f"{split}.embedding-dimensions.json").write_text(json.dumps(values.shape))
@@ -121,7 +125,11 @@ def folds(number: int = 3) -> dict[str, Split]:
 
 def events_task(folder: Path, active: Sequence[float], **metadata: Any) -> Task:
     splits = {name: frames(name, active) for name in ("train", "valid", "test")}
-    about = {"embedding_type": "event", "prediction_type": "multilabel", "evaluation": ["event_onset_200ms_fms"]}
+    about = {
+        "embedding_type": "event",
+        "prediction_type": "multilabel",
+        "evaluation": ["event_onset_200ms_fms"],
+    }
     return write_embeddings(folder, splits, **(about | metadata))
 
 
@@ -171,7 +179,12 @@ def test_a_probe_learns_as_plain_pytorch_does(layers: int, one_label: bool) -> N
 def test_a_point_learns_in_a_group_what_it_learns_alone() -> None:
     """Other depths, rates and patience beside it; the first to finish leaves, and the others go on."""
     data = toy()
-    points = [point(1, lr=3e-2, patience=1), point(2), point(1, lr=1e-3, patience=9), point(2, lr=3e-3, patience=5)]
+    points = [
+        point(1, lr=3e-2, patience=1),
+        point(2),
+        point(1, lr=1e-3, patience=9),
+        point(2, lr=3e-3, patience=5),
+    ]
 
     def make() -> list[Probe]:
         return [Probe(one, data, rng(index)) for index, one in enumerate(points)]
@@ -253,7 +266,9 @@ def test_the_network_starts_as_in_the_kit(name: str) -> None:
     assert sum(value.numel() for value in probe.parameters()) == 2_432_050
     gains = [1.0, math.sqrt(2), math.sqrt(2)]
     for weight, bias, gain in zip(probe.weights, probe.biases, gains, strict=True):
-        assert float(weight.detach().std()) == pytest.approx(gain * math.sqrt(2 / sum(weight.shape)), rel=0.02)
+        assert float(weight.detach().std()) == pytest.approx(
+            gain * math.sqrt(2 / sum(weight.shape)), rel=0.02
+        )
         assert 0.9 < float(bias.detach().abs().max()) * math.sqrt(weight.shape[1]) <= 1
     if name == "xavier_uniform_":
         bounds = [float(weight.detach().abs().max()) for weight in probe.weights]
@@ -337,7 +352,9 @@ def test_predictions_are_those_that_were_scored(tmp_path: Path) -> None:
     record = run(write_embeddings(tmp_path / "in", three()), tmp_path / "out")
     found = pickle.loads((tmp_path / "out" / "test.predictions.pkl").read_bytes())
     assert (found["prediction"].shape, found["prediction"].dtype) == ((12, 3), np.float32)
-    assert np.mean(found["prediction"].argmax(1) == found["target"].argmax(1)) == record["test"]["test_top1_acc"]
+    assert (
+        np.mean(found["prediction"].argmax(1) == found["target"].argmax(1)) == record["test"]["test_top1_acc"]
+    )
     assert np.allclose(torch.from_numpy(found["prediction_logit"]).softmax(1), found["prediction"])
 
 
@@ -365,7 +382,8 @@ def test_every_fold_is_tested_and_the_mean_is_out_of_fold(tmp_path: Path) -> Non
 def test_the_seed_decides(tmp_path: Path) -> None:
     embedded = write_embeddings(tmp_path / "in", three())
     losses = [
-        run(embedded, tmp_path / str(index), seed=seed)["test"]["test_loss"] for index, seed in enumerate((1, 1, 2))
+        run(embedded, tmp_path / str(index), seed=seed)["test"]["test_loss"]
+        for index, seed in enumerate((1, 1, 2))
     ]
     assert losses[0] == losses[1] != losses[2]
 
@@ -444,7 +462,9 @@ def test_a_class_without_an_example_makes_scores_nan_not_the_run_fail(tmp_path: 
 def test_a_score_that_cannot_choose_is_refused(tmp_path: Path) -> None:
     splits = three() | {"valid": scenes("valid", labels=("a", "b"))}
     embedded = write_embeddings(tmp_path / "in", splits, evaluation=["aucroc"])
-    with pytest.raises(ProbeError, match=r"aucroc cannot choose a probe: all or none of the clips of valid are 'c'"):
+    with pytest.raises(
+        ProbeError, match=r"aucroc cannot choose a probe: all or none of the clips of valid are 'c'"
+    ):
         run(embedded, tmp_path / "out")
 
 
@@ -465,11 +485,16 @@ def test_one_row_is_too_little(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("own", "reason"),
     [
-        ({"task_specific_param_grid": {"depth": [3]}}, "sets depth of the probe; what can be set is batch_size"),
+        (
+            {"task_specific_param_grid": {"depth": [3]}},
+            "sets depth of the probe; what can be set is batch_size",
+        ),
         ({"event_postprocessing_grid": {"threshold": [0.3]}}, "event_postprocessing_grid has threshold, not"),
     ],
 )
-def test_a_grid_that_the_kit_does_not_have_is_refused(tmp_path: Path, own: dict[str, Any], reason: str) -> None:
+def test_a_grid_that_the_kit_does_not_have_is_refused(
+    tmp_path: Path, own: dict[str, Any], reason: str
+) -> None:
     embedded = events_task(tmp_path / "in", [1.0, -1.0], evaluation_params=own)
     with pytest.raises(ProbeError, match=reason):
         run(embedded, tmp_path / "out")
@@ -516,8 +541,12 @@ def toy_maestro(folder: Path) -> Task:
                     annotations[file].append({"label": label, "start": round(start, 1), "end": round(end, 1)})
                     start = end + random.uniform(300, 1800)
             for time_ms in np.arange(200) * 50.0:
-                names.append([row["label"] for row in annotations[file] if row["start"] <= time_ms < row["end"] + 1e-4])
-                values.append(2.2 * random.randn(10) + sum(centres[LABELS.index(label)] for label in names[-1]))
+                names.append(
+                    [row["label"] for row in annotations[file] if row["start"] <= time_ms < row["end"] + 1e-4]
+                )
+                values.append(
+                    2.2 * random.randn(10) + sum(centres[LABELS.index(label)] for label in names[-1])
+                )
                 stamps.append([file, time_ms])
         splits[name] = np.array(values), names, annotations, stamps
     return write_embeddings(

@@ -24,7 +24,9 @@ GOLDEN = Path(__file__).parent / "golden" / "hear"
 FILE = "test.predicted-scores.json"
 
 
-def put(root: Path, model: str, task: str, *scores: float, config: EmbedConfig | None = None, **more: Any) -> Path:
+def put(
+    root: Path, model: str, task: str, *scores: float, config: EmbedConfig | None = None, **more: Any
+) -> Path:
     """A scores file as the kit writes it, with a fold for each of several scores."""
     splits = ["test"] if len(scores) == 1 else [f"fold{number:02d}" for number in range(len(scores))]
     record: dict[str, Any] = {
@@ -51,7 +53,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Sequence[Line]]:
     """The lines of every picture by its name, instead of the picture."""
     lines: dict[str, Sequence[Line]] = {}
     for name in ("rows", "pair"):
-        monkeypatch.setattr(plots_hear, name, lambda path, given, *more, title, score: lines.update({path.name: given}))
+        monkeypatch.setattr(
+            plots_hear, name, lambda path, given, *more, title, score: lines.update({path.name: given})
+        )
     return lines
 
 
@@ -71,11 +75,17 @@ def test_the_best_submissions_are_those_of_the_challenge_alone() -> None:
 
 
 def test_the_two_snapshots_differ_in_five_cells_of_fsd50k() -> None:
-    new, old = ({model.name: model.scores for model in official(c).models} for c in ("fsd50k", "fsd50k_before_2022_07"))
+    new, old = (
+        {model.name: model.scores for model in official(c).models}
+        for c in ("fsd50k", "fsd50k_before_2022_07")
+    )
     changed = {(name, task) for name in new for task in new[name] if new[name][task] != old[name].get(task)}
     assert {task for _, task in changed} == {"fsd50k"}
     assert len(changed) == 5
-    assert (old["wav2vec2"]["fsd50k"]["score"], new["wav2vec2"]["fsd50k"]["score"]) == (0.1163954884, 0.341744781)
+    assert (old["wav2vec2"]["fsd50k"]["score"], new["wav2vec2"]["fsd50k"]["score"]) == (
+        0.1163954884,
+        0.341744781,
+    )
     assert official("fsd50k_before_2022_07").best["fsd50k"] == 0.6400519013
 
 
@@ -113,14 +123,21 @@ def test_models_are_in_the_order_of_their_medians(cited: list[dict[str, str]]) -
     overall = [(row["model"], float(row["median"])) for row in cited if row["category"] == "all tasks"]
     wanted = ["Fuse Cat H+w+C", "Fuse Cat H+w+C (time)", "Fuse Hubert", "Cat H+w+C", "Fuse wav2vec2"]
     assert [name.removeprefix("GURA ") for name, _ in overall[:5]] == wanted
-    assert [value for _, value in overall[:5]] == pytest.approx([0.9649, 0.9618, 0.9223, 0.9116, 0.8939], abs=6e-5)
+    assert [value for _, value in overall[:5]] == pytest.approx(
+        [0.9649, 0.9618, 0.9223, 0.9116, 0.8939], abs=6e-5
+    )
     assert all(first >= second for (_, first), (_, second) in pairwise(overall))
 
 
 def test_mean_normalised_scores_of_official_models() -> None:
     board = official()
     means = {model.name: np.mean(list(board.shares(model).values())) for model in board.models}
-    wanted = {"GURA Fuse Cat H+w+C": 0.9312, "CP-JKU PaSST base": 0.8094, "OpenL3": 0.7552, "CVSSP PANNS": 0.6247}
+    wanted = {
+        "GURA Fuse Cat H+w+C": 0.9312,
+        "CP-JKU PaSST base": 0.8094,
+        "OpenL3": 0.7552,
+        "CVSSP PANNS": 0.6247,
+    }
     assert {name: means[name] for name in wanted} == pytest.approx(wanted, abs=6e-5)
 
 
@@ -130,7 +147,9 @@ def test_both_folds_of_beehive_average_to_the_leaderboard() -> None:
     assert len(folds) == 11
     for row in folds:
         mean = (float(row["beehive_states_fold0:aucroc"]) + float(row["beehive_states_fold1:aucroc"])) / 2
-        assert mean == pytest.approx(scores[row["model"]]["beehive_states"], abs=6e-4)  # they are rounded to 0.001
+        assert mean == pytest.approx(
+            scores[row["model"]]["beehive_states"], abs=6e-4
+        )  # they are rounded to 0.001
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -268,20 +287,34 @@ def test_ours_stand_beside_the_official_ones(tmp_path: Path, drawn: dict[str, Se
     assert len({row["model"] for row in rows}) == 30
 
 
-def test_figures_have_the_older_fsd50k_and_tables_the_newer(tmp_path: Path, drawn: dict[str, Sequence[Line]]) -> None:
+def test_figures_have_the_older_fsd50k_and_tables_the_newer(
+    tmp_path: Path, drawn: dict[str, Sequence[Line]]
+) -> None:
     put(tmp_path / "results", "ours", "fsd50k-v1.0-full", 0.5)
     report.write_report([tmp_path / "results"], tmp_path / "out")
     (line,) = [line for line in drawn["hear-categories.png"] if line.name == "wav2vec2"]
     assert line.values["fsd50k"] == pytest.approx(0.1163954884 / 0.6400519013)
     rows = rows_of(tmp_path / "out" / "hear-scores.csv")
-    (row,) = [row for row in rows if (row["model"], row["task"], row["score"]) == ("wav2vec2", "fsd50k", "primary")]
+    (row,) = [
+        row for row in rows if (row["model"], row["task"], row["score"]) == ("wav2vec2", "fsd50k", "primary")
+    ]
     assert float(row["normalised"]) == pytest.approx(0.341744781 / 0.640896618)
 
 
 def test_the_cited_five_come_first_in_every_figure(tmp_path: Path, drawn: dict[str, Sequence[Line]]) -> None:
     for levels in (("low",), ("mid",)):
         config = EmbedConfig(levels=levels)
-        put(tmp_path / "results", f"ours-{levels[0]}", "maestro-v3.0.0-5h", 0.1, 0.2, 0.3, 0.2, 0.2, config=config)
+        put(
+            tmp_path / "results",
+            f"ours-{levels[0]}",
+            "maestro-v3.0.0-5h",
+            0.1,
+            0.2,
+            0.3,
+            0.2,
+            0.2,
+            config=config,
+        )
     report.write_report([tmp_path / "results"], tmp_path / "out")
     for name in ("hear-categories.png", "hear-levels.png"):
         assert [line.name for line in drawn[name][:5]] == list(report.SHOWN)
@@ -289,11 +322,21 @@ def test_the_cited_five_come_first_in_every_figure(tmp_path: Path, drawn: dict[s
     assert len(drawn["hear-medians.png"]) == 31
 
 
-def test_tasks_without_official_scores_are_not_normalised(tmp_path: Path, drawn: dict[str, Sequence[Line]]) -> None:
-    put(tmp_path / "results", "ours", "mini_digits-v1-mini", 0.5, scores={"test_top1_acc": 0.5, "test_mAP": 0.25})
+def test_tasks_without_official_scores_are_not_normalised(
+    tmp_path: Path, drawn: dict[str, Sequence[Line]]
+) -> None:
+    put(
+        tmp_path / "results",
+        "ours",
+        "mini_digits-v1-mini",
+        0.5,
+        scores={"test_top1_acc": 0.5, "test_mAP": 0.25},
+    )
     put(tmp_path / "results", "ours", "their_task-v1-full", 0.25)
     report.write_report([tmp_path / "results"], tmp_path / "out")
-    assert [line.values for line in drawn["open-categories.png"]] == [{"mini_digits": 0.5, "their_task": 0.25}]
+    assert [line.values for line in drawn["open-categories.png"]] == [
+        {"mini_digits": 0.5, "their_task": 0.25}
+    ]
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "| model | source | speech | other | all tasks |" in text
     assert "| **ours** | **measured** | 0.500 | 0.250 | 0.375 |" in text
@@ -304,7 +347,13 @@ def test_tasks_without_official_scores_are_not_normalised(tmp_path: Path, drawn:
 
 
 def office(root: Path, name: str, score: float, levels: tuple[Any, ...], *fields_ms: float) -> None:
-    put(root, name, "mini_office-v1-mini", score, config=EmbedConfig(levels=levels, fields_ms=fields_ms or (160.0,)))
+    put(
+        root,
+        name,
+        "mini_office-v1-mini",
+        score,
+        config=EmbedConfig(levels=levels, fields_ms=fields_ms or (160.0,)),
+    )
 
 
 def test_levels_are_compared_at_the_shortest_field_and_fields_at_the_same_levels(
@@ -319,9 +368,7 @@ def test_levels_are_compared_at_the_shortest_field_and_fields_at_the_same_levels
     assert [line.name for line in drawn["open-levels.png"]] == ["b: L", "a: L+M, 160 ms"]
     assert [line.name for line in drawn["open-fields.png"]] == ["a: L+M, 160 ms", "d: L+M, 160 + 640 ms"]
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    settings = (
-        "low + mid (scenes: high + mid), fields of 160 and 640 ms, a time every 50 ms, log-mel frames every 10 ms"
-    )
+    settings = "low + mid (scenes: high + mid), fields of 160 and 640 ms, a time every 50 ms, log-mel frames every 10 ms"
     assert f"- **d**: d, {settings}; grid of the probe: two\n" in text
     left_out = text.partition("## Left out")[2]
     assert "by level: without c (M+H, 640 ms), d (L+M, 160 + 640 ms), e (settings" in left_out
@@ -332,14 +379,26 @@ def test_hops_are_not_mixed_and_none_is_lost(tmp_path: Path, drawn: dict[str, Se
     for hop_ms in (10.0, 5.0):
         for level in ("low", "mid"):
             config = EmbedConfig(levels=(level,))
-            put(tmp_path / "results", f"{level}{hop_ms:g}", "mini_office-v1-mini", 0.5, config=config, hop_ms=hop_ms)
+            put(
+                tmp_path / "results",
+                f"{level}{hop_ms:g}",
+                "mini_office-v1-mini",
+                0.5,
+                config=config,
+                hop_ms=hop_ms,
+            )
     report.write_report([tmp_path / "results"], tmp_path / "out")
     assert [line.name for line in drawn["open-levels.png"]] == ["low10: L", "mid10: M, 160 ms"]
-    assert [line.name for line in drawn["open-levels-5ms.png"]] == ["low5: L, hop 5 ms", "mid5: M, 160 ms, hop 5 ms"]
+    assert [line.name for line in drawn["open-levels-5ms.png"]] == [
+        "low5: L, hop 5 ms",
+        "mid5: M, 160 ms, hop 5 ms",
+    ]
     assert "![timestamps by level, log-mel frames every 5 ms]" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_levels_are_compared_at_the_field_that_most_have(tmp_path: Path, drawn: dict[str, Sequence[Line]]) -> None:
+def test_levels_are_compared_at_the_field_that_most_have(
+    tmp_path: Path, drawn: dict[str, Sequence[Line]]
+) -> None:
     office(tmp_path / "results", "odd", 0.5, ("mid",), 40.0)
     office(tmp_path / "results", "a", 0.5, ("mid",))
     office(tmp_path / "results", "b", 0.5, ("low", "mid"))
@@ -361,7 +420,10 @@ def test_published_modules_stand_in_the_figures_whoever_ran_them(
     assert [line.name for line in drawn["open-fields.png"]] == [
         *("hear21passt.base: M+H, 160 ms", "ours: M+H, 160 + 800 ms")
     ]
-    assert "fused (settings not known)" in (tmp_path / "out" / "report.md").read_text().partition("## Left out")[2]
+    assert (
+        "fused (settings not known)"
+        in (tmp_path / "out" / "report.md").read_text().partition("## Left out")[2]
+    )
 
 
 @pytest.mark.parametrize(
@@ -385,7 +447,13 @@ def test_a_figure_that_the_results_do_not_suffice_for_is_left_out_and_named(
 
 @pytest.mark.parametrize(
     ("base", "best", "pair"),
-    [("", "", ["a", "c"]), ("b", "", ["b", "c"]), ("", "b", ["a", "b"]), ("c", "a", ["c", "a"]), ("", "a", ["b", "a"])],
+    [
+        ("", "", ["a", "c"]),
+        ("b", "", ["b", "c"]),
+        ("", "b", ["a", "b"]),
+        ("c", "a", ["c", "a"]),
+        ("", "a", ["b", "a"]),
+    ],
 )
 def test_the_first_model_is_compared_with_the_best_unless_they_are_named(
     base: str, best: str, pair: list[str], tmp_path: Path, drawn: dict[str, Sequence[Line]]

@@ -74,7 +74,11 @@ def run(
         models.append(Loudness(weights))
         return models[-1]
 
-    functions = {"load_model": load_model, "get_scene_embeddings": scene, "get_timestamp_embeddings": timestamp}
+    functions = {
+        "load_model": load_model,
+        "get_scene_embeddings": scene,
+        "get_timestamp_embeddings": timestamp,
+    }
     module.__dict__.update(functions)
     monkeypatch.setitem(sys.modules, "loudness", module)
 
@@ -138,7 +142,10 @@ def test_the_record_says_what_it_depends_on(tmp_path: Path, run: Run) -> None:
         "seed": 7,
         "rate": RATE,
     }
-    assert all(re.fullmatch("[0-9a-f]{64}", about[name]) for name in ("weights_sha256", "task_sha256", "config_sha256"))
+    assert all(
+        re.fullmatch("[0-9a-f]{64}", about[name])
+        for name in ("weights_sha256", "task_sha256", "config_sha256")
+    )
 
 
 def test_only_the_named_tasks_are_judged(tmp_path: Path, run: Run) -> None:
@@ -150,7 +157,9 @@ def test_only_the_named_tasks_are_judged(tmp_path: Path, run: Run) -> None:
         run("--task", "four")
 
 
-def test_our_models_are_judged_with_their_settings(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_models_are_judged_with_their_settings(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_task(tmp_path, kind="event")
     save(Passt(tiny_config(), rng=torch.Generator().manual_seed(0)), tmp_path / "tiny.safetensors")
     monkeypatch.chdir(tmp_path)
@@ -159,7 +168,9 @@ def test_our_models_are_judged_with_their_settings(tmp_path: Path, run: Run, mon
     found = (tmp_path / "out").rglob("test.embedding-dimensions.json")
     sizes = {path.parent.parent.name: json.loads(path.read_text())[1] for path in found}
     assert sizes == {"tiny-low+mid-160ms+640ms": 6 * 128 + 2 * 32, "tiny-base2level": 2 * (3 + 32)}
-    with pytest.raises(ValueError, match="preset hop160base is for a model with log-mel frames every 5 ms, not 10"):
+    with pytest.raises(
+        ValueError, match="preset hop160base is for a model with log-mel frames every 5 ms, not 10"
+    ):
         run("--preset", "hop160base", model="tiny.safetensors")
 
 
@@ -241,7 +252,9 @@ def test_embeddings_with_nan_name_the_task(tmp_path: Path, run: Run, monkeypatch
     assert set(results(tmp_path)) == {"frames-v1-full"}
 
 
-def test_results_of_two_models_are_not_mixed(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_of_two_models_are_not_mixed(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_task(tmp_path)
     run()
     record = results(tmp_path)
@@ -256,7 +269,9 @@ def test_a_cut_wav_is_refused_by_name(tmp_path: Path, run: Run) -> None:
     silence(add_task(tmp_path) / str(RATE) / "test" / "test0.wav", 0.4)
     ran = run()
     assert ran.code == 1
-    assert re.search(r"test0.wav: has 32000 Hz, 1 channels and 12800 samples, not 32000 Hz, 1 and 16000; rem", ran.err)
+    assert re.search(
+        r"test0.wav: has 32000 Hz, 1 channels and 12800 samples, not 32000 Hz, 1 and 16000; rem", ran.err
+    )
 
 
 def test_a_label_without_an_example_is_told(tmp_path: Path, run: Run) -> None:
@@ -264,7 +279,10 @@ def test_a_label_without_an_example_is_told(tmp_path: Path, run: Run) -> None:
     clips = json.loads((folder / "test.json").read_text())
     (folder / "test.json").write_text(json.dumps({key: ["high"] for key in clips}))
     ran = run()
-    assert (ran.code, "toy-v1-full: test has no example of low: 0 in mAP, no AUC and d', as in the kit" in ran.err) == (
+    assert (
+        ran.code,
+        "toy-v1-full: test has no example of low: 0 in mAP, no AUC and d', as in the kit" in ran.err,
+    ) == (
         0,
         True,
     )
@@ -312,10 +330,19 @@ def test_a_wrong_request_is_refused(tmp_path: Path, run: Run, args: list[str], r
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [("my.py", "my"), ("./lib/my.py", "lib.my"), ("loudness+lib/my.py", "lib.my"), ("/lib/my.py", "my, in its folder")],
+    [
+        ("my.py", "my"),
+        ("./lib/my.py", "lib.my"),
+        ("loudness+lib/my.py", "lib.my"),
+        ("/lib/my.py", "my, in its folder"),
+    ],
 )
-def test_the_file_of_a_module_is_answered_with_its_name(tmp_path: Path, run: Run, file: str, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"my\.py: a HEAR module is given by the name that imports it: give {name}$"):
+def test_the_file_of_a_module_is_answered_with_its_name(
+    tmp_path: Path, run: Run, file: str, name: str
+) -> None:
+    with pytest.raises(
+        ValueError, match=rf"my\.py: a HEAR module is given by the name that imports it: give {name}$"
+    ):
         run(model=file)
 
 
@@ -342,9 +369,22 @@ def test_without_tasks_there_must_be_embeddings(tmp_path: Path, run: Run) -> Non
             main(["run", model, "--out", str(tmp_path / "out"), *args])
 
 
-def test_the_options_are_at_most_twelve(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_options_are_at_most_twelve(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     options = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)", capsys.readouterr().out)) - {"help"}
-    assert options == {"tasks", "out", "task", "weights", "preset", "levels", "fields-ms", "grid", "seed", "device"}
+    assert options == {
+        "tasks",
+        "out",
+        "task",
+        "weights",
+        "preset",
+        "levels",
+        "fields-ms",
+        "grid",
+        "seed",
+        "device",
+    }

@@ -45,7 +45,9 @@ def test_scene_scores_are_those_of_the_kit() -> None:
 def test_event_scores_are_those_of_the_kit_key_by_key() -> None:
     rows, expected = golden("toy_maestro.events.json"), golden("toy_maestro.json")["test"]
     ours = event_scores(rows["target_events"], rows["predicted_events"], [F50, F_OFFSET])
-    assert ours == pytest.approx({key[5:]: value for key, value in expected.items() if "test_event" in key}, abs=1e-6)
+    assert ours == pytest.approx(
+        {key[5:]: value for key, value in expected.items() if "test_event" in key}, abs=1e-6
+    )
 
 
 def test_events_and_frame_targets_are_those_of_the_kit() -> None:
@@ -62,7 +64,14 @@ def test_events_and_frame_targets_are_those_of_the_kit() -> None:
 
 
 def test_scene_scores_of_six_clips() -> None:
-    rows = [[0.7, 0.2, 0.1], [0.3, 0.4, 0.3], [0.2, 0.2, 0.6], [0.5, 0.4, 0.1], [0.3, 0.3, 0.4], [0.1, 0.8, 0.1]]
+    rows = [
+        [0.7, 0.2, 0.1],
+        [0.3, 0.4, 0.3],
+        [0.2, 0.2, 0.6],
+        [0.5, 0.4, 0.1],
+        [0.3, 0.3, 0.4],
+        [0.1, 0.8, 0.1],
+    ]
     ours = scene_scores(np.eye(3)[[0, 1, 2, 1, 0, 2]], np.array(rows), SCENE)
     expected = {"top1_acc": 0.5, "mAP": 0.6944444444, "d_prime": 0.8863704527, "aucroc": 0.7291666667}
     assert ours == pytest.approx(expected, abs=1e-9)
@@ -78,12 +87,17 @@ def test_scene_scores_of_chance() -> None:
 
 def test_chroma_forgives_octaves() -> None:
     target, prediction = np.eye(24)[[12, 5, 6, 11]], np.eye(24)[[0, 5, 7, 23]]
-    assert scene_scores(target, prediction, ["pitch_acc", "chroma_acc"]) == {"pitch_acc": 0.25, "chroma_acc": 0.75}
+    assert scene_scores(target, prediction, ["pitch_acc", "chroma_acc"]) == {
+        "pitch_acc": 0.25,
+        "chroma_acc": 0.75,
+    }
 
 
 def test_a_perfect_class_has_an_infinite_d_prime() -> None:
     assert scene_scores(np.eye(2), np.eye(2), ["d_prime"]) == {"d_prime": math.inf}
-    half_wrong = scene_scores(np.eye(2), np.array([[1, 1], [0, 0]]), ["d_prime"])  # infinite in both directions
+    half_wrong = scene_scores(
+        np.eye(2), np.array([[1, 1], [0, 0]]), ["d_prime"]
+    )  # infinite in both directions
     assert math.isnan(half_wrong["d_prime"])
 
 
@@ -114,7 +128,10 @@ TARGET = {"f1": events(("a", 0, 1000), ("b", 1500, 2500), ("a", 3000, 3500)), "f
 
 
 def test_event_scores_of_two_files() -> None:
-    found = {"f1": events(("a", 150, 1150), ("b", 1540, 2900), ("c", 3000, 3500)), "f2": events(("c", 710, 900))}
+    found = {
+        "f1": events(("a", 150, 1150), ("b", 1540, 2900), ("c", 3000, 3500)),
+        "f2": events(("c", 710, 900)),
+    }
     ours = event_scores(TARGET, found, [F200, F50, F_OFFSET, ER])
     assert [ours[name] for name in (F200, F50, F_OFFSET, ER)] == pytest.approx([0.5, 0.25, 0.0, 0.4])
 
@@ -158,7 +175,9 @@ def test_matching_agrees_with_every_assignment_tried() -> None:
 
     rng = np.random.default_rng(0)
     for _ in range(20):
-        target, found = (events(*(("a", t, t + 300) for t in rng.integers(0, 1500, 15).tolist())) for _ in range(2))
+        target, found = (
+            events(*(("a", t, t + 300) for t in rng.integers(0, 1500, 15).tolist())) for _ in range(2)
+        )
         near = np.array([[abs(a["start"] / 1e3 - b["start"] / 1e3) <= 0.05 for b in found] for a in target])
         hits = near[linear_sum_assignment(near, maximize=True)].sum()
         assert score(F50, target, found) == pytest.approx(hits / 15)
@@ -172,7 +191,9 @@ def test_only_the_files_of_the_predictions_are_scored() -> None:
 
 # -- frames, by hand --------------------------------------------------------------------------------------------------
 
-PROBABILITIES = np.array([[p] for p in (0.1, 0.9, 0.9, 0.9, 0.1, 0.9, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.9, 0.1, 0.1)])
+PROBABILITIES = np.array(
+    [[p] for p in (0.1, 0.9, 0.9, 0.9, 0.1, 0.9, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.9, 0.1, 0.1)]
+)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,23 @@ from patchout.hear.wavs import inspect, read_wav, resample, write_wav
 
 def test_the_table_has_the_19_tasks_of_the_leaderboard() -> None:
     wanted = {
-        *("beehive_states", "beijing_opera", "tfds_crema_d", "dcase2016_task2", "esc50", "fsd50k", "tfds_gtzan"),
+        *(
+            "beehive_states",
+            "beijing_opera",
+            "tfds_crema_d",
+            "dcase2016_task2",
+            "esc50",
+            "fsd50k",
+            "tfds_gtzan",
+        ),
         *("tfds_gtzan_music_speech", "gunshot_triangulation", "libricount", "maestro_5h", "mridangam_stroke"),
-        *("mridangam_tonic", "nsynth_pitch_50h", "nsynth_pitch_5h", "speech_commands_5h", "speech_commands_full"),
+        *(
+            "mridangam_tonic",
+            "nsynth_pitch_50h",
+            "nsynth_pitch_5h",
+            "speech_commands_5h",
+            "speech_commands_full",
+        ),
         *("vocal_imitation", "vox_lingua_top10"),
     }
     assert set(BOARDS) == wanted
@@ -103,26 +117,47 @@ def two_labels(folder: Path) -> None:
         (lambda folder: (folder / "test.json").write_text("{}"), "test.json has no clips"),
         (lambda folder: (folder / "test.json").write_text("[]"), "no HEAR task as distributed"),
         (lambda folder: (folder / "labelvocabulary.csv").write_text("idx,label\n1,high\n"), "count from 0"),
-        (lambda folder: (folder / "labelvocabulary.csv").write_bytes(b"idx,label\n0,\xff\n"), "no HEAR task as"),
-        (lambda folder: change(folder / "task_metadata.json", splits=["train", "test"]), "needs test train valid"),
+        (
+            lambda folder: (folder / "labelvocabulary.csv").write_bytes(b"idx,label\n0,\xff\n"),
+            "no HEAR task as",
+        ),
+        (
+            lambda folder: change(folder / "task_metadata.json", splits=["train", "test"]),
+            "needs test train valid",
+        ),
         (lambda folder: change(folder / "task_metadata.json", split_mode="random"), "split_mode is 'random'"),
         (lambda folder: change(folder / "task_metadata.json", evaluation=["f1"]), r"evaluation is \['f1'\]"),
-        (lambda folder: change(folder / "task_metadata.json", task_name="esc50"), "split_mode is 'trainvaltest', this"),
-        (lambda folder: change(folder / "task_metadata.json", sample_duration=0), "sample_duration is 0, not some"),
-        (lambda folder: change(folder / "task_metadata.json", sample_duration="4"), "sample_duration is '4', not some"),
+        (
+            lambda folder: change(folder / "task_metadata.json", task_name="esc50"),
+            "split_mode is 'trainvaltest', this",
+        ),
+        (
+            lambda folder: change(folder / "task_metadata.json", sample_duration=0),
+            "sample_duration is 0, not some",
+        ),
+        (
+            lambda folder: change(folder / "task_metadata.json", sample_duration="4"),
+            "sample_duration is '4', not some",
+        ),
         (lambda folder: change(folder / "task_metadata.json", evaluation_params=None), "is None, not grids"),
         (
             lambda folder: change(
-                folder / "task_metadata.json", evaluation_params={"task_specific_param_grid": {"hidden_dim": []}}
+                folder / "task_metadata.json",
+                evaluation_params={"task_specific_param_grid": {"hidden_dim": []}},
             ),
             "not grids with lists of values",
         ),
-        (lambda folder: (folder / "labelvocabulary.csv").write_text("idx,label\n0,low\n1,low\n"), "'low' twice"),
+        (
+            lambda folder: (folder / "labelvocabulary.csv").write_text("idx,label\n0,low\n1,low\n"),
+            "'low' twice",
+        ),
         (label_outside, "valid1.wav the label 'loud', which is not in the vocabulary"),
         (two_labels, "valid1.wav 2 labels, multiclass needs one"),
     ],
 )
-def test_a_damaged_folder_is_refused_by_name(tmp_path: Path, spoil: Callable[[Path], object], reason: str) -> None:
+def test_a_damaged_folder_is_refused_by_name(
+    tmp_path: Path, spoil: Callable[[Path], object], reason: str
+) -> None:
     folder = make_task(tmp_path)
     spoil(folder)
     with pytest.raises(TaskError, match=reason) as error:
@@ -161,7 +196,9 @@ def test_tasks_are_found_by_either_name(tmp_path: Path) -> None:
         make_task(tmp_path, task_name=name)
     assert [path.name for path in find_tasks(tmp_path, ["toy"])] == ["toy-v1-full"]
     assert len(find_tasks(tmp_path, ["toy", "toy_two-v1-full"])) == len(find_tasks(tmp_path)) == 2
-    with pytest.raises(TaskError, match=r"no task toys \(did you mean toy\?\); there is toy-v1-full, toy_two-v1-full"):
+    with pytest.raises(
+        TaskError, match=r"no task toys \(did you mean toy\?\); there is toy-v1-full, toy_two-v1-full"
+    ):
         find_tasks(tmp_path, ["toys"])
 
 
@@ -174,7 +211,9 @@ def test_a_missing_rate_is_refused_with_the_command(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=rf"9 wavs are missing at 16000 Hz.*there is 32000 Hz.*{command}$"):
         task.require(16_000)
     (task.folder / str(RATE) / "train" / "train0.wav").unlink()
-    with pytest.raises(TaskError, match=r"1 wavs are missing at 32000 Hz.*no other rate; unpack the archive again$"):
+    with pytest.raises(
+        TaskError, match=r"1 wavs are missing at 32000 Hz.*no other rate; unpack the archive again$"
+    ):
         task.require(RATE)
 
 
@@ -193,7 +232,9 @@ def test_a_broken_wav_makes_its_rate_damaged(tmp_path: Path, spoil: Callable[[Pa
     spoil(folder / str(RATE) / "test" / "test2.wav")
     found = inspect(folder)
     assert found["rates"] == []
-    assert [("1 wavs at 32000 Hz" in text, "test/test2.wav" in text) for text in found["problems"]] == [(True, True)]
+    assert [("1 wavs at 32000 Hz" in text, "test/test2.wav" in text) for text in found["problems"]] == [
+        (True, True)
+    ]
 
 
 def test_written_wavs_are_cut_filled_and_clipped(tmp_path: Path) -> None:
@@ -238,7 +279,9 @@ def test_a_broken_wav_is_named_and_the_others_are_resampled(tmp_path: Path) -> N
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_list_says_what_is_whole_and_what_is_damaged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_list_says_what_is_whole_and_what_is_damaged(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     make_task(tmp_path)
     (make_task(tmp_path, task_name="broken") / "test.json").unlink()
     assert main(["list", "--tasks", str(tmp_path), "--format", "json"]) == 1
@@ -249,15 +292,21 @@ def test_list_says_what_is_whole_and_what_is_damaged(tmp_path: Path, capfd: pyte
     assert "broken-v1-full: test.json is missing" in err
 
 
-def test_list_names_the_official_tasks_that_are_not_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_list_names_the_official_tasks_that_are_not_there(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     make_task(tmp_path, task_name="speech_commands", evaluation=["top1_acc"])
     assert main(["list", "--tasks", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
-    assert out == "speech_commands-v1-full  complete  category speech  score top1_acc  clips 9  rates [32000]\n"
+    assert (
+        out == "speech_commands-v1-full  complete  category speech  score top1_acc  clips 9  rates [32000]\n"
+    )
     assert "of the 19 tasks of HEAR, not here: beehive_states, " in err
     assert "speech_commands_full" not in err
     assert "speech_commands-v0.0.2-full" not in err
-    assert "  esc50-v2.0.0-full: 2000 clips, 2.8 h, 0.97 GB at 48 kHz; CC BY-NC 3.0 (https://github.com" in err
+    assert (
+        "  esc50-v2.0.0-full: 2000 clips, 2.8 h, 0.97 GB at 48 kHz; CC BY-NC 3.0 (https://github.com" in err
+    )
 
 
 def test_every_task_of_the_leaderboard_has_a_source() -> None:

@@ -77,8 +77,15 @@ def test_one_split_can_be_asked_for() -> None:
 
 
 def test_a_set_of_one_split_may_have_folds_of_its_own() -> None:
-    features = {"audio": Audio(), "category": Value("string"), "fold": Value("int64"), "filename": Value("string")}
-    rows = [{"audio": sound(100.0), "category": "dog", "fold": fold, "filename": f"{fold}.wav"} for fold in (1, 2)]
+    features = {
+        "audio": Audio(),
+        "category": Value("string"),
+        "fold": Value("int64"),
+        "filename": Value("string"),
+    }
+    rows = [
+        {"audio": sound(100.0), "category": "dog", "fold": fold, "filename": f"{fold}.wav"} for fold in (1, 2)
+    ]
     hub_set(features, train=rows)
     clips = scan("hf://owner/name")
     assert clips.column("fold").tolist() == ["1", "2"]
@@ -95,7 +102,10 @@ def test_a_set_of_one_split_may_have_folds_of_its_own() -> None:
     ],
 )
 def test_labels_are_classes_names_or_numbers(kind: Any, given: list[Any], expected: list[list[str]]) -> None:
-    hub_set({"audio": Audio(), "labels": kind}, train=[{"audio": sound(100.0), "labels": label} for label in given])
+    hub_set(
+        {"audio": Audio(), "labels": kind},
+        train=[{"audio": sound(100.0), "labels": label} for label in given],
+    )
     clips = scan("hf://owner/name")
     assert labels(clips) == expected
     assert clips.task == ("multi_label" if isinstance(given[0], list) else "multi_class")
@@ -136,13 +146,16 @@ GENDER = {"audio": Audio(), "gender": ClassLabel(names=["f", "m"])}
 
 def test_a_column_called_label_wins_over_other_classes() -> None:
     hub_set(
-        GENDER | {"label": ClassLabel(names=["dog", "cat"])}, train=[{"audio": sound(100.0), "gender": 0, "label": 1}]
+        GENDER | {"label": ClassLabel(names=["dog", "cat"])},
+        train=[{"audio": sound(100.0), "gender": 0, "label": 1}],
     )
     assert scan("hf://owner/name").classes == ("dog", "cat")
 
 
 def test_several_columns_of_classes_are_refused() -> None:
-    hub_set(GENDER | {"breed": ClassLabel(names=["a"])}, train=[{"audio": sound(100.0), "gender": 0, "breed": 0}])
+    hub_set(
+        GENDER | {"breed": ClassLabel(names=["a"])}, train=[{"audio": sound(100.0), "gender": 0, "breed": 0}]
+    )
     with pytest.raises(DataError, match=r"\(2 of classes: gender, breed: rename one of them to label\)"):
         scan("hf://owner/name")
 
@@ -157,7 +170,10 @@ def test_segments_and_several_labels_are_read_as_in_lists() -> None:
     clips = scan("hf://owner/name")
     assert labels(clips) == [["dog", "cat"]]
     assert len(clips.wave(0, 32_000)) == 320
-    assert clips.problems == ("row 2: its sound cannot start at 0.03 s and end at 0.02 s", "1 clips have no label")
+    assert clips.problems == (
+        "row 2: its sound cannot start at 0.03 s and end at 0.02 s",
+        "1 clips have no label",
+    )
 
 
 def test_a_set_of_sound_files_is_its_folder() -> None:

@@ -71,7 +71,9 @@ def test_positions_are_those_of_the_public_conversion() -> None:
 def test_any_square_fits(side: int) -> None:
     embed = import_deit(image_file(side), config()).embed
     assert (embed.row_position.shape, embed.column_position.shape) == ((12, 64), (9, 64))
-    torch.testing.assert_close(embed.row_position.mean(0), embed.column_position.mean(0))  # both the mean of the image
+    torch.testing.assert_close(
+        embed.row_position.mean(0), embed.column_position.mean(0)
+    )  # both the mean of the image
 
 
 def test_a_table_of_the_same_size_is_taken_as_it_is() -> None:
@@ -98,7 +100,9 @@ def test_encoder_and_tokens_are_taken_over() -> None:
     model = import_deit(image, config())
     own = model.state_dict()
     assert all(
-        torch.equal(own[f"encoder.{name}"], image[name]) for name in image if name.startswith(("blocks", "norm"))
+        torch.equal(own[f"encoder.{name}"], image[name])
+        for name in image
+        if name.startswith(("blocks", "norm"))
     )
     assert torch.equal(model.tokens, torch.stack([image["cls_token"][0, 0], image["dist_token"][0, 0]]))
     assert torch.equal(model.token_position, image["pos_embed"][0, :2])
@@ -175,7 +179,9 @@ def test_patches_of_another_size_are_resized() -> None:
 
 def test_the_heads_of_vit_huge_are_known() -> None:
     """80 wide, not 64; its shapes do not say so."""
-    with pytest.raises(ValueError, match=r"\(1280, 16, 16\) \(size huge\), the config asks for \(64, 1, 16\)"):
+    with pytest.raises(
+        ValueError, match=r"\(1280, 16, 16\) \(size huge\), the config asks for \(64, 1, 16\)"
+    ):
         import_vit(image_file(1, tokens=1, width=1280, depth=0), config())
 
 
@@ -189,7 +195,9 @@ def test_names_of_imagenet_21k_are_files_of_the_hub(monkeypatch: pytest.MonkeyPa
 def test_missing_and_unknown_names_are_named() -> None:
     image = image_file() | {"extra.weight": torch.zeros(1)}
     del image["blocks.1.norm1.bias"]
-    with pytest.raises(CheckpointError, match=r"missing \['blocks.1.norm1.bias'\], unknown \['extra.weight'\]"):
+    with pytest.raises(
+        CheckpointError, match=r"missing \['blocks.1.norm1.bias'\], unknown \['extra.weight'\]"
+    ):
         import_deit(image, config())
 
 
@@ -212,10 +220,14 @@ def test_positions_that_are_no_square_are_refused() -> None:
         import_deit(image, config())
 
 
-def test_without_network_a_name_says_where_to_put_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_network_a_name_says_where_to_put_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DownloadError, match=r"dl.fbaipublicfiles.com/deit/deit_tiny.*put it at .*patchout/deit_tiny"):
+    with pytest.raises(
+        DownloadError, match=r"dl.fbaipublicfiles.com/deit/deit_tiny.*put it at .*patchout/deit_tiny"
+    ):
         imagenet.fetch("deit-tiny")
     path = tmp_path / "patchout" / imagenet.FILES["deit-tiny"]
     path.parent.mkdir()

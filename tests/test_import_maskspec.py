@@ -43,7 +43,9 @@ def pretrained() -> dict[str, torch.Tensor]:
 
 
 def classifier_config(**changes: object) -> MaskSpecClassifierConfig:
-    return MaskSpecClassifierConfig(**({"labels": LABELS, "width": WIDTH, "heads": 1, "columns": 6} | changes))  # type: ignore[arg-type]
+    return MaskSpecClassifierConfig(
+        **({"labels": LABELS, "width": WIDTH, "heads": 1, "columns": 6} | changes)
+    )  # type: ignore[arg-type]
 
 
 def fine_tuned(**changes: object) -> dict[str, torch.Tensor]:
@@ -95,7 +97,11 @@ def test_a_fine_tuned_model_comes_in_and_goes_out(pooling: str) -> None:
 def test_527_classes_are_those_of_audioset() -> None:
     labels = tuple(map(str, range(527)))
     assert import_maskspec_classifier(fine_tuned(labels=labels), mel=MelConfig()).config.labels[0] == "Speech"
-    assert import_maskspec_classifier(fine_tuned(), mel=MelConfig()).config.labels == ("class 0", "class 1", "class 2")
+    assert import_maskspec_classifier(fine_tuned(), mel=MelConfig()).config.labels == (
+        "class 0",
+        "class 1",
+        "class 2",
+    )
     with pytest.raises(CheckpointError, match="has 3 classes, 2 labels were given"):
         import_maskspec_classifier(fine_tuned(), mel=MelConfig(), labels=("a", "b"))
 
@@ -118,7 +124,9 @@ def test_without_a_front_end_public_weights_hear_as_they_were_trained() -> None:
     assert rounded[:, 120:].abs().max() < 0.1
     assert 0 < (rounded - exact).abs().max() < 0.1
     assert (
-        import_maskspec_classifier(fine_tuned(), mel=public_mel(half_precision=False)).config.mel.half_precision
+        import_maskspec_classifier(
+            fine_tuned(), mel=public_mel(half_precision=False)
+        ).config.mel.half_precision
         is False
     )
 
@@ -139,7 +147,9 @@ def test_the_decoder_of_own_comes_back_with_its_heads() -> None:
     again = import_maskspec(export_maskspec(model), mel=MelConfig())
     noise = torch.rand(2, 48, generator=rng())
     torch.testing.assert_close(again(mel(), noise=noise).prediction, model(mel(), noise=noise).prediction)
-    with pytest.raises(CheckpointError, match="does not tell the heads of a decoder of width 32: give decoder_heads"):
+    with pytest.raises(
+        CheckpointError, match="does not tell the heads of a decoder of width 32: give decoder_heads"
+    ):
         import_maskspec(pretrained(), mel=MelConfig())
 
 
@@ -154,7 +164,9 @@ def test_a_file_that_is_not_there_or_no_weights(tmp_path: Path) -> None:
 
 
 def test_each_kind_of_file_names_the_way_to_read_it() -> None:
-    with pytest.raises(CheckpointError, match=r"no classes yet: fine-tune it .*, or read it with import_maskspec"):
+    with pytest.raises(
+        CheckpointError, match=r"no classes yet: fine-tune it .*, or read it with import_maskspec"
+    ):
         import_maskspec_classifier(pretrained(), mel=MelConfig())
     with pytest.raises(CheckpointError, match="fine-tuned MaskSpec: read it with import_maskspec_classifier"):
         import_maskspec(fine_tuned(), mel=MelConfig())

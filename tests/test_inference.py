@@ -73,12 +73,16 @@ def test_a_sound_shorter_than_the_training_clips_gets_silence_as_they_did(tiny: 
     np.testing.assert_array_equal(padded.track, alone.track)
     assert np.abs(padded.scores - alone.scores).max() > 1e-4
     longer = noise(1.03)
-    np.testing.assert_allclose(tag(tiny, (longer, RATE)).scores[0], model_scores(tiny, longer).max(), atol=1e-6)
+    np.testing.assert_allclose(
+        tag(tiny, (longer, RATE)).scores[0], model_scores(tiny, longer).max(), atol=1e-6
+    )
 
 
 def test_batches_mix_lengths_and_files_without_changing_a_score(tiny: Passt) -> None:
     waves = [noise(seconds, seed) for seed, seconds in enumerate([0.3, 2.2, 0.31, 1.0, 0.7, 3.0, 0.3])]
-    together = list(tag_many(tiny, [(wave, RATE) for wave in waves], batch_size=4, events=EventRule(window_s=0.4)))
+    together = list(
+        tag_many(tiny, [(wave, RATE) for wave in waves], batch_size=4, events=EventRule(window_s=0.4))
+    )
     for wave, tags in zip(waves, together, strict=True):
         alone = tag(tiny, (wave, RATE), batch_size=1, events=EventRule(window_s=0.4))
         assert tags.labels == alone.labels
@@ -120,9 +124,14 @@ def test_events_follow_the_sound() -> None:
     """A model that can tell loud from quiet finds the loud second."""
     model = Passt(tiny_config(labels=("loud", "quiet")), rng=torch.Generator().manual_seed(0)).eval()
     with torch.no_grad():
-        probe = [model(log_mel(wave[None], model.config.mel)).embedding[0] for wave in (noise(0.5), 1e-4 * noise(0.5))]
+        probe = [
+            model(log_mel(wave[None], model.config.mel)).embedding[0]
+            for wave in (noise(0.5), 1e-4 * noise(0.5))
+        ]
         model.head[0].weight.fill_(1.0)  # type: ignore[operator]
-        direction = torch.nn.functional.layer_norm(probe[0], (32,)) - torch.nn.functional.layer_norm(probe[1], (32,))
+        direction = torch.nn.functional.layer_norm(probe[0], (32,)) - torch.nn.functional.layer_norm(
+            probe[1], (32,)
+        )
         model.head[1].weight.copy_(torch.stack([direction, -direction]))  # type: ignore[operator]
         middle = sum(torch.nn.functional.layer_norm(one, (32,)) for one in probe) / 2
         model.head[1].bias.copy_(-model.head[1].weight @ middle)  # type: ignore[operator]

@@ -68,7 +68,10 @@ def test_the_files_of_a_list_may_lie_in_audio_beside_it(tmp_path: Path) -> None:
 def test_a_parquet_lists_files_and_segments(folder: Path) -> None:
     path = folder / "list.parquet"
     pq.write_table(pa.table({"path": ["b.wav", "b.wav"], "start": [0.5, None], "end": [None, 2.0]}), path)
-    assert list(read_items([str(path)])) == [Item(str(folder / "b.wav"), 0.5), Item(str(folder / "b.wav"), 0.0, 2.0)]
+    assert list(read_items([str(path)])) == [
+        Item(str(folder / "b.wav"), 0.5),
+        Item(str(folder / "b.wav"), 0.0, 2.0),
+    ]
 
 
 def test_a_column_without_a_name_says_no_times(tmp_path: Path) -> None:

@@ -83,7 +83,9 @@ def test_hdf5_holds_all(parts: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("format", "name"), [("parquet", "out.parquet"), ("npy", "out"), ("hdf5", "out.h5")])
-def test_a_result_says_its_job_and_the_parts_are_gone(parts: Path, tmp_path: Path, format: Format, name: str) -> None:
+def test_a_result_says_its_job_and_the_parts_are_gone(
+    parts: Path, tmp_path: Path, format: Format, name: str
+) -> None:
     assert job_of(tmp_path / name, format) is None
     join(parts, 3, tmp_path / name, format=format, failed=1)
     assert json.loads(job_of(tmp_path / name, format) or "") == {"model": "tiny", "failed": 1}

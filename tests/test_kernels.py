@@ -45,7 +45,9 @@ def test_what_needs_no_gradient_gets_none() -> None:
 
 
 @needs_onednn
-def test_the_model_computes_the_same_by_torchs_own_kernels(tiny: Passt, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_computes_the_same_by_torchs_own_kernels(
+    tiny: Passt, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours = tiny(mel()).logits
     monkeypatch.setattr(kernels, "chosen", lambda: TORCHS)
     torch.testing.assert_close(ours, tiny(mel()).logits, atol=1e-5, rtol=1e-5)
@@ -55,7 +57,9 @@ def test_the_model_computes_the_same_by_torchs_own_kernels(tiny: Passt, monkeypa
 def test_headwise_attention_has_the_right_gradients(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against finite differences in float64; one head at a time, and all at once."""
     monkeypatch.setattr(kernels, "CACHED_SCORES", scores)
-    inputs = [torch.randn(3, 5, 4, generator=rng(seed), dtype=torch.float64).requires_grad_() for seed in range(3)]
+    inputs = [
+        torch.randn(3, 5, 4, generator=rng(seed), dtype=torch.float64).requires_grad_() for seed in range(3)
+    ]
     assert torch.autograd.gradcheck(HeadwiseAttention.apply, inputs)
 
 

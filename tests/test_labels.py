@@ -33,7 +33,11 @@ def test_an_unknown_list_names_the_known_ones() -> None:
 
 
 def test_one_name_a_line(file: Path) -> None:
-    assert names_in(file, "Bark\nMale speech, man speaking\nRain\n") == ("Bark", "Male speech, man speaking", "Rain")
+    assert names_in(file, "Bark\nMale speech, man speaking\nRain\n") == (
+        "Bark",
+        "Male speech, man speaking",
+        "Rain",
+    )
 
 
 def test_blank_lines_and_spaces_around_names_do_not_count(file: Path) -> None:

@@ -78,7 +78,9 @@ def test_a_column_that_looks_like_a_time_or_a_weight_and_is_none_is_told(column:
 
 
 def test_the_columns_that_are_read_are_named(tmp_path: Path) -> None:
-    text = "File_Name,label,onset,group,split,loss_weight,note\na.wav,dog,1,x,train,2,y\nb.wav,cat,1,x,test,,y\n"
+    text = (
+        "File_Name,label,onset,group,split,loss_weight,note\na.wav,dog,1,x,train,2,y\nb.wav,cat,1,x,test,,y\n"
+    )
     clips = scan(table(tmp_path, text, "a.wav", "b.wav"))
     assert clips.origin() == (
         "file from File_Name, label from label, start from onset, split from split, group from group, "
@@ -136,15 +138,23 @@ def test_a_quote_that_swallows_rows_is_an_error_with_its_line(text: str, line: i
 
 
 def test_a_quoted_text_of_several_lines_is_a_cell(tmp_path: Path) -> None:
-    clips = scan(table(tmp_path, 'file,label,note\na.wav,dog,"one, two,\nthree, 4"\nb.wav,cat,\n', "a.wav", "b.wav"))
+    clips = scan(
+        table(tmp_path, 'file,label,note\na.wav,dog,"one, two,\nthree, 4"\nb.wav,cat,\n', "a.wav", "b.wav")
+    )
     assert labels(clips) == [["dog"], ["cat"]]
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ('{"file": "a.wav", "label": "dog", "start": [1]}', "the start '[1]' is no number: write seconds, or"),
-        ('{"file": "a.wav", "label": "dog", "start": 1, "end": NaN}', "a.wav cannot start at 1 s and end at nan s"),
+        (
+            '{"file": "a.wav", "label": "dog", "start": [1]}',
+            "the start '[1]' is no number: write seconds, or",
+        ),
+        (
+            '{"file": "a.wav", "label": "dog", "start": 1, "end": NaN}',
+            "a.wav cannot start at 1 s and end at nan s",
+        ),
         ('{"file": "a.wav", "label": "dog", "loss_weight": NaN}', "loss_weight nan is not"),
         ('{"file": "a.wav", "label": NaN}', "no label for a.wav"),
         ('{"file": ["a.wav"], "label": "dog"}', "no file"),
@@ -153,7 +163,9 @@ def test_a_quoted_text_of_several_lines_is_a_cell(tmp_path: Path) -> None:
     ],
 )
 def test_an_odd_first_row_ends_nothing(row: str, reason: str, tmp_path: Path) -> None:
-    clips = scan(table(tmp_path, f'{row}\n{{"file": "b.wav", "label": "cat"}}\n', "a.wav", "b.wav", name="list.jsonl"))
+    clips = scan(
+        table(tmp_path, f'{row}\n{{"file": "b.wav", "label": "cat"}}\n', "a.wav", "b.wav", name="list.jsonl")
+    )
     assert (len(clips), len(clips.problems)) == (1, 1)
     assert clips.problems[0].startswith(f"list.jsonl line 1: {reason}")
 
@@ -168,7 +180,10 @@ def test_a_locked_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Path, "stat", locked)
     assert scan(path).problems == ("meta.csv line 3: locked/b.wav: Permission denied",)
-    assert [item.file for item in read_items([str(path)])] == [str(tmp_path / "a.wav"), str(tmp_path / "locked/b.wav")]
+    assert [item.file for item in read_items([str(path)])] == [
+        str(tmp_path / "a.wav"),
+        str(tmp_path / "locked/b.wav"),
+    ]
 
 
 @pytest.mark.parametrize(("on_disk", "written"), [("NFC", "NFD"), ("NFD", "NFC")])
@@ -181,10 +196,14 @@ def test_accents_are_compared_composed(on_disk: Form, written: Form, tmp_path: P
 
 
 @pytest.mark.parametrize("name", [r"sub\a.wav", "~/sub/a.wav", "./sub/a.wav"])
-def test_a_file_may_be_written_in_other_ways(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_may_be_written_in_other_ways(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     path = table(tmp_path, f"file,label\n{name},dog\n", "sub/a.wav")
-    assert scan(path).files() == [item.file for item in read_items([str(path)])] == [str(tmp_path / "sub/a.wav")]
+    assert (
+        scan(path).files() == [item.file for item in read_items([str(path)])] == [str(tmp_path / "sub/a.wav")]
+    )
 
 
 def test_a_text_names_a_file_a_line(tmp_path: Path) -> None:
@@ -242,17 +261,28 @@ def sounds(root: Path, *paths: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "layout", ["train/{}/a.wav test/{}/a.wav", "set/Valid/{}/x/a.wav set/train/{}/b.wav", "{}/dev/a.wav {}/train/a.wav"]
+    "layout",
+    [
+        "train/{}/a.wav test/{}/a.wav",
+        "set/Valid/{}/x/a.wav set/train/{}/b.wav",
+        "{}/dev/a.wav {}/train/a.wav",
+    ],
 )
 def test_folders_of_splits_are_no_classes(layout: str, tmp_path: Path) -> None:
     paths = [path for name in ("rain", "dog") for path in layout.format(name, name).split()]
     clips = scan(sounds(tmp_path, *paths))
     assert clips.classes == ("dog", "rain")
-    assert {fold.lower() for fold in clips.column("fold")} in ({"train", "test"}, {"train", "valid"}, {"train", "dev"})
+    assert {fold.lower() for fold in clips.column("fold")} in (
+        {"train", "test"},
+        {"train", "valid"},
+        {"train", "dev"},
+    )
     assert clips.origin() == "label from the folders, split from the folders; classes: dog to rain (2)"
 
 
-@pytest.mark.parametrize("paths", [("train/a.wav", "test/b.wav"), ("train/dog/a.wav", "test/dog/a.wav", "noise/a.wav")])
+@pytest.mark.parametrize(
+    "paths", [("train/a.wav", "test/b.wav"), ("train/dog/a.wav", "test/dog/a.wav", "noise/a.wav")]
+)
 def test_folders_that_may_be_splits_or_classes_are_refused(paths: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the folders test, train look like splits, but"):
         scan(sounds(tmp_path, *paths))
@@ -269,7 +299,9 @@ def test_a_list_that_is_none_ends_nothing(tmp_path: Path) -> None:
 
 def test_metadata_beside_the_sounds_of_every_split(tmp_path: Path) -> None:
     for split in ("train", "test"):
-        table(tmp_path, "file_name,label\na.wav,dog\n", f"data/{split}/a.wav", name=f"data/{split}/metadata.csv")
+        table(
+            tmp_path, "file_name,label\na.wav,dog\n", f"data/{split}/a.wav", name=f"data/{split}/metadata.csv"
+        )
     clips = scan(tmp_path)
     assert clips.names() == [str(tmp_path / f"data/{split}/a.wav") for split in ("test", "train")]
     assert clips.column("fold").tolist() == ["test", "train"]

@@ -51,7 +51,9 @@ class Line:
         parts = changes.get("parts", 1)
         values: dict[str, Any] = {
             "model": self.model,
-            "optimizer": torch.optim.SGD([{"params": self.model.parameters(), "peak_lr": 1.0}], lr=1.0, fused=True),
+            "optimizer": torch.optim.SGD(
+                [{"params": self.model.parameters(), "peak_lr": 1.0}], lr=1.0, fused=True
+            ),
             "loss": lambda model, batch, place: self.slopes[place.step] * model(batch.wave).mean(),
             "rate": lambda step: 1.0,
             "batches": lambda first: [batch_of(1, 3)] * ((len(self.slopes) - first) * parts),
@@ -195,12 +197,18 @@ def test_progress_tells_the_step_and_at_the_end_of_an_epoch_the_mean_loss(tmp_pa
 def test_the_log_has_a_line_an_epoch(tmp_path: Path) -> None:
     Line(tmp_path, [1, 1, 1, 1, 1]).run()
     lines = log(tmp_path)
-    assert [(line["step"], line["epoch"], line["loss"]) for line in lines] == [(2, 1, -0.5), (4, 2, -2.5), (5, 2.5, -4)]
+    assert [(line["step"], line["epoch"], line["loss"]) for line in lines] == [
+        (2, 1, -0.5),
+        (4, 2, -2.5),
+        (5, 2.5, -4),
+    ]
     assert "weight" not in lines[0]
     assert lines[-1]["weight"] == -5.0
 
 
-@pytest.mark.parametrize(("every", "validated"), [(0, [-8.0]), (1, [-2.0, -4.0, -6.0, -8.0]), (2, [-4.0, -8.0])])
+@pytest.mark.parametrize(
+    ("every", "validated"), [(0, [-8.0]), (1, [-2.0, -4.0, -6.0, -8.0]), (2, [-4.0, -8.0])]
+)
 def test_validation_comes_every_so_many_epochs_and_at_the_end(
     every: int, validated: list[float], tmp_path: Path
 ) -> None:
@@ -240,9 +248,13 @@ def test_trackers_are_told_what_the_log_says(tmp_path: Path) -> None:
     assert tracker.finished
 
 
-def test_a_tracker_that_is_not_installed_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_is_not_installed_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "get_available_trackers", list)
-    with pytest.raises(ValueError, match="no tracker wandb here: pip install one of tensorboard, trackio, wandb"):
+    with pytest.raises(
+        ValueError, match="no tracker wandb here: pip install one of tensorboard, trackio, wandb"
+    ):
         loop.engine(CPU, tmp_path, trackers=("wandb",))
 
 
@@ -282,7 +294,10 @@ def test_every_kind_of_weights_is_kept_with_its_own_scores(tmp_path: Path) -> No
 def test_the_last_weights_are_the_result_and_the_best_are_kept(tmp_path: Path) -> None:
     line = Line(tmp_path, [-1, -1, 1, 1], evaluate_every=1, metric="weight")
     assert line.run() == {"weight": 0.0, "depth": 0.0}
-    assert {name: weight for name, (weight, _) in line.saved.items()} == {"best.safetensors": 2, "model.safetensors": 0}
+    assert {name: weight for name, (weight, _) in line.saved.items()} == {
+        "best.safetensors": 2,
+        "model.safetensors": 0,
+    }
 
 
 def test_the_best_can_be_chosen_among_averaged_weights(tmp_path: Path) -> None:
@@ -333,10 +348,14 @@ def test_what_contradicts_itself_is_refused(wrong: dict[str, Any], message: str,
 
 @pytest.mark.parametrize("bad", [NAN, INF])
 @pytest.mark.parametrize("at", [0, 2, 3])
-def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_clips(at: int, bad: float, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_clips(
+    at: int, bad: float, tmp_path: Path
+) -> None:
     line = Line(tmp_path, [1.0] * 4)
     line.slopes[at] = bad
-    with pytest.raises(loop.NonFiniteLossError, match=rf"step {at}: lower the learning rate, or look at b, d$"):
+    with pytest.raises(
+        loop.NonFiniteLossError, match=rf"step {at}: lower the learning rate, or look at b, d$"
+    ):
         line.run()
     assert weight_of(line.model) in (-at, -at - 1)  # the step after it may be done, the bad one is not
     assert line.saved == {}
@@ -402,7 +421,9 @@ def test_what_is_missing_in_clips_is_told_once_and_stops_nothing(
 ) -> None:
     monkeypatch.setattr(step, "MOST_REMARKS", 2)
     line = Line(tmp_path, [1] * 4, clips=4)
-    line.job.batches = lambda first: [batch_of(0, 1, remarks=("0: cut", f"{number}: cut")) for number in range(4)]
+    line.job.batches = lambda first: [
+        batch_of(0, 1, remarks=("0: cut", f"{number}: cut")) for number in range(4)
+    ]
     line.run()
     assert line.problems == ["0: cut", "1: cut", "more such clips: `patchout prepare` names them all"]
 
@@ -424,7 +445,9 @@ def test_too_many_unreadable_clips_stop_the_run(clips: int, allowed: int, tmp_pa
 @pytest.mark.usefixtures("save_always")
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 @pytest.mark.parametrize("average", [{}, {"ema": 0.5}, {"swa": frozenset({1, 3, 4})}])
-def test_a_killed_run_goes_on_where_it_stood(average: dict[str, Any], stop_after: int, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_where_it_stood(
+    average: dict[str, Any], stop_after: int, tmp_path: Path
+) -> None:
     slopes = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     whole, first, second = (Line(tmp_path / name, slopes, **average) for name in ("whole", "parts", "parts"))
     whole.run()
@@ -437,7 +460,9 @@ def test_a_killed_run_goes_on_where_it_stood(average: dict[str, Any], stop_after
     assert losses[0] == losses[1]
 
 
-def test_steps_after_the_last_state_are_done_and_logged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_after_the_last_state_are_done_and_logged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "FIRST_SAVE_S", -1.0)
     with pytest.raises(InterruptedError):
         Line(tmp_path, [1] * 6).run(stop_after=5)
@@ -486,10 +511,15 @@ def test_a_run_that_stops_in_a_validation_does_it_again(tmp_path: Path) -> None:
         last = Line(tmp_path, [1] * 4, evaluate_every=1)
         assert last.run()["weight"] == -4.0
     assert last.validated == []
-    assert [(line["step"], line["loss"], line["weight"]) for line in log(tmp_path)] == [(2, -0.5, -2), (4, -2.5, -4)]
+    assert [(line["step"], line["loss"], line["weight"]) for line in log(tmp_path)] == [
+        (2, -0.5, -2),
+        (4, -2.5, -4),
+    ]
 
 
-@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)]
+)
 def test_a_signal_in_a_step_saves_after_it(number: int, raised: type[BaseException], tmp_path: Path) -> None:
     def loss(model: nn.Module, batch: Batch, place: loop.Place) -> Tensor:
         if place.step == 1:
@@ -526,7 +556,9 @@ def test_a_loaders_worker_leaves_signals_to_its_parent() -> None:
             signal.signal(number, handler)
 
 
-def test_the_first_state_comes_after_seconds_then_one_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_state_comes_after_seconds_then_one_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [0.0]
     saved: list[float] = []
     monkeypatch.setattr("patchout.training.loop.time.monotonic", lambda: now[0])
@@ -547,7 +579,9 @@ def test_weights_that_do_not_fit_say_what_to_do(tmp_path: Path) -> None:
         Line(tmp_path, [1], model=other).run()
 
 
-def test_a_full_disk_stops_the_run_and_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_stops_the_run_and_keeps_the_state_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "FIRST_SAVE_S", -1.0)
     with pytest.raises(InterruptedError):
         Line(tmp_path, [1] * 4).run(stop_after=1)

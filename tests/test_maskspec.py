@@ -27,7 +27,11 @@ from patchout.models.masking import (
     unpatchify,
 )
 from patchout.models.maskspec import MaskSpec, MaskSpecConfig
-from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig, drop_path_factors
+from patchout.models.maskspec_classifier import (
+    MaskSpecClassifier,
+    MaskSpecClassifierConfig,
+    drop_path_factors,
+)
 from patchout.models.passt import SIZES
 from patchout.models.patches import Patchout
 
@@ -99,7 +103,11 @@ def test_standardised_log_mel_equals_the_public_one() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["tiny", "base"])
 def test_encoder_decoder_and_losses_equal_the_public_ones(size: str) -> None:
-    model, clips, noise = golden_model(size), torch.from_numpy(GOLDEN["mel"][:, 0]), torch.from_numpy(GOLDEN["noise"])
+    model, clips, noise = (
+        golden_model(size),
+        torch.from_numpy(GOLDEN["mel"][:, 0]),
+        torch.from_numpy(GOLDEN["noise"]),
+    )
     with torch.inference_mode():
         out = model(clips, 0.75, noise)
         model.config = replace(model.config, normalize_patches=False)
@@ -146,7 +154,9 @@ def test_losses_from_sound_to_number_are_the_published_ones() -> None:
         assert out.loss.item() == pytest.approx(1.402789, abs=2e-6)
         model.config = replace(model.config, normalize_patches=False)
         assert model(spectrogram, 0.75, formula_noise()).loss.item() == pytest.approx(3.894873, abs=5e-6)
-    np.testing.assert_allclose(out.prediction[0, 0, :3].numpy(), [0.601029, -0.744053, -0.590564], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(
+        out.prediction[0, 0, :3].numpy(), [0.601029, -0.744053, -0.590564], rtol=0, atol=2e-6
+    )
 
 
 @pytest.mark.slow
@@ -307,7 +317,9 @@ def test_a_short_clip_reads_the_first_columns(tiny: MaskSpec) -> None:
 
 def test_every_parameter_gets_a_gradient(tiny: MaskSpec) -> None:
     tiny(mel(), rng=rng()).loss.backward()
-    assert [name for name, weight in tiny.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+    assert [
+        name for name, weight in tiny.named_parameters() if weight.grad is None or not weight.grad.any()
+    ] == []
 
 
 def test_a_step_never_asks_the_device() -> None:
@@ -330,7 +342,9 @@ torch.testing.assert_close(compiled(mel, 0.75, noise).loss, model(mel, 0.75, noi
 
 @pytest.mark.slow
 def test_it_compiles_without_a_graph_break() -> None:
-    subprocess.run([sys.executable, "-c", COMPILE], check=True, capture_output=True)  # without the shape-checking hook
+    subprocess.run(
+        [sys.executable, "-c", COMPILE], check=True, capture_output=True
+    )  # without the shape-checking hook
 
 
 def test_first_weights_are_drawn_as_published() -> None:
@@ -363,7 +377,9 @@ def test_noise_is_one_value_a_patch(tiny: MaskSpec) -> None:
 def test_clips_that_do_not_fit_say_what_would(model: MaskSpec | MaskSpecClassifier) -> None:
     with pytest.raises(ValueError, match="15 frames holds no patch of 16: pad it to 4801 samples"):
         model(mel(15))
-    with pytest.raises(ValueError, match=r"at most 111 frames \(1.11 s\), got 112: cut the clip into windows"):
+    with pytest.raises(
+        ValueError, match=r"at most 111 frames \(1.11 s\), got 112: cut the clip into windows"
+    ):
         model(mel(112))
     with pytest.raises(ValueError, match=r"\(batch, 128, frames\), got \(2, 64, 96\)"):
         model(mel()[:, :64])
@@ -401,7 +417,9 @@ def test_the_head_reads_what_the_pooling_says(pooling: str) -> None:
 def test_every_parameter_of_the_classifier_gets_a_gradient(pooling: str) -> None:
     model = tiny_classifier(pooling=pooling)
     model(mel()).logits.square().sum().backward()
-    assert [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+    assert [
+        name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()
+    ] == []
 
 
 def test_without_labels_it_only_embeds() -> None:

@@ -19,7 +19,14 @@ SILENCE = (np.log(1e-5) + 4.5) / 5
 
 @pytest.mark.parametrize(
     ("samples", "hop", "frames"),
-    [(320_000, 320, 1000), (320_000, 160, 2000), (320_000, 100, 3200), (4801, 320, 16), (4800, 320, 15), (600, 100, 6)],
+    [
+        (320_000, 320, 1000),
+        (320_000, 160, 2000),
+        (320_000, 100, 3200),
+        (4801, 320, 16),
+        (4800, 320, 15),
+        (600, 100, 6),
+    ],
 )
 def test_frames(samples: int, hop: int, frames: int) -> None:
     config = MelConfig(hop_length=hop)
@@ -188,7 +195,9 @@ def test_one_pair_serves_all_bands() -> None:
 def test_statistics_work_with_drawn_band_edges() -> None:
     wave = torch.from_numpy(tone(1.0))[None]
     plain = log_mel(wave, MelConfig(), band=(5.0, 14_500.0))
-    torch.testing.assert_close(log_mel(wave, MelConfig(mean=(1.0,), std=(2.0,)), band=(5.0, 14_500.0)), (plain - 1) / 2)
+    torch.testing.assert_close(
+        log_mel(wave, MelConfig(mean=(1.0,), std=(2.0,)), band=(5.0, 14_500.0)), (plain - 1) / 2
+    )
 
 
 def test_half_precision_moves_the_sweep_as_published() -> None:
@@ -207,7 +216,9 @@ def test_the_low_pass_keeps_full_band_sound_out_of_the_empty_bands() -> None:
 
 
 def test_statistics_are_those_of_all_frames() -> None:
-    clips = [torch.randn(128, frames, generator=torch.Generator().manual_seed(frames)) for frames in (50, 100)]
+    clips = [
+        torch.randn(128, frames, generator=torch.Generator().manual_seed(frames)) for frames in (50, 100)
+    ]
     frames = torch.cat(clips, dim=1).double()
     each, together = frame_statistics(clips, floor=0.1), frame_statistics(clips, floor=0.1, per_band=False)
     np.testing.assert_allclose(each.mean, frames.mean(dim=1), atol=1e-9)

@@ -141,10 +141,15 @@ def test_a_clip_that_cannot_be_read_has_no_weight_and_leaves_nothing(cache: MelC
 
 def test_workers_give_what_one_process_gives(cache: MelCache) -> None:
     one, two = (
-        [batch.wave.clone() for batch in batches(cache, StepSampler(4, 2, seed=0, first=0, last=2), workers=workers)]
+        [
+            batch.wave.clone()
+            for batch in batches(cache, StepSampler(4, 2, seed=0, first=0, last=2), workers=workers)
+        ]
         for workers in (0, 1)
     )
-    for wave, other in zip(one, two, strict=True):  # a worker has one thread, which may round in another order
+    for wave, other in zip(
+        one, two, strict=True
+    ):  # a worker has one thread, which may round in another order
         torch.testing.assert_close(wave, other)
 
 
@@ -168,6 +173,8 @@ def test_it_says_how_much_it_takes_and_refuses_what_the_disk_cannot_hold(
 ) -> None:
     new = replace(cache, folder=tmp_path / "new")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=90e6))
-    with pytest.raises(InputError, match=r"log-mels of 1\.0 hours take about 0\.09 GB in .*new, where 0\.09 are free"):
+    with pytest.raises(
+        InputError, match=r"log-mels of 1\.0 hours take about 0\.09 GB in .*new, where 0\.09 are free"
+    ):
         new.open(3600.0)
     assert "log-mels of 0.5 hours take about 0.05 GB" in new.open(1800.0)

@@ -73,7 +73,9 @@ def test_labels_nobody_gave_weigh_nothing_as_in_scikit_learn() -> None:
     found = ranking(scores, targets, known=known)
     for c in range(targets.shape[1]):
         weighed = {"sample_weight": known[:, c]}
-        assert found.precision[c, 0] == pytest.approx(average_precision_score(targets[:, c], scores[:, c], **weighed))
+        assert found.precision[c, 0] == pytest.approx(
+            average_precision_score(targets[:, c], scores[:, c], **weighed)
+        )
         assert found.auc[c, 0] == pytest.approx(roc_auc_score(targets[:, c], scores[:, c], **weighed))
 
 
@@ -118,7 +120,9 @@ def test_classes_count_alike() -> None:
 
 def test_classes_without_a_score_are_left_out_of_the_mean() -> None:
     scores, targets = scores_and_targets()
-    wider = [np.concatenate([table, np.zeros((len(table), 3), table.dtype)], axis=1) for table in (scores, targets)]
+    wider = [
+        np.concatenate([table, np.zeros((len(table), 3), table.dtype)], axis=1) for table in (scores, targets)
+    ]
     assert class_means(ranking(*wider)) == class_means(ranking(scores, targets))
 
 
@@ -175,7 +179,9 @@ def test_most_intervals_hold_the_mean_score_of_other_sets() -> None:
         return rng.normal(size=targets.shape) + targets, targets
 
     truth = np.mean([class_means(ranking(*made(seed)))["mAP"][0] for seed in range(1000, 1050)])
-    held = [low <= truth <= high for low, high in (interval(*made(seed), draws=64)["mAP"] for seed in range(30))]
+    held = [
+        low <= truth <= high for low, high in (interval(*made(seed), draws=64)["mAP"] for seed in range(30))
+    ]
     assert 25 <= sum(held) <= 29
 
 

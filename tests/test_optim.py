@@ -46,7 +46,9 @@ def test_every_parameter_is_in_exactly_one_group(tiny: Passt) -> None:
 
 def test_matrices_decay_and_nothing_else(tiny: Passt) -> None:
     names = {id(parameter): name for name, parameter in tiny.named_parameters()}
-    decay = {names[id(p)]: group["weight_decay"] for group in parameter_groups(tiny, 0.05) for p in group["params"]}
+    decay = {
+        names[id(p)]: group["weight_decay"] for group in parameter_groups(tiny, 0.05) for p in group["params"]
+    }
     assert decay == {name: 0.05 if name.endswith(MATRICES) else 0.0 for name in names.values()}
 
 
@@ -78,11 +80,20 @@ FSD50K = {"warm_up": 5, "plateau_end": 10, "ramp": 10, "floor": 0.01}
 @pytest.mark.parametrize(
     ("numbers", "epoch", "factor"),
     [
-        *((AUDIOSET, epoch, factor) for epoch, factor in enumerate((0.017422, 0.040762, 0.165299, 0.449329, 0.818731))),
+        *(
+            (AUDIOSET, epoch, factor)
+            for epoch, factor in enumerate((0.017422, 0.040762, 0.165299, 0.449329, 0.818731))
+        ),
         *((AUDIOSET, epoch, 1.0) for epoch in (5, 6, 49, 50)),
         *((AUDIOSET, 51, 0.9802), (AUDIOSET, 60, 0.802), (AUDIOSET, 75, 0.505), (AUDIOSET, 99, 0.0298)),
         *((AUDIOSET, epoch, 0.01) for epoch in (100, 101, 129)),
-        *((FSD50K, 10, 1.0), (FSD50K, 11, 0.901), (FSD50K, 15, 0.505), (FSD50K, 19, 0.109), (FSD50K, 20, 0.01)),
+        *(
+            (FSD50K, 10, 1.0),
+            (FSD50K, 11, 0.901),
+            (FSD50K, 15, 0.505),
+            (FSD50K, 19, 0.109),
+            (FSD50K, 20, 0.01),
+        ),
     ],
 )
 def test_the_published_factors(numbers: dict[str, float], epoch: int, factor: float) -> None:

@@ -17,7 +17,11 @@ from patchout.training.supervised.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
-ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| ")]
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in PAGE.splitlines()
+    if line.startswith("| ")
+]
 ELEMENTS = [row for row in ROWS if len(row) == 3 and row[0] not in ("element", "---")]
 SCORES = [row for row in ROWS if len(row) > 3]
 CITED = {  # recipe, and a score that stands beside it
@@ -108,6 +112,8 @@ def test_the_weights_of_a_cited_score_are_those_that_the_recipe_reports_or_are_s
         for name in re.findall(r"`([^`]+)`", row[2]) if len(row) == 4 else ():
             reported = recipe(name).config.result
             if name.endswith("-paper") or name.startswith("maskspec"):
-                assert {"last": "last", "best": "best on the validation split"}[reported] == row[3].partition(",")[0]
+                assert {"last": "last", "best": "best on the validation split"}[reported] == row[3].partition(
+                    ","
+                )[0]
             elif row[3].startswith("last") and reported != "last":
                 assert "last weights" in recipe(name).about

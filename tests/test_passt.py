@@ -59,10 +59,13 @@ def test_sizes_have_heads_of_64(size: str, width: int, heads: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "stride", "hop", "samples"), [(99, 10, 320, 321_600), (200, 10, 160, 322_400), (320, 10, 100, 321_500)]
+    ("columns", "stride", "hop", "samples"),
+    [(99, 10, 320, 321_600), (200, 10, 160, 322_400), (320, 10, 100, 321_500)],
 )
 def test_longest_input_is_the_published_one(columns: int, stride: int, hop: int, samples: int) -> None:
-    config = PasstConfig(labels=("a",), columns=columns, stride=(stride, stride), mel=MelConfig(hop_length=hop))
+    config = PasstConfig(
+        labels=("a",), columns=columns, stride=(stride, stride), mel=MelConfig(hop_length=hop)
+    )
     assert config.max_samples == samples
 
 
@@ -101,7 +104,9 @@ def test_time_offset_moves_the_positions(tiny: Passt) -> None:
 
 
 def test_too_long_says_to_window_it(tiny: Passt) -> None:
-    with pytest.raises(ValueError, match=r"at most 105 frames \(1.05 s\), got 106: cut the clip into windows"):
+    with pytest.raises(
+        ValueError, match=r"at most 105 frames \(1.05 s\), got 106: cut the clip into windows"
+    ):
         tiny(mel(106))
 
 
@@ -118,7 +123,9 @@ def test_other_mels_are_refused(tiny: Passt) -> None:
 def test_every_parameter_gets_a_gradient(tiny: Passt) -> None:
     tiny(mel()).logits.square().sum().backward()
     assert [
-        name for name, parameter in tiny.named_parameters() if parameter.grad is None or not parameter.grad.any()
+        name
+        for name, parameter in tiny.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
     ] == []
 
 
@@ -180,7 +187,9 @@ torch.testing.assert_close(compiled(mel).logits, model(mel).logits)
 
 @pytest.mark.slow
 def test_it_compiles_without_a_graph_break() -> None:
-    subprocess.run([sys.executable, "-c", COMPILE], check=True, capture_output=True)  # without the shape-checking hook
+    subprocess.run(
+        [sys.executable, "-c", COMPILE], check=True, capture_output=True
+    )  # without the shape-checking hook
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,9 @@ def test_the_generator_alone_decides() -> None:
     assert torch.equal(first[1], again[1])
 
 
-@pytest.mark.parametrize("drop", [Patchout(freq=3, time=4), Patchout(patches=60), Patchout(2, 2, 10, per_clip=True)])
+@pytest.mark.parametrize(
+    "drop", [Patchout(freq=3, time=4), Patchout(patches=60), Patchout(2, 2, 10, per_clip=True)]
+)
 def test_dropping_first_equals_projecting_first(embed: PatchEmbed, drop: Patchout) -> None:
     mel = torch.randn(3, 128, 96, generator=rng())
     grid = patchout(12, 9, drop, batch=3, rng=rng(1))
@@ -105,7 +107,9 @@ def test_a_shorter_clip_reads_the_first_columns_or_those_from_the_offset(embed: 
     mel = torch.randn(1, 128, 46, generator=rng())  # 4 columns
     shifted = embed(mel, time_offset=5) - embed(mel)
     row, column = whole_grid(12, 4, mel.device)
-    torch.testing.assert_close(shifted[0], (embed.column_position[column + 5] - embed.column_position[column])[0])
+    torch.testing.assert_close(
+        shifted[0], (embed.column_position[column + 5] - embed.column_position[column])[0]
+    )
     assert row.shape == (1, 48)
 
 

@@ -13,8 +13,12 @@ CPU = torch.device("cpu")
 
 def test_what_the_backward_pass_keeps_is_counted_once_and_weights_are_not() -> None:
     layer = nn.Linear(100, 50, bias=False)
-    trial = measure(layer, lambda model, batch, place: model(batch.wave).square().sum(), num_samples=100, num_classes=2)
-    assert trial.activation_bytes == 4 * (100 + 50)  # the input for the weight's gradient, the output for the square's
+    trial = measure(
+        layer, lambda model, batch, place: model(batch.wave).square().sum(), num_samples=100, num_classes=2
+    )
+    assert trial.activation_bytes == 4 * (
+        100 + 50
+    )  # the input for the weight's gradient, the output for the square's
     assert trial.seconds > 0
     assert layer.weight.grad is None
 

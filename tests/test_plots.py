@@ -15,7 +15,9 @@ from patchout.inference.events import Event
 from patchout.inference.figures.tags import TagTrack, tags_over_time, top_rows
 
 
-def track(*, frames: int = 300, windows: int = 6, labels: tuple[str, ...] = ("dog", "rain", "siren")) -> TagTrack:
+def track(
+    *, frames: int = 300, windows: int = 6, labels: tuple[str, ...] = ("dog", "rain", "siren")
+) -> TagTrack:
     rng = np.random.default_rng(0)
     return TagTrack(
         log_mel=rng.normal(size=(16, frames)).astype(np.float32),
@@ -101,7 +103,9 @@ def test_scores_stand_at_their_time(tmp_path: Path, windows: int) -> None:
     last_quarter = (np.arange(windows) >= 0.75 * windows).astype(np.float32)
     tags_over_time(tmp_path / "x.png", replace(given, scores=last_quarter[:, None]))
     pixels = np.round(255 * imread(tmp_path / "x.png")[..., :3])
-    dark, light = ((pixels == colour).all(axis=2) for colour in [(8, 48, 107), (247, 251, 255)])  # 1 and 0 in Blues
+    dark, light = (
+        (pixels == colour).all(axis=2) for colour in [(8, 48, 107), (247, 251, 255)]
+    )  # 1 and 0 in Blues
     row = dark.sum(axis=1).argmax()
     assert dark[row].sum() / (dark[row] | light[row]).sum() == pytest.approx(0.25, abs=0.005)
     assert np.flatnonzero(light[row]).max() < np.flatnonzero(dark[row]).min()
@@ -142,7 +146,9 @@ def test_a_click_in_a_long_sound_still_shows(tmp_path: Path) -> None:
 
 def test_text_is_never_read_as_markup_or_refused(tmp_path: Path) -> None:
     labels = ("$\\frac{$ äöü", "犬の鳴き声 \U0001f415", "\udcff\t\x07" + 50 * "long ")
-    tags_over_time(tmp_path / "ü.png", track(labels=labels), title="$\\nothing$ 日本語 हिन्दी \udcff\n.wav" * 9)
+    tags_over_time(
+        tmp_path / "ü.png", track(labels=labels), title="$\\nothing$ 日本語 हिन्दी \udcff\n.wav" * 9
+    )
     assert png_size(tmp_path / "ü.png")[0] == 1500
 
 
@@ -151,7 +157,9 @@ def test_pooling_keeps_the_largest_of_each_run() -> None:
     np.testing.assert_array_equal(plots.pool_columns(x, 3), [[5.0, 3.0, 4.0], [9.0, 0.0, -1.0]])
 
 
-@pytest.mark.parametrize(("columns", "pooled"), [(1, 1), (1999, 1999), (2000, 2000), (2001, 1001), (4001, 1334)])
+@pytest.mark.parametrize(
+    ("columns", "pooled"), [(1, 1), (1999, 1999), (2000, 2000), (2001, 1001), (4001, 1334)]
+)
 def test_pooled_size_stays_below_the_limit(columns: int, pooled: int) -> None:
     assert plots.pool_columns(np.zeros((4, columns)), 2000).shape == (4, pooled)
 
@@ -163,7 +171,9 @@ def test_pooling_to_nothing_is_refused() -> None:
 
 def test_rows_are_events_first_then_the_highest_peaks() -> None:
     scores = np.array([[0.1, 0.9, 0.3, 0.2], [0.2, 0.1, 0.6, 0.2]])
-    given = replace(track(windows=2, labels=("a", "b", "c", "d")), scores=scores, events=[Event("d", 0.0, 1.0, 0.9)])
+    given = replace(
+        track(windows=2, labels=("a", "b", "c", "d")), scores=scores, events=[Event("d", 0.0, 1.0, 0.9)]
+    )
     assert top_rows(given) == [3, 1, 2, 0]
 
 

@@ -119,7 +119,9 @@ def test_the_matrix_is_bounded(times: int, size: int, tmp_path: Path, drawn: lis
 
 
 @pytest.mark.parametrize("values", [np.ones((1, 4)), np.ones((2, 1)), np.ones((30, 4)), np.zeros((30, 4))])
-def test_embeddings_that_do_not_change_are_drawn(values: np.ndarray, tmp_path: Path, drawn: list[Figure]) -> None:
+def test_embeddings_that_do_not_change_are_drawn(
+    values: np.ndarray, tmp_path: Path, drawn: list[Figure]
+) -> None:
     embedding_over_time(tmp_path / "x.png", track(values))
     assert not np.ma.getdata(matrix_of(drawn[0]).get_array()).any()
 
@@ -138,7 +140,9 @@ def spread(plane: np.ndarray, names: list[str]) -> float:
     classes = np.array(names)
     centres = {name: plane[classes == name].mean(axis=0) for name in set(names)}
     within = max(np.linalg.norm(point - centres[name]) for point, name in zip(plane, names, strict=True))
-    between = [np.linalg.norm(a - b) for key, a in centres.items() for other, b in centres.items() if key < other]
+    between = [
+        np.linalg.norm(a - b) for key, a in centres.items() for other, b in centres.items() if key < other
+    ]
     return float(within / min(between))
 
 
@@ -173,7 +177,9 @@ def test_the_same_values_give_the_same_map() -> None:
         np.eye(40)[[0] * 39 + [1]],
     ],
 )
-def test_few_equal_and_constant_embeddings_are_drawn(values: np.ndarray, tmp_path: Path, drawn: list[Figure]) -> None:
+def test_few_equal_and_constant_embeddings_are_drawn(
+    values: np.ndarray, tmp_path: Path, drawn: list[Figure]
+) -> None:
     map_2d(tmp_path / "x.png", values, ["a"] * len(values))
     for axes in drawn[0].axes:
         assert sum(len(points_of(one)) for one in axes.collections) == len(values)
@@ -196,7 +202,8 @@ def test_classes_beyond_twenty_are_others(tmp_path: Path, drawn: list[Figure]) -
     assert {"class 0 (6)", "class 29 (7)"} < set(legend)
     assert legend[-1].startswith("10 others (")
     looks = {
-        (colour_of(one), np.asarray(one.get_paths()[0].vertices).tobytes()) for one in drawn[0].axes[0].collections
+        (colour_of(one), np.asarray(one.get_paths()[0].vertices).tobytes())
+        for one in drawn[0].axes[0].collections
     }
     assert len(looks) == 21
 
@@ -214,13 +221,18 @@ def test_a_class_has_one_look_in_both_maps_and_the_legend(tmp_path: Path, drawn:
 def test_class_names_are_never_read_as_markup_or_left_out(tmp_path: Path, drawn: list[Figure]) -> None:
     values, _ = clouds(4, 4)
     map_2d(
-        tmp_path / "x.png", values, ["_hidden", "$\\frac{$", "犬の鳴き声", "\udcff" + 20 * "long "], title="$\\nothing$"
+        tmp_path / "x.png",
+        values,
+        ["_hidden", "$\\frac{$", "犬の鳴き声", "\udcff" + 20 * "long "],
+        title="$\\nothing$",
     )
     assert [text.partition(" ")[0] for text in legend_of(drawn[0])][:2] == ["$\\frac{$", "_hidden"]
     assert max(map(len, legend_of(drawn[0]))) < 40
 
 
-def test_a_large_folder_is_thinned_out(tmp_path: Path, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_folder_is_thinned_out(
+    tmp_path: Path, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plots_embedding, "MAX_POINTS", 30)
     values, names = clouds(1000, 3)
     map_2d(tmp_path / "x.png", values, sorted(names))

@@ -93,8 +93,12 @@ def test_a_pair_is_two_bars_a_task_with_the_cited_ones_as_marks(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("draw", ["boxes", "bars", "pair"])
-def test_no_word_is_cut_and_the_legend_is_off_the_data(draw: str, tmp_path: Path, drawn: list[Figure]) -> None:
-    long = [Line(f"a model with quite a long name, number $_{number}^", FOUR, number < 3) for number in range(8)]
+def test_no_word_is_cut_and_the_legend_is_off_the_data(
+    draw: str, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    long = [
+        Line(f"a model with quite a long name, number $_{number}^", FOUR, number < 3) for number in range(8)
+    ]
     if draw == "boxes":
         plots_hear.rows(
             tmp_path / "x.png", long, {"music": ["a", "b"], "speech": ["b"], "general": ["c", "d"]}, **WORDS
@@ -105,8 +109,14 @@ def test_no_word_is_cut_and_the_legend_is_off_the_data(draw: str, tmp_path: Path
         plots_hear.pair(tmp_path / "x.png", (long[3], long[4]), long[:3], list(FOUR), **WORDS)
     figure = drawn[0]
     FigureCanvasAgg(figure).print_figure(io.BytesIO())
-    ticks = [text for axes in figure.axes for text in axes.get_xticklabels()]  # also those beyond the axis, not drawn
-    shown = [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text() and text not in ticks]
+    ticks = [
+        text for axes in figure.axes for text in axes.get_xticklabels()
+    ]  # also those beyond the axis, not drawn
+    shown = [
+        text
+        for text in figure.findobj(Text)
+        if isinstance(text, Text) and text.get_text() and text not in ticks
+    ]
     spans = [(text.get_text(), text.get_window_extent()) for text in shown]
     assert [text for text, box in spans if min(box.x0, box.y0) < 0 or box.x1 > figure.bbox.x1] == []
     legend = figure.legends[0].get_window_extent()

@@ -10,7 +10,12 @@ from matplotlib.figure import Figure
 
 from patchout import figures as plots
 from patchout.figures import save
-from patchout.inference.figures.reconstruction import DB_PER_UNIT, Reconstructed, reconstruction, reconstruction_strip
+from patchout.inference.figures.reconstruction import (
+    DB_PER_UNIT,
+    Reconstructed,
+    reconstruction,
+    reconstruction_strip,
+)
 
 
 def sound(ratio: float = 0.75) -> Reconstructed:
@@ -18,7 +23,11 @@ def sound(ratio: float = 0.75) -> Reconstructed:
     mel = np.random.default_rng(0).normal(size=(32, 80))
     hidden = np.broadcast_to(np.arange(80) < 80 * ratio, (32, 80))
     return Reconstructed(
-        log_mel=mel, band_hz=np.linspace(100, 9000, 32), frame_s=0.01, hidden=hidden, filled=mel + 0.1 * hidden
+        log_mel=mel,
+        band_hz=np.linspace(100, 9000, 32),
+        frame_s=0.01,
+        hidden=hidden,
+        filled=mel + 0.1 * hidden,
     )
 
 
@@ -66,7 +75,9 @@ def test_the_title_counts_only_what_was_hidden(tmp_path: Path, drawn: list[Figur
     assert drawn[0].get_suptitle() == "dog.wav  (75% hidden, mean error there 2.2 dB)"  # 0.1 of 21.7 dB
 
 
-def test_a_strip_has_a_row_for_every_ratio_and_one_scale_of_errors(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_a_strip_has_a_row_for_every_ratio_and_one_scale_of_errors(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
     louder = replace(sound(0.9), filled=sound(0.9).log_mel + 1.0)
     reconstruction_strip(tmp_path / "x.svg", [sound(0.25), sound(0.5), louder])
     rows = [axes.get_ylabel() for axes in drawn[0].axes if axes.get_ylabel().endswith("hidden")]

@@ -218,7 +218,9 @@ def test_flac_is_the_sound_to_the_last_bit() -> None:
     assert np.array_equal(load(check(bytes_of(wave), Encoding("flac")).audio), wave)
 
 
-@pytest.mark.parametrize(("low_hz", "high_hz"), [(500, 1000), (10_000, 11_000), (12_000, 13_000), (14_000, 15_000)])
+@pytest.mark.parametrize(
+    ("low_hz", "high_hz"), [(500, 1000), (10_000, 11_000), (12_000, 13_000), (14_000, 15_000)]
+)
 def test_mp3_keeps_what_the_mel_bank_hears(low_hz: int, high_hz: int) -> None:
     wave = noise(4.0)
 
@@ -316,7 +318,9 @@ def interrupt_at(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return begun
 
 
-def test_a_stopped_job_goes_on_where_it_was(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_job_goes_on_where_it_was(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = plan("esc50", many, out=tmp_path / "out")
     interrupt_at(1, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
@@ -338,7 +342,19 @@ def test_a_killed_process_goes_on_and_leaves_none_behind(many: Path, tmp_path: P
     for index in range(150):
         write_wav(many / f"audio/{index:03d}.wav", tone(5.0, 200 + index))
     out = tmp_path / "out"
-    words = [sys.executable, "-m", "patchout", "prepare", "esc50", "--source", many, "--out", out, "--workers", "2"]
+    words = [
+        sys.executable,
+        "-m",
+        "patchout",
+        "prepare",
+        "esc50",
+        "--source",
+        many,
+        "--out",
+        out,
+        "--workers",
+        "2",
+    ]
     with subprocess.Popen([*map(str, words)], start_new_session=True, stderr=subprocess.DEVNULL) as child:
         until = time.monotonic() + 60
         while not list(out.glob(".data-*")) and time.monotonic() < until:
@@ -355,11 +371,15 @@ def test_a_killed_process_goes_on_and_leaves_none_behind(many: Path, tmp_path: P
 
 def _session(leader: int) -> list[int]:
     """Living processes of a session."""
-    found = subprocess.run(["ps", "-o", "pid=,stat=", "-s", str(leader)], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["ps", "-o", "pid=,stat=", "-s", str(leader)], capture_output=True, text=True, check=False
+    )
     return [int(line.split()[0]) for line in found.stdout.splitlines() if "Z" not in line]
 
 
-def test_a_finished_set_is_not_made_again(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_set_is_not_made_again(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = plan("esc50", many, out=tmp_path / "out")
     info = prepare(job)
     begun = interrupt_at(-1, monkeypatch)
@@ -418,7 +438,10 @@ def test_a_folder_of_something_else_is_refused(many: Path, tmp_path: Path) -> No
 
 def test_two_jobs_in_one_folder_are_refused(many: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out/.lock"), pytest.raises(InputError, match="another process is writing to it"):
+    with (
+        FileLock(tmp_path / "out/.lock"),
+        pytest.raises(InputError, match="another process is writing to it"),
+    ):
         prepare(plan("esc50", many, out=tmp_path / "out"))
 
 
@@ -474,7 +497,10 @@ def test_clips_that_were_left_out_make_it_fail(damaged: Path, tmp_path: Path, ru
     [
         (["--encoding", "mp3"], "none was given: below 128 the top of the spectrum is cut off"),
         (["--encoding", "mp3", "--mp3-kbps", "48"], "got 48: below 128 .* nothing above 11 kHz"),
-        (["--encoding", "mp3", "--mp3-kbps", "150"], "needs --mp3-kbps 128, 160, 192, 224, 256, 320; got 150"),
+        (
+            ["--encoding", "mp3", "--mp3-kbps", "150"],
+            "needs --mp3-kbps 128, 160, 192, 224, 256, 320; got 150",
+        ),
         (["--encoding", "flac", "--mp3-kbps", "128"], "--mp3-kbps is for --encoding mp3, not for flac"),
     ],
 )
@@ -490,7 +516,9 @@ def test_a_typo_is_answered_with_the_name(tmp_path: Path, run: Run) -> None:
     assert (done.code, "unknown data set 'esc5' (did you mean esc50?)" in done.err) == (2, True)
 
 
-def test_ctrl_c_says_how_to_go_on(many: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_says_how_to_go_on(
+    many: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     interrupt_at(1, monkeypatch)
     done = run("esc50", "--source", many, "--out", tmp_path / "out")
     assert done.code == 130

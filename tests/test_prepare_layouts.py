@@ -96,7 +96,9 @@ def test_speech_commands(tmp_path: Path) -> None:
     write(root / "testing_list.txt", "zero/bb_nohash_0.wav\n")
     info, found = prepared("speechcommands", root)
     assert info["classes"] == sorted(info["classes"])
-    assert {id: (info["classes"][row["labels"][0]], row["split"], row["group"]) for id, row in found.items()} == {
+    assert {
+        id: (info["classes"][row["labels"][0]], row["split"], row["group"]) for id, row in found.items()
+    } == {
         "yes/aa_nohash_0": ("yes", "train", "aa"),
         "yes/aa_nohash_1": ("yes", "valid", "aa"),
         "zero/bb_nohash_0": ("zero", "test", "bb"),
@@ -133,7 +135,10 @@ def test_openmic(tmp_path: Path) -> None:
     classes = label_names("openmic2018")
     write(root / "class-map.json", json.dumps({name: index for index, name in enumerate(classes)}))
     judged = "000046_3840,clarinet,0.17105,3\n000046_3840,flute,0.75,3\n155311_453120,voice,0.5,3\n"
-    write(root / "openmic-2018-aggregated-labels.csv", f"sample_key,instrument,relevance,num_responses\n{judged}")
+    write(
+        root / "openmic-2018-aggregated-labels.csv",
+        f"sample_key,instrument,relevance,num_responses\n{judged}",
+    )
     write(root / "partitions/split01_train.csv", "000046_3840\n")
     write(root / "partitions/split01_test.csv", "155311_453120\n")
     info, found = prepared("openmic", root)
@@ -145,7 +150,9 @@ def test_openmic(tmp_path: Path) -> None:
     )
     assert sum(row["probabilities"]) == pytest.approx(0.92105)
     other = found["155311_453120"]
-    assert (other["labels"], np.flatnonzero(other["known"]).tolist()) == ([], [voice]), "0.5 is no label, but judged"
+    assert (other["labels"], np.flatnonzero(other["known"]).tolist()) == ([], [voice]), (
+        "0.5 is no label, but judged"
+    )
     assert tuple(info["classes"]) == classes
 
 
@@ -154,7 +161,9 @@ def test_openmic(tmp_path: Path) -> None:
 
 def segments(*rows: str) -> str:
     head = "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=22160\n"
-    return head + "# YTID, start_seconds, end_seconds, positive_labels\n" + "".join(f"{row}\n" for row in rows)
+    return (
+        head + "# YTID, start_seconds, end_seconds, positive_labels\n" + "".join(f"{row}\n" for row in rows)
+    )
 
 
 def lists(root: Path) -> Path:
@@ -302,7 +311,9 @@ def test_a_wrong_folder_says_what_is_needed_and_missing(tmp_path: Path, name: st
 
 def test_only_what_is_missing_is_named_so(tmp_path: Path) -> None:
     write(tmp_path / "ESC-50/meta/esc50.csv", "")
-    with pytest.raises(LayoutError, match=r"needs meta/esc50.csv, audio or audio_32k; missing: audio or audio_32k$"):
+    with pytest.raises(
+        LayoutError, match=r"needs meta/esc50.csv, audio or audio_32k; missing: audio or audio_32k$"
+    ):
         read_layout("esc50", tmp_path)
 
 

@@ -103,9 +103,18 @@ def test_the_recipe_has_the_published_numbers() -> None:
     found, about = recipe("maskspec")
     assert (found.epochs, found.batch, found.base_lr * found.batch / 256) == (80, 512, 2e-3)
     assert (found.betas, found.weight_decay, found.warm_up_epochs) == ((0.9, 0.95), 0.05, 40)
-    assert (found.decoder, found.mask_ratio, found.clip_s, found.normalize_patches) == ((512, 8, 16), 0.75, 10.0, True)
+    assert (found.decoder, found.mask_ratio, found.clip_s, found.normalize_patches) == (
+        (512, 8, 16),
+        0.75,
+        10.0,
+        True,
+    )
     assert "--horizon-epochs 400" in about
-    assert [recipe(f"maskspec{size}")[0].size for size in ("", "-small", "-tiny")] == ["base", "small", "tiny"]
+    assert [recipe(f"maskspec{size}")[0].size for size in ("", "-small", "-tiny")] == [
+        "base",
+        "small",
+        "tiny",
+    ]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -116,12 +125,16 @@ def test_every_recipe_says_its_command(name: str) -> None:
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"unknown recipe 'owm' \(did you mean own\?\): recipes are maskspec"):
+    with pytest.raises(
+        ValueError, match=r"unknown recipe 'owm' \(did you mean own\?\): recipes are maskspec"
+    ):
         recipe("owm")
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("maskspec-tiny", 30_839_040)])
-def test_the_recipes_build_the_published_models(name: str, parameters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipes_build_the_published_models(
+    name: str, parameters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()  # the true sizes
     with torch.device("meta"), monkeypatch.context() as patched:
         patched.setattr(MaskSpec, "init_weights", lambda self, rng: None)
@@ -209,7 +222,9 @@ def test_the_config_of_a_run_has_the_sizes_of_its_start(class_folder: Path, tmp_
 
 def test_a_tagger_is_no_start(tmp_path: Path, tiny: Passt) -> None:
     checkpoint.save(tiny, tmp_path / "tagger.safetensors")
-    with pytest.raises(ValueError, match="is a tagger without a decoder: give the run folder or file of `patchout pre"):
+    with pytest.raises(
+        ValueError, match="is a tagger without a decoder: give the run folder or file of `patchout pre"
+    ):
         start(config(init=str(tmp_path / "tagger.safetensors")), HEARD, device=CPU)
 
 
@@ -370,10 +385,14 @@ def test_cached_log_mels_have_the_loss_of_their_waveform() -> None:
 def test_every_parameter_learns() -> None:
     model = start(config(), HEARD, device=CPU)
     torch.autograd.backward(PretrainLoss(config(), model.config, CPU)(model, batch_of(), place_of(0)))
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    assert [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ] == []
 
 
-@pytest.mark.parametrize("statistics", ["one", "audioset"])  # with those of every band silence is not one value
+@pytest.mark.parametrize(
+    "statistics", ["one", "audioset"]
+)  # with those of every band silence is not one value
 def test_silence_is_seen(statistics: str) -> None:
     settings = config(statistics=statistics)
     model = start(settings, HEARD, device=CPU)
@@ -503,10 +522,14 @@ def test_the_probe_watches_the_run_and_tells_at_the_end(class_folder: Path, tmp_
 def test_what_auto_chose_is_kept_and_another_start_is_refused(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrain, "choose_start", lambda init, hours: ("", "") if init == "auto" else (init, ""))
+    monkeypatch.setattr(
+        pretrain, "choose_start", lambda init, hours: ("", "") if init == "auto" else (init, "")
+    )
     settings = config(class_folder, tmp_path / "run", init="auto", epochs=1)
     pretrain.run(settings)
-    monkeypatch.setattr(pretrain, "choose_start", lambda init, hours: ("better", "") if init == "auto" else (init, ""))
+    monkeypatch.setattr(
+        pretrain, "choose_start", lambda init, hours: ("better", "") if init == "auto" else (init, "")
+    )
     pretrain.run(settings)
     with pytest.raises(ValueError, match=r"holds a run with another config \(init '' -> "):
         pretrain.run(replace(settings, init=str(tmp_path / "run")))
@@ -515,7 +538,9 @@ def test_what_auto_chose_is_kept_and_another_start_is_refused(
 def test_the_batch_that_was_found_is_kept(class_folder: Path, tmp_path: Path) -> None:
     plans: list[Plan] = []
     for _ in range(2):
-        pretrain.run(config(class_folder, tmp_path / "run", batch=0, epochs=1), Listener(on_plan=plans.append))
+        pretrain.run(
+            config(class_folder, tmp_path / "run", batch=0, epochs=1), Listener(on_plan=plans.append)
+        )
     assert [made.batch for made in plans] == [2, 2]
     assert (plans[0].kept, plans[0].tokens) == (1 + 6, 1 + 24)
     assert "no labels" in plans[0].describe()

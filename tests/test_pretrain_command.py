@@ -12,18 +12,42 @@ from patchout.training.masked import survey
 from patchout.training.masked.config import RECIPES
 
 SMALL = (
-    *("--size", "tiny", "--decoder", "16", "1", "1", "--clip-s", "0.5", "--epochs", "1", "--warm-up-epochs", "0"),
+    *(
+        "--size",
+        "tiny",
+        "--decoder",
+        "16",
+        "1",
+        "1",
+        "--clip-s",
+        "0.5",
+        "--epochs",
+        "1",
+        "--warm-up-epochs",
+        "0",
+    ),
     *("--batch", "6", "--init", "", "--device", "cpu", "--precision", "fp32"),
 )
 
 
 @pytest.fixture
-def run(class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Path:
+def run(
+    class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Path:
     """The run folder of a small pre-training on the sounds of `class_folder`, beside what it said and told."""
     monkeypatch.setattr(survey, "LEAST_S", 1.0)
     monkeypatch.setitem(passt.SIZES, "tiny", (32, 2))
     out = tmp_path / "run"
-    command = ["pretrain", "own", "--data", str(class_folder), "--out", str(out), "--probe", str(class_folder)]
+    command = [
+        "pretrain",
+        "own",
+        "--data",
+        str(class_folder),
+        "--out",
+        str(out),
+        "--probe",
+        str(class_folder),
+    ]
     assert run_command([*command, *SMALL]) == 0
     for name, text in zip(("told", "said"), capfd.readouterr(), strict=True):
         (out / name).write_text(text)
@@ -42,7 +66,16 @@ def test_it_goes_on_as_it_began_when_the_recipe_has_changed(
     run: Path, class_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(RECIPES, "own", replace(RECIPES["own"], base_lr=2e-3))
-    command = ["pretrain", "own", "--data", str(class_folder), "--out", str(run), "--probe", str(class_folder)]
+    command = [
+        "pretrain",
+        "own",
+        "--data",
+        str(class_folder),
+        "--out",
+        str(run),
+        "--probe",
+        str(class_folder),
+    ]
     assert run_command([*command, *SMALL]) == 0
     assert "goes on as it began (base_lr 0.002 -> 0.001); --accept-changes takes" in capfd.readouterr().err
 
@@ -56,7 +89,18 @@ def test_its_model_embeds_and_is_fine_tuned_but_tags_nothing(
     assert "has no classes yet: fine-tune it" in capfd.readouterr().err
     assert run_command(["evaluate", str(run), "--data", str(class_folder), "--device", "cpu"]) == 2
     assert "has no classes yet: fine-tune it" in capfd.readouterr().err
-    tuned = ["--out", str(tmp_path / "tuned"), "--init", str(run), "--epochs", "1", "--batch", "4", "--clip-s", "0.5"]
+    tuned = [
+        "--out",
+        str(tmp_path / "tuned"),
+        "--init",
+        str(run),
+        "--epochs",
+        "1",
+        "--batch",
+        "4",
+        "--clip-s",
+        "0.5",
+    ]
     tuned += ["--roll-s", "0.1", "--precision", "fp32", "--device", "cpu"]
     assert run_command(["train", "folder", "--data", str(class_folder), *tuned]) == 0
     assert run_command(["tag", sound, "--model", str(tmp_path / "tuned"), "--device", "cpu"]) == 0
@@ -68,23 +112,49 @@ def test_the_pictures_of_a_long_sound_and_of_one_shorter_than_a_patch(
 ) -> None:
     sound = write_wav(tmp_path / "long.wav", noise(seconds))
     picture = tmp_path / "look.png"
-    assert run_command(["reconstruct", str(sound), "--model", str(run), "--plot", str(picture), "--device", "cpu"]) == 0
+    assert (
+        run_command(
+            ["reconstruct", str(sound), "--model", str(run), "--plot", str(picture), "--device", "cpu"]
+        )
+        == 0
+    )
     assert picture.stat().st_size > 20_000
     assert (tmp_path / "look-ratios.png").stat().st_size > 20_000
     sound.write_text("no sound " * 99)
-    assert run_command(["reconstruct", str(sound), "--model", str(run), "--plot", str(picture), "--device", "cpu"]) == 1
+    assert (
+        run_command(
+            ["reconstruct", str(sound), "--model", str(run), "--plot", str(picture), "--device", "cpu"]
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
     ("command", "code", "reason"),
     [
-        (("pretrain",), 2, "recipes: maskspec, maskspec-small, maskspec-tiny, maskspec-code, maskspec-paper, own"),
+        (
+            ("pretrain",),
+            2,
+            "recipes: maskspec, maskspec-small, maskspec-tiny, maskspec-code, maskspec-paper, own",
+        ),
         (("pretrain", "owm"), 2, "did you mean own"),
         (("pretrain", "own", "--data", "nowhere", "--out", "x"), 1, "nowhere: no such folder"),
-        (("pretrain", "own", "--data", "x", "--out", "y", "--mask-ratio", "1"), 2, "from 0.05 to 0.95, got 1"),
-        (("reconstruct", "a.wav", "--model", "esc10-tiny", "--plot", "a.png"), 2, "is a tagger without a decoder"),
+        (
+            ("pretrain", "own", "--data", "x", "--out", "y", "--mask-ratio", "1"),
+            2,
+            "from 0.05 to 0.95, got 1",
+        ),
+        (
+            ("reconstruct", "a.wav", "--model", "esc10-tiny", "--plot", "a.png"),
+            2,
+            "is a tagger without a decoder",
+        ),
         (("reconstruct", "a.wav", "--model", "x", "--plot", "a.doc"), 2, "a.doc"),
-        (("reconstruct", "a.wav", "--model", "x", "--plot", "a.png", "--seed", "-1"), 2, "--seed must be 0 or more"),
+        (
+            ("reconstruct", "a.wav", "--model", "x", "--plot", "a.png", "--seed", "-1"),
+            2,
+            "--seed must be 0 or more",
+        ),
         (
             ("reconstruct", "a.wav", "--model", "x", "--plot", "a.png", "--mask-ratio", "0"),
             2,

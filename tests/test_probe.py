@@ -99,7 +99,8 @@ def test_five_clips_that_all_got_better_are_no_proof() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "verdict"), [(0, 1, "it helped"), (1, 0, "it did harm"), (1, 1, "40 clips cannot tell")]
+    ("before", "after", "verdict"),
+    [(0, 1, "it helped"), (1, 0, "it did harm"), (1, 1, "40 clips cannot tell")],
 )
 def test_the_verdict_needs_more_than_chance(before: int, after: int, verdict: str) -> None:
     subjects = [answers(name, *([which] * 39), 1) for name, which in (("random", before), ("own", after))]
@@ -165,7 +166,13 @@ def test_the_seconds_of_a_list_are_cut_within_their_bounds(tmp_path: Path) -> No
     (tmp_path / "list.csv").write_text("filename,start,end\na.wav,1,3\na.wav,3,\na.wav,,0.5\n")
     clips = cut_long(scan_sounds(tmp_path / "list.csv"), 0.5)
     starts, ends = (clips.table[name].to_pylist() for name in ("start_s", "end_s"))
-    assert list(zip(starts, ends, strict=True)) == [(1.0, 2.0), (2.0, 3.0), (3.0, 4.0), (4.0, None), (0.0, 0.5)]
+    assert list(zip(starts, ends, strict=True)) == [
+        (1.0, 2.0),
+        (2.0, 3.0),
+        (3.0, 4.0),
+        (4.0, None),
+        (0.0, 0.5),
+    ]
 
 
 def test_what_is_read_from_its_beginning_and_what_is_broken_stays_whole(tmp_path: Path) -> None:

@@ -79,7 +79,9 @@ def lines(sounds: Path, out: Path, *, passt_batch: int, epochs: int) -> list[lis
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has torch")
 def test_three_and_then_four_processes_train_as_one(sounds: Path, tmp_path: Path) -> None:
     """PaSST's batch of 2 a process is 6 in all, and stays so when four go on; the others' 4 are shared 1, 1, 2."""
-    one = [line for epochs in (1, 2) for line in lines(sounds, tmp_path / "one", passt_batch=6, epochs=epochs)]
+    one = [
+        line for epochs in (1, 2) for line in lines(sounds, tmp_path / "one", passt_batch=6, epochs=epochs)
+    ]
     begun, ended = (lines(sounds, tmp_path / "some", passt_batch=2, epochs=epochs) for epochs in (1, 2))
     too_few = [*begun[1], "--restart", "--batch", "2"]
     told = subprocess.run(

@@ -59,14 +59,24 @@ def maskspec() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(
     "prefix",
-    ["module.", "model.", "model.net.", "net.", "net_swa.", "_orig_mod.", "module._orig_mod.model.net.", "backbone."],
+    [
+        "module.",
+        "model.",
+        "model.net.",
+        "net.",
+        "net_swa.",
+        "_orig_mod.",
+        "module._orig_mod.model.net.",
+        "backbone.",
+    ],
 )
 def test_any_prefix_is_taken_off(prefix: str) -> None:
     assert same(read_public(prefixed(prefix)).weights, WEIGHTS)
 
 
 @pytest.mark.parametrize(
-    "container", ["state_dict", "model_state_dict", "model", "net", "weights", "ema", "model/state_dict", "anything"]
+    "container",
+    ["state_dict", "model_state_dict", "model", "net", "weights", "ema", "model/state_dict", "anything"],
 )
 def test_any_container_is_opened(container: str) -> None:
     content: dict[str, Any] = prefixed("module.")
@@ -76,13 +86,19 @@ def test_any_container_is_opened(container: str) -> None:
 
 
 def test_averaged_weights_come_before_the_last_ones() -> None:
-    assert same(read_public({"model": WEIGHTS, "ema": {"decay": 0.999, "shadow": doubled()}}).weights, doubled())
-    averaged = prefixed("module.", doubled()) | {"n_averaged": torch.tensor(7)}  # as torch's AveragedModel has it
+    assert same(
+        read_public({"model": WEIGHTS, "ema": {"decay": 0.999, "shadow": doubled()}}).weights, doubled()
+    )
+    averaged = prefixed("module.", doubled()) | {
+        "n_averaged": torch.tensor(7)
+    }  # as torch's AveragedModel has it
     assert same(read_public(averaged).weights, doubled())
 
 
 def test_unknown_containers_of_weights_are_listed() -> None:
-    with pytest.raises(CheckpointError, match=r"several dictionaries of weights, \['left', 'right'\]: give one of"):
+    with pytest.raises(
+        CheckpointError, match=r"several dictionaries of weights, \['left', 'right'\]: give one of"
+    ):
         read_public({"left": WEIGHTS, "right": doubled()})
 
 
@@ -99,7 +115,9 @@ def test_numbers_of_any_width_become_float32(dtype: torch.dtype) -> None:
 
 
 def test_strided_tensors_are_read_and_integers_refused() -> None:
-    strided = {name: tensor.mT.contiguous().mT if tensor.ndim > 1 else tensor for name, tensor in WEIGHTS.items()}
+    strided = {
+        name: tensor.mT.contiguous().mT if tensor.ndim > 1 else tensor for name, tensor in WEIGHTS.items()
+    }
     assert not strided["head.1.weight"].is_contiguous()
     assert same(export_passt(import_passt(strided)), WEIGHTS)
     with pytest.raises(CheckpointError, match=r"norm\.bias holds int8 numbers: give floating-point weights"):
@@ -119,11 +137,15 @@ def test_a_file_is_read_by_what_it_holds_not_by_its_ending(ending: str, door: st
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("write", [torch.save, save_file])
-def test_weights_that_are_not_finite_are_refused(write: Callable[..., None], door: str, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_refused(
+    write: Callable[..., None], door: str, tmp_path: Path
+) -> None:
     broken = {name: tensor.clone() for name, tensor in WEIGHTS.items()}
     broken["norm.bias"][3], broken["norm.weight"][0] = torch.nan, torch.inf
     write(broken, tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match=r"w\.pt: norm\.\w+ holds NaN or infinity \(2 of \d+ tensors do\)"):
+    with pytest.raises(
+        CheckpointError, match=r"w\.pt: norm\.\w+ holds NaN or infinity \(2 of \d+ tensors do\)"
+    ):
         DOORS[door](tmp_path / "w.pt")
 
 
@@ -147,7 +169,9 @@ def test_an_own_file_may_have_any_ending(tiny: Passt, tmp_path: Path) -> None:
     save(tiny, tmp_path / "m.safetensors")
     (tmp_path / "m.safetensors").rename(tmp_path / "m.bin")
     assert patchout.load(tmp_path / "m.bin", "cpu").config == tiny.config
-    with pytest.raises(CheckpointError, match=r"m.bin: no PaSST weights, it holds a model under the names of patchout"):
+    with pytest.raises(
+        CheckpointError, match=r"m.bin: no PaSST weights, it holds a model under the names of patchout"
+    ):
         import_passt(tmp_path / "m.bin")
 
 
@@ -183,14 +207,20 @@ def test_an_encoder_is_kept_embeds_and_tags_nothing(tmp_path: Path) -> None:
     encoder = import_passt({name: tensor for name, tensor in WEIGHTS.items() if not name.startswith("head.")})
     save(encoder, tmp_path / "bare.safetensors")
     assert load(tmp_path / "bare.safetensors").config == encoder.config
-    sound, mid = (np.zeros(6_000, np.float32), 32_000), patchout.EmbedConfig(levels=("mid",), scene_levels=("mid",))
+    sound, mid = (
+        (np.zeros(6_000, np.float32), 32_000),
+        patchout.EmbedConfig(levels=("mid",), scene_levels=("mid",)),
+    )
     assert patchout.embed(encoder, sound, config=mid).scene.shape == (32,)
     with pytest.raises(ValueError, match="a PaSST without its last layer has no classes yet: fine-tune it"):
         patchout.tag(encoder, sound)
 
 
 def test_training_starts_from_a_passt_without_a_head(tmp_path: Path) -> None:
-    torch.save({name: tensor for name, tensor in WEIGHTS.items() if not name.startswith("head.")}, tmp_path / "bare.pt")
+    torch.save(
+        {name: tensor for name, tensor in WEIGHTS.items() if not name.startswith("head.")},
+        tmp_path / "bare.pt",
+    )
     config = tiny_config(heads=1)
     model = start(config, find(str(tmp_path / "bare.pt")), rng=torch.Generator().manual_seed(3), device=CPU)
     assert isinstance(model, Passt)
@@ -217,7 +247,9 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 345579
     ],
 )
 @pytest.mark.parametrize("ending", ["pt", "safetensors"])
-def test_what_stands_in_place_of_weights_is_told(content: bytes, told: str, ending: str, tmp_path: Path) -> None:
+def test_what_stands_in_place_of_weights_is_told(
+    content: bytes, told: str, ending: str, tmp_path: Path
+) -> None:
     path = tmp_path / f"w.{ending}"
     path.write_bytes(content)
     for door in DOORS.values():
@@ -227,7 +259,11 @@ def test_what_stands_in_place_of_weights_is_told(content: bytes, told: str, endi
 
 def test_a_header_as_long_as_a_bracket_is_no_web_page(tmp_path: Path) -> None:
     """The length of a .safetensors header may begin with any byte, "<" among them."""
-    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).ljust(ord("<") + 256).encode()
+    header = (
+        json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+        .ljust(ord("<") + 256)
+        .encode()
+    )
     (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(CheckpointError, match=r"no PaSST.* weights, it holds \['a'\]"):
         read_public(tmp_path / "w.safetensors")
@@ -240,7 +276,9 @@ def test_an_archive_of_a_folder_is_told_from_torchs_own(tmp_path: Path) -> None:
         read_public(tmp_path / "w.pt")
 
 
-@pytest.mark.parametrize("write", [torch.save, partial(torch.save, _use_new_zipfile_serialization=False), save_file])
+@pytest.mark.parametrize(
+    "write", [torch.save, partial(torch.save, _use_new_zipfile_serialization=False), save_file]
+)
 def test_a_file_that_was_cut_is_refused(write: Callable[..., None], tmp_path: Path) -> None:
     write(WEIGHTS, tmp_path / "w.pt")
     content = (tmp_path / "w.pt").read_bytes()
@@ -280,13 +318,17 @@ def test_numbers_of_numpy_may_stand_beside_the_weights(tmp_path: Path) -> None:
 )
 def test_weights_of_another_model_are_told_as_what_they_are(name: str, told: str, tmp_path: Path) -> None:
     save_file({name: torch.zeros(1)}, tmp_path / "w.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=rf"w.safetensors: no PaSST, MaskSpec or ViT.* weights, it holds {told}"):
+    with pytest.raises(
+        CheckpointError, match=rf"w.safetensors: no PaSST, MaskSpec or ViT.* weights, it holds {told}"
+    ):
         zoo.load(tmp_path / "w.safetensors", "cpu")
 
 
 def test_an_unpacked_pt_file_is_known(tmp_path: Path) -> None:
     (tmp_path / "data.pkl").write_text(json.dumps({}))
-    with pytest.raises(ValueError, match=r"a folder without model.safetensors, but the parts of one: zip them again"):
+    with pytest.raises(
+        ValueError, match=r"a folder without model.safetensors, but the parts of one: zip them again"
+    ):
         zoo.load(tmp_path, "cpu")
 
 
@@ -298,7 +340,9 @@ def test_an_unpacked_pt_file_is_known(tmp_path: Path) -> None:
 )
 def test_addresses_are_not_fetched(address: str) -> None:
     for read in (zoo.locate, find):
-        with pytest.raises(ValueError, match=r"only names that .* are fetched: download the file and give its path"):
+        with pytest.raises(
+            ValueError, match=r"only names that .* are fetched: download the file and give its path"
+        ):
             read(address)
 
 

@@ -13,9 +13,15 @@ from patchout.cli.main import run_command
 
 ROOT = Path(__file__).parent.parent
 README, GUIDE = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/guide.md"))
-LINES = [line[2:] for block in re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
-CELLS = re.findall(r"`(patchout [^`]+)`", README.partition("## I want to")[2].partition("\n\nEvery command")[0])
-COMMANDS = [line for line in LINES if line.startswith("patchout ") and "passt-s" not in line]  # needs a download
+LINES = [
+    line[2:] for block in re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()
+]
+CELLS = re.findall(
+    r"`(patchout [^`]+)`", README.partition("## I want to")[2].partition("\n\nEvery command")[0]
+)
+COMMANDS = [
+    line for line in LINES if line.startswith("patchout ") and "passt-s" not in line
+]  # needs a download
 SHORTER = {  # of what takes minutes to hours, or needs a download
     "train folder": ["--epochs", "1"],
     "train esc50-s": ["--epochs", "2", "--depth", "1", "--init", "", "--size", "tiny", "--folds", "1"],

@@ -93,9 +93,16 @@ def test_numbers_that_only_some_recipes_have() -> None:
     audioset = config("audioset")
     assert (audioset.draws, audioset.balance, audioset.init) == (100_000, "sampling", "deit-base-384")
     assert (audioset.wave_mix_alpha, audioset.mask_shared, audioset.mask_fill) == (2.0, True, "published")
-    assert (config("audioset-s14").stride, config("audioset-s14").patchout) == ((14, 14), Patchout(freq=3, time=30))
+    assert (config("audioset-s14").stride, config("audioset-s14").patchout) == (
+        (14, 14),
+        Patchout(freq=3, time=30),
+    )
     for name, table_s in (("audioset-20s", 20.0), ("audioset-30s", 30.0)):
-        assert (config(name).table_s, config(name).clip_s, config(name).patchout) == (table_s, 10.0, Patchout(4, 40))
+        assert (config(name).table_s, config(name).clip_s, config(name).patchout) == (
+            table_s,
+            10.0,
+            Patchout(4, 40),
+        )
     for name in ("openmic", "esc50", "fsd50k", "dcase2020"):
         assert (config(name).draws, config(name).balance) == (0, "")
         starts = {variant: config(f"{name}-{variant}").init for variant in ("b", "u", "s", "s-l", "s-n")}
@@ -120,7 +127,11 @@ def test_what_the_paper_says_otherwise() -> None:
     assert changed == {"lr", "draws", "epochs", "gain_db", "roll_s", "result"}
     assert (paper.lr, paper.draws, paper.epochs, paper.gain_db) == (1e-5, 200_000, 120, (-7, 7))
     assert paper.roll_s == paper.clip_s  # the whole clip
-    assert (paper.result, code.result, paper.swa_start) == ("last", "average", code.swa_start)  # Table 1; the SWA files
+    assert (paper.result, code.result, paper.swa_start) == (
+        "last",
+        "average",
+        code.swa_start,
+    )  # Table 1; the SWA files
 
 
 @pytest.mark.parametrize("name", sorted(TOKENS))
@@ -129,7 +140,9 @@ def test_tokens_of_a_training_step(name: str) -> None:
 
 
 def test_names_say_the_data_set_and_the_variant() -> None:
-    assert {"audioset-b", "audioset-u", "audioset-s", "audioset-s-l", "audioset-s-n", "audioset-s16"} <= set(names())
+    assert {"audioset-b", "audioset-u", "audioset-s", "audioset-s-l", "audioset-s-n", "audioset-s16"} <= set(
+        names()
+    )
     for data in ("openmic", "esc50", "fsd50k", "dcase2020"):
         assert {f"{data}-{variant}" for variant in ("b", "u", "s", "s-l", "s-n")} <= set(names())
     assert len(names()) == len(set(names()))
@@ -232,7 +245,12 @@ def test_the_published_numbers_of_maskspec(name: str) -> None:
         *(found.wave_mix, found.mixup),
     )
     assert (found.layer_decay, found.drop_path, found.weight_decay, found.clip_norm) == (0.75, 0.1, 0.05, 0.0)
-    assert (found.model, found.schedule, found.warm_up_epochs, found.decay_all) == ("maskspec", "cosine", 5.0, False)
+    assert (found.model, found.schedule, found.warm_up_epochs, found.decay_all) == (
+        "maskspec",
+        "cosine",
+        5.0,
+        False,
+    )
 
 
 @pytest.mark.parametrize("name", sorted(MASKSPEC))

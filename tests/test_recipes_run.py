@@ -55,7 +55,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             else tuple(f"class {index}" for index in range(layout.classes))
         )
         rows = [_row(split, index, layout, len(classes)) for split in layout.splits for index in range(4)]
-        kinds: dict[str, Any] = {"audio": datasets.Value("binary"), "labels": datasets.List(datasets.Value("int32"))}
+        kinds: dict[str, Any] = {
+            "audio": datasets.Value("binary"),
+            "labels": datasets.List(datasets.Value("int32")),
+        }
         kinds |= dict.fromkeys(("probabilities", "known"), datasets.List(datasets.Value("float32")))
         features = datasets.Features({key: kinds.get(key, datasets.Value("string")) for key in rows[0]})
         datasets.Dataset.from_list(rows, features=features).save_to_disk(root / name)

@@ -27,13 +27,17 @@ def test_every_seed_holds_every_fold_out_in_a_folder_of_its_own(tmp_path: Path) 
 
 def test_seeds_alone_keep_the_split(tmp_path: Path) -> None:
     single = runs(config(tmp_path, seeds=2, split="val"))
-    assert [(run.seed, run.split, run.out.name) for run in single] == [(0, "val", "seed-0"), (1, "val", "seed-1")]
+    assert [(run.seed, run.split, run.out.name) for run in single] == [
+        (0, "val", "seed-0"),
+        (1, "val", "seed-1"),
+    ]
 
 
 def test_the_result_is_the_mean_over_folds_and_the_spread_over_seeds(tmp_path: Path) -> None:
     found = {(0, "1"): 0.2, (0, "2"): 0.4, (1, "1"): 0.6, (1, "2"): 0.8}
     scores = repeat(
-        config(tmp_path, folds=("1", "2"), seeds=2), lambda single: {"accuracy": found[single.seed, single.split]}
+        config(tmp_path, folds=("1", "2"), seeds=2),
+        lambda single: {"accuracy": found[single.seed, single.split]},
     )
     assert scores == pytest.approx({"accuracy": 0.5, "accuracy_std": 0.2 * 2**0.5})  # 0.3 and 0.7
     stored = json.loads((tmp_path / "scores.json").read_text())

@@ -22,7 +22,10 @@ HAS = np.eye(3, dtype=bool)[[0, 1, 1, 2]]
 
 def clip_set(has: np.ndarray, names: tuple[str, ...] = NAMES, task: Task = "multi_class") -> ClipSet:
     table = pa.table(
-        {"id": [f"{clip}.wav" for clip in range(len(has))], "labels": [np.flatnonzero(row).tolist() for row in has]}
+        {
+            "id": [f"{clip}.wav" for clip in range(len(has))],
+            "labels": [np.flatnonzero(row).tolist() for row in has],
+        }
     )
     return ClipSet(Path("sounds"), names, task, table, Path("sounds"))
 
@@ -70,13 +73,17 @@ def test_the_diagonal_is_the_accuracy_also_where_scores_are_equal(steps: int) ->
 
 def test_each_class_of_a_clip_is_beaten_by_itself() -> None:
     """cat and owl are there: dog beats the owl alone."""
-    found = mistakes(np.array([[0.9, 0.5, 0.2]]), np.array([[True, False, True]]), np.array([[False, True, False]]))
+    found = mistakes(
+        np.array([[0.9, 0.5, 0.2]]), np.array([[True, False, True]]), np.array([[False, True, False]])
+    )
     assert found.counts.tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
     assert found.lead == pytest.approx([0.3])
 
 
 def test_labels_nobody_gave_are_no_mistakes() -> None:
-    found = mistakes(np.array([[0.2, 0.9, 0.1]]), np.array([[True, False, False]]), np.array([[False, False, True]]))
+    found = mistakes(
+        np.array([[0.2, 0.9, 0.1]]), np.array([[True, False, False]]), np.array([[False, False, True]])
+    )
     assert found.counts.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
     assert found.lead == pytest.approx([-0.1])
 
@@ -126,7 +133,9 @@ def test_classes_confusions_and_worst_clips_are_listed(tmp_path: Path) -> None:
 
 
 def test_what_is_infinite_is_told_as_such(tmp_path: Path) -> None:
-    assert "| d_prime | infinite | infinite and infinite |" in written(tmp_path, scores=np.where(HAS, 0.8, 0.1))
+    assert "| d_prime | infinite | infinite and infinite |" in written(
+        tmp_path, scores=np.where(HAS, 0.8, 0.1)
+    )
 
 
 def test_several_labels_a_clip_are_ranked(tmp_path: Path) -> None:
@@ -180,7 +189,9 @@ def test_any_number_of_classes_is_drawn(count: int, tmp_path: Path) -> None:
     counts = np.eye(count, dtype=np.int64) + np.eye(count, k=1, dtype=np.int64)
     plots_report.confusion_matrix(tmp_path / "matrix.png", names, counts)
     plots_report.confused_pairs(tmp_path / "pairs.png", names, counts)
-    plots_report.class_scores(tmp_path / "bars.png", names, np.linspace(0, 1, count), counts.sum(axis=1), what="recall")
+    plots_report.class_scores(
+        tmp_path / "bars.png", names, np.linspace(0, 1, count), counts.sum(axis=1), what="recall"
+    )
     heights = [imread(path).shape[0] for path in tmp_path.glob("*.png")]
     assert len(heights) == 3
     assert min(heights) > 150
@@ -211,7 +222,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch, method: str) -> list[tuple[object, ..
     return calls
 
 
-def test_a_matrix_shows_the_number_of_clips_of_every_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matrix_shows_the_number_of_clips_of_every_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = drawn(monkeypatch, "text")
     plots_report.confusion_matrix(tmp_path / "x.png", NAMES, np.array([[5, 0, 2], [0, 7, 0], [1, 0, 0]]))
     assert [call[:3] for call in calls] == [(0, 0, "5"), (2, 0, "2"), (1, 1, "7"), (0, 2, "1")]
@@ -227,7 +240,9 @@ def test_bars_are_sorted_and_name_their_clips(tmp_path: Path, monkeypatch: pytes
 def test_of_many_classes_the_lowest_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots_report, "MAX_BARS", 2)
     calls = drawn(monkeypatch, "text")
-    plots_report.class_scores(tmp_path / "x.png", NAMES, np.array([0.5, 0.9, 0.1]), np.array([1, 1, 1]), what="recall")
+    plots_report.class_scores(
+        tmp_path / "x.png", NAMES, np.array([0.5, 0.9, 0.1]), np.array([1, 1, 1]), what="recall"
+    )
     assert [call[2] for call in calls] == ["0.50   1 clip", "0.10   1 clip"]
 
 

@@ -22,7 +22,9 @@ DATA: dict[str, Any] = {"clips": 4, "classes": ["bell", "dog"], "ids_sha256": "a
 CPU = torch.device("cpu")
 
 
-def enter(out: Path, config: dict[str, Any] = CONFIG, data: dict[str, Any] = DATA, **options: bool) -> RunFolder:
+def enter(
+    out: Path, config: dict[str, Any] = CONFIG, data: dict[str, Any] = DATA, **options: bool
+) -> RunFolder:
     """Open and close."""
     with open_run(out, config, data, **options) as folder:
         return folder
@@ -50,14 +52,18 @@ def test_the_same_config_continues(tmp_path: Path) -> None:
 
 def test_a_changed_config_is_refused_key_by_key(tmp_path: Path) -> None:
     enter(tmp_path)
-    with pytest.raises(ValueError, match=r"another config \(lr 0\.1 -> 0\.2, ema None -> 0\.9\): .*--accept-changes"):
+    with pytest.raises(
+        ValueError, match=r"another config \(lr 0\.1 -> 0\.2, ema None -> 0\.9\): .*--accept-changes"
+    ):
         enter(tmp_path, CONFIG | {"lr": 0.2, "ema": 0.9})
     assert stored(tmp_path)["config"]["lr"] == 0.1
 
 
 @pytest.mark.parametrize("place", [".", "seed-0/fold-1", "left"])
 def test_a_run_goes_on_as_it_began_when_its_recipe_has_changed(tmp_path: Path, place: str) -> None:
-    old, today = (TrainConfig(recipe="test", lr=lr, gain_db=gain) for lr, gain in ((0.1, (-7, 6)), (0.2, (0, 0))))
+    old, today = (
+        TrainConfig(recipe="test", lr=lr, gain_db=gain) for lr, gain in ((0.1, (-7, 6)), (0.2, (0, 0)))
+    )
     enter(tmp_path / place, vars(replace(old, split="1", seed=7)) | {"out": ""})
     config, changes = as_begun(replace(today, epochs=3), today, tmp_path)
     assert config == replace(old, epochs=3)  # but for what a flag asks for
@@ -79,7 +85,9 @@ def test_a_pre_training_goes_on_as_it_began_with_the_sizes_of_its_start(tmp_path
     begun = replace(today, init=init, base_lr=1e-3, batch=96, size="base")
     enter(tmp_path, vars(begun) | {"out": "", "mel_cache": False, "probe_every": 0})
     config, changes = as_begun(today, today, tmp_path, of_weights={"size"})
-    assert config == replace(today, base_lr=1e-3, size="small" if init else "base")  # a start brings its own, as it did
+    assert config == replace(
+        today, base_lr=1e-3, size="small" if init else "base"
+    )  # a start brings its own, as it did
     assert changes == ("" if init else "size 'small' -> 'base', ") + "base_lr 0.002 -> 0.001"
 
 
@@ -118,7 +126,9 @@ def test_the_data_may_move(tmp_path: Path) -> None:
 def test_a_second_run_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     with (
         open_run(tmp_path, CONFIG, DATA),
-        pytest.raises(ValueError, match="another run is using this folder: wait for it, or choose another --out"),
+        pytest.raises(
+            ValueError, match="another run is using this folder: wait for it, or choose another --out"
+        ),
     ):
         enter(tmp_path)
     enter(tmp_path)
@@ -170,7 +180,9 @@ def test_a_restart_of_nothing_replaces_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"config": {}}'])
 def test_a_damaged_config_says_what_to_do(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(InputError, match=r"config.json: damaged: bring it back, or begin anew with --restart"):
+    with pytest.raises(
+        InputError, match=r"config.json: damaged: bring it back, or begin anew with --restart"
+    ):
         enter(tmp_path)
     assert enter(tmp_path, restart=True).replaced
 
@@ -204,12 +216,16 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     assert state["model"]["weight"].tolist() == [0.0, 1.0, 2.0]
 
 
-@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"text"])
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"text"]
+)
 def test_a_damaged_state_says_what_to_do(damage: Any, tmp_path: Path) -> None:
     folder = enter(tmp_path)
     folder.save_state({"step": 7, "weight": torch.ones(1000)})
     (tmp_path / "state.pt").write_bytes(damage((tmp_path / "state.pt").read_bytes()))
-    with pytest.raises(InputError, match=r"state.pt: damaged \(\w+\): bring back a copy of it, or begin anew"):
+    with pytest.raises(
+        InputError, match=r"state.pt: damaged \(\w+\): bring back a copy of it, or begin anew"
+    ):
         folder.load_state(CPU)
 
 
@@ -220,7 +236,9 @@ def test_a_state_executes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["state.pt", "metrics.jsonl"])
-def test_a_full_disk_names_the_file_and_what_to_do(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_names_the_file_and_what_to_do(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A real device without room: what is written there fails as on a full disk."""
     folder = enter(tmp_path)
     folder.save_state({"step": 1})
@@ -232,11 +250,16 @@ def test_a_full_disk_names_the_file_and_what_to_do(file: str, tmp_path: Path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)
         with pytest.raises(OSError, match="make room; the same command goes on from the last save") as caught:
-            folder.save_state({"step": 2, "weight": torch.ones(9)}) if file == "state.pt" else folder.log({"step": 1})
+            folder.save_state({"step": 2, "weight": torch.ones(9)}) if file == "state.pt" else folder.log(
+                {"step": 1}
+            )
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / file))
     state = folder.load_state(CPU)
     assert state == {"step": 1}
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".lock") == ["config.json", "state.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".lock") == [
+        "config.json",
+        "state.pt",
+    ]
 
 
 def test_half_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:

@@ -28,7 +28,13 @@ MEL = MelConfig(mean=(0.5,), std=(2.0,))
 
 
 def config(data: Path | str = "data", out: Path | str = "run", **changes: Any) -> TrainConfig:
-    sizes: dict[str, Any] = {"size": "tiny", "depth": 1, "clip_s": 0.5, "model": "maskspec", "mask_fill": "mean"}
+    sizes: dict[str, Any] = {
+        "size": "tiny",
+        "depth": 1,
+        "clip_s": 0.5,
+        "model": "maskspec",
+        "mask_fill": "mean",
+    }
     draws = {"patchout_freq": 0, "patchout_time": 0, "patchout_patches": 5, "mask_freq": 8, "mask_time": 8}
     steps = {"epochs": 2, "batch": 6, "warm_up_epochs": 0.5, "layer_decay": 0.75, "drop_path": 0.1}
     machine = {"device": "cpu", "precision": "fp32", "data": str(data), "out": Path(out)}
@@ -114,7 +120,9 @@ def test_the_encoder_is_kept_and_the_head_is_new(tmp_path: Path) -> None:
     assert isinstance(found.model.config, MaskSpecClassifierConfig)
     model = start(replace(found.model.config, labels=LABELS), found, rng=augment.keyed("head"), device=CPU)
     own = model.state_dict()
-    assert torch.equal(own["blocks.0.attn.qkv.weight"], before.state_dict()["encoder.blocks.0.attn.qkv.weight"])
+    assert torch.equal(
+        own["blocks.0.attn.qkv.weight"], before.state_dict()["encoder.blocks.0.attn.qkv.weight"]
+    )
     assert own["head.weight"].shape == (3, 32)
     assert own["head.weight"].std() < 1e-4
 
@@ -123,7 +131,9 @@ def test_the_other_family_is_no_start(tmp_path: Path, tiny: Passt) -> None:
     pretrained(tmp_path / "pre")
     checkpoint.save(tiny, tmp_path / "passt.safetensors")
     maskspec = MaskSpecClassifierConfig(labels=LABELS)
-    with pytest.raises(ValueError, match=r"passt\.safetensors is no MaskSpec: give the run of `patchout pretrain`"):
+    with pytest.raises(
+        ValueError, match=r"passt\.safetensors is no MaskSpec: give the run of `patchout pretrain`"
+    ):
         start(maskspec, find(str(tmp_path / "passt.safetensors")), rng=None, device=CPU)
     with pytest.raises(ValueError, match="is a MaskSpec, a PaSST was asked for"):
         start(tiny_config(), find(str(tmp_path / "pre")), rng=None, device=CPU)

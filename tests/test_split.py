@@ -37,7 +37,9 @@ def chosen(data: Path, **changes: object) -> tuple[Split, list[str]]:
 
 
 def test_validation_test_and_excluded_splits_are_not_trained_on(table: Callable[[Rows], Path]) -> None:
-    data = table([{"label": label, "split": split} for split in ("a", "b", "c", "d") for label in ("x", "y", "x")])
+    data = table(
+        [{"label": label, "split": split} for split in ("a", "b", "c", "d") for label in ("x", "y", "x")]
+    )
     split, problems = chosen(data, split="b", test="c", exclude=("d",))
     assert [set(part.column("fold")) for part in split] == [{"a"}, {"b"}, {"c"}]
     assert [len(part) for part in split] == [3, 3, 3]
@@ -59,7 +61,12 @@ def test_the_same_clips_are_held_out_whatever_the_seed(table: Callable[[Rows], P
 
 
 def test_groups_stay_whole(table: Callable[[Rows], Path]) -> None:
-    rows = [{"label": label, "group": f"{label}{take}"} for label in ("x", "y") for take in range(5) for _ in range(3)]
+    rows = [
+        {"label": label, "group": f"{label}{take}"}
+        for label in ("x", "y")
+        for take in range(5)
+        for _ in range(3)
+    ]
     split, problems = chosen(table(rows), hold_out=0.2)
     assert not set(split.training.column("group")) & set(split.validation.column("group"))
     assert split.validation.class_counts().tolist() == [3, 3]  # one group of three a class
@@ -161,6 +168,8 @@ def test_splits_are_what_they_are_called(
 
 
 def test_a_flag_chooses_other_splits(table: Callable[[Rows], Path]) -> None:
-    data = table([{"label": label, "split": split} for split in ("train", "test") for label in ("x", "y", "x")])
+    data = table(
+        [{"label": label, "split": split} for split in ("train", "test") for label in ("x", "y", "x")]
+    )
     split, problems = chosen(data, exclude=("test",))
     assert (len(split.training), len(split.test), problems) == (3, 0, [])

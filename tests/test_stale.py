@@ -137,7 +137,9 @@ def as_before(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["scene", "timestamp"])
-def test_a_folder_of_an_earlier_version_goes_on(job: EmbedJob, items: list[Item], tmp_path: Path, kind: Any) -> None:
+def test_a_folder_of_an_earlier_version_goes_on(
+    job: EmbedJob, items: list[Item], tmp_path: Path, kind: Any
+) -> None:
     job = EmbedJob(model=job.model, kind=kind, config=job.config, shard_rows=2)
     do(items, job, tmp_path / "out")
     for path in shards_of(tmp_path / "out"):
@@ -195,7 +197,9 @@ def test_a_retry_that_is_stopped_leaves_the_old_rows(
     assert times(tmp_path / "out") == before
     assert rows_of(tmp_path / "out") == whole
     assert do(items, job, tmp_path / "out").num_failed == 1
-    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".") and path.name != ".lock"]
+    assert not [
+        path for path in (tmp_path / "out").iterdir() if path.name.startswith(".") and path.name != ".lock"
+    ]
 
 
 # -- joined results ---------------------------------------------------------------------------------------------------

@@ -89,7 +89,9 @@ def test_a_name_for_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_unknown_name_lists_the_names_for_images() -> None:
-    with pytest.raises(zoo.UnknownModelError, match=r"'diet-tiny'.*weights for images are deit-base-384, deit-small"):
+    with pytest.raises(
+        zoo.UnknownModelError, match=r"'diet-tiny'.*weights for images are deit-base-384, deit-small"
+    ):
         begin(tiny_config(), "diet-tiny")
 
 
@@ -135,7 +137,10 @@ def test_fewer_blocks_are_every_other_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"stride": (16, 16)}, r"stride \(10, 10\) \(asked for: \(16, 16\)\): choose what it has, or another start"),
+        (
+            {"stride": (16, 16)},
+            r"stride \(10, 10\) \(asked for: \(16, 16\)\): choose what it has, or another start",
+        ),
         ({"width": 64, "heads": 4}, r"width 32 \(asked for: 64\), heads 2 \(asked for: 4\)"),
         ({"distilled": False}, r"distilled True \(asked for: False\)"),
         ({"positions": "grid"}, r"positions 'separate' \(asked for: 'grid'\)"),

@@ -60,7 +60,17 @@ def test_a_stopped_run_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_a_stopped_pre_training_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     before = lines("pretraining/metrics.jsonl")
-    words = ["pretrain", "own", "--data", "unlabelled", "--init", "maskspec.safetensors", *STEPS, "--epochs", "3"]
+    words = [
+        "pretrain",
+        "own",
+        "--data",
+        "unlabelled",
+        "--init",
+        "maskspec.safetensors",
+        *STEPS,
+        "--epochs",
+        "3",
+    ]
     words += ["--horizon-epochs", "3", "--warm-up-epochs", "1", "--out", "pretraining"]
     assert run_command(words) == 0, capfd.readouterr().err
     after = lines("pretraining/metrics.jsonl")

@@ -119,7 +119,9 @@ def test_rooms_import_only_rooms_above_them() -> None:
         f"{path.relative_to(PACKAGE)} imports {other}"
         for name, path in modules()
         for other in imported(ast.parse(path.read_text(encoding="utf-8")))
-        if other in order and order.index(other) > order.index(name) and not (name in NOUNS and other in NOUNS)
+        if other in order
+        and order.index(other) > order.index(name)
+        and not (name in NOUNS and other in NOUNS)
     ]
     assert upward == []
 
@@ -176,12 +178,16 @@ def test_no_broad_except() -> None:
         return any(kind is None or ast.unparse(kind) in ("Exception", "BaseException") for kind in kinds)
 
     handlers = nodes_of(ast.ExceptHandler)
-    assert [place for _, place, node in handlers if isinstance(node, ast.ExceptHandler) and is_broad(node.type)] == []
+    assert [
+        place for _, place, node in handlers if isinstance(node, ast.ExceptHandler) and is_broad(node.type)
+    ] == []
 
 
 def test_no_global_state_and_no_star_imports() -> None:
     stars = nodes_of(ast.ImportFrom)
-    found = [place for _, place, node in stars if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"]
+    found = [
+        place for _, place, node in stars if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
+    ]
     assert found + [place for _, place, _ in nodes_of(ast.Global)] == []
 
 
@@ -261,7 +267,9 @@ def test_options_are_frozen(command: str, capsys: pytest.CaptureFixture[str]) ->
 def test_training_adds_only_the_fields_of_its_config(
     command: str, recipe: str, config: type, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = {field.name.replace("_", "-") for field in fields(config)} - {"recipe"}  # the recipe is named already
+    known = {field.name.replace("_", "-") for field in fields(config)} - {
+        "recipe"
+    }  # the recipe is named already
     shown = {option for option in options_of(capsys, command, recipe) if not option.startswith("no-")}
     assert shown == known | set(OPTIONS[command].split())
 
@@ -286,7 +294,9 @@ def test_the_wheel_holds_code_types_and_data(tmp_path: Path) -> None:
 
 def test_constraints_pin_what_the_project_asks_for() -> None:
     pins = dict(re.findall(r"^([a-z0-9-]+)==([^ \n]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    asked = re.findall(r'"([a-z_-]+)>=', (ROOT / "pyproject.toml").read_text().partition("[project.scripts]")[0])
+    asked = re.findall(
+        r'"([a-z_-]+)>=', (ROOT / "pyproject.toml").read_text().partition("[project.scripts]")[0]
+    )
     assert len(asked) > 15
     assert [name for name in asked if name.replace("_", "-") not in pins] == []
     assert pins["torch"] == "2.13.0"

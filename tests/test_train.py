@@ -217,7 +217,13 @@ BEFORE: dict[str, dict[str, Any]] = {  # what a field needs beside it, in both r
     "wave_mix_alpha": {"wave_mix": 1.0},
     "plateau_epochs": {"schedule": "exp_ramp", "ramp_epochs": 2, "epochs": 4, "warm_up_epochs": 1.0},
     "ramp_epochs": {"schedule": "exp_ramp", "plateau_epochs": 0, "epochs": 4, "warm_up_epochs": 1.0},
-    "floor": {"schedule": "exp_ramp", "plateau_epochs": 0, "ramp_epochs": 1, "epochs": 4, "warm_up_epochs": 1.0},
+    "floor": {
+        "schedule": "exp_ramp",
+        "plateau_epochs": 0,
+        "ramp_epochs": 1,
+        "epochs": 4,
+        "warm_up_epochs": 1.0,
+    },
     "swa_every": {"swa_start": 1},
     "result": {"split": "2", "evaluate_every": 1},
     "model": {"stride": None},
@@ -252,7 +258,10 @@ def probe(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Probe:
             lr=[group["peak_lr"] for group in job.optimizer.param_groups],
             decay=[group["weight_decay"] for group in job.optimizer.param_groups],
             **{"class weight": job.loss.class_weight.tolist()},
-            **{name: getattr(job, name) for name in ("steps", "parts", "compile", "clip_norm", "ema", "swa", "result")},
+            **{
+                name: getattr(job, name)
+                for name in ("steps", "parts", "compile", "clip_norm", "ema", "swa", "result")
+            },
             evaluate_every=job.evaluate_every,
         )
         return {}
@@ -269,7 +278,9 @@ def probe(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Probe:
     monkeypatch.setattr(loop, "engine", engine)
     monkeypatch.setattr(training, "pick_device", device)
     train.run(settings)
-    caught["provenance"] = patchout.load(settings.out / "model.safetensors", "cpu").config.provenance["recipe"]
+    caught["provenance"] = patchout.load(settings.out / "model.safetensors", "cpu").config.provenance[
+        "recipe"
+    ]
     return caught
 
 
@@ -288,7 +299,10 @@ def test_every_field_changes_what_it_says(
     value, place = CHANGES[name]
     both = {"depth": 2} if name in ("freeze", "init") else {}
     settings = {**both, **BEFORE.get(name, {})}
-    named = {key: str(tmp_path / "start.safetensors") if set_ == "<model>" else set_ for key, set_ in settings.items()}
+    named = {
+        key: str(tmp_path / "start.safetensors") if set_ == "<model>" else set_
+        for key, set_ in settings.items()
+    }
     value = str(tmp_path / "start.safetensors") if value == "<model>" else value
     before = probe(config(folds, tmp_path / "plain", **named), monkeypatch)
     after = probe(config(folds, tmp_path / "changed", **(named | {name: value})), monkeypatch)
@@ -338,8 +352,12 @@ def plain_logits(model: Passt) -> Tensor:
 
 
 def test_every_parameter_gets_a_gradient() -> None:
-    model = Passt(tiny_config(columns=4), rng=augment.keyed("weights", 0))  # 0.5 s: no column without a gradient
-    loss = step_loss(model, patchout_freq=0, patchout_time=0, patchout_patches=5)(model, batch_of(), place_of(0))
+    model = Passt(
+        tiny_config(columns=4), rng=augment.keyed("weights", 0)
+    )  # 0.5 s: no column without a gradient
+    loss = step_loss(model, patchout_freq=0, patchout_time=0, patchout_patches=5)(
+        model, batch_of(), place_of(0)
+    )
     torch.autograd.backward(loss)
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert still == []
@@ -379,7 +397,9 @@ def test_two_processes_have_the_mean_loss_of_one(tiny: Passt) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_one_class_a_clip_is_cross_entropy(smoothing: float, tiny: Passt) -> None:
-    expected = nn.functional.cross_entropy(plain_logits(tiny), torch.tensor([0, 1, 2, 0]), label_smoothing=smoothing)
+    expected = nn.functional.cross_entropy(
+        plain_logits(tiny), torch.tensor([0, 1, 2, 0]), label_smoothing=smoothing
+    )
     loss = quiet(tiny, label_smoothing=smoothing)(tiny, batch_of(), place_of(0))
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
@@ -387,7 +407,9 @@ def test_one_class_a_clip_is_cross_entropy(smoothing: float, tiny: Passt) -> Non
 @pytest.mark.parametrize(("smoothing", "high", "low"), [(0.0, 1.0, 0.0), (0.2, 0.9, 0.1)])
 def test_several_classes_a_clip_are_binary_cross_entropy(smoothing: float, high: float, low: float) -> None:
     model = Passt(tiny_config(task="multi_label"), rng=augment.keyed("weights", 0))
-    expected = nn.functional.binary_cross_entropy_with_logits(plain_logits(model), low + (high - low) * batch_of()[1])
+    expected = nn.functional.binary_cross_entropy_with_logits(
+        plain_logits(model), low + (high - low) * batch_of()[1]
+    )
     loss = quiet(model, label_smoothing=smoothing)(model, batch_of(), place_of(0))
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
@@ -410,7 +432,9 @@ def test_a_mix_has_the_targets_that_either_clip_knows(tiny: Passt) -> None:
     step = next(s for s in range(99) if torch.randperm(2, generator=_after_band(s)).tolist() == [1, 0])
     rng = _after_band(step)
     mel = patchout.log_mel(batch.wave, model.config.mel)
-    mixed, shares = augment.mixup(mel, torch.eye(2), 0.3, rng, share=augment.Share(0, 2, lambda tensor: tensor))
+    mixed, shares = augment.mixup(
+        mel, torch.eye(2), 0.3, rng, share=augment.Share(0, 2, lambda tensor: tensor)
+    )
     each = nn.functional.binary_cross_entropy_with_logits(
         model(mixed).logits[:, None].expand(2, 2, 3), batch.target[None].expand(2, 2, 3), reduction="none"
     )
@@ -437,7 +461,9 @@ def test_rare_classes_weigh_more_but_not_without_end(tmp_path: Path) -> None:
 
 
 def test_bf16_stays_near_fp32_and_the_loss_is_float32(tiny: Passt) -> None:
-    exact, coarse = (step_loss(tiny, precision=name)(tiny, batch_of(), place_of(0)) for name in ("fp32", "bf16"))
+    exact, coarse = (
+        step_loss(tiny, precision=name)(tiny, batch_of(), place_of(0)) for name in ("fp32", "bf16")
+    )
     assert coarse.dtype == torch.float32
     assert coarse.item() == pytest.approx(exact.item(), abs=0.02)
 
@@ -453,7 +479,9 @@ def untouched(class_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_training_lowers_the_loss_and_tells_the_sounds_apart(folds: Path, tmp_path: Path) -> None:
-    scores = train.run(config(folds, tmp_path / "run", split="3", epochs=15, batch=9, **(QUIET | {"roll_s": 0.0})))
+    scores = train.run(
+        config(folds, tmp_path / "run", split="3", epochs=15, batch=9, **(QUIET | {"roll_s": 0.0}))
+    )
     losses = [line["loss"] for line in log(tmp_path / "run")]
     assert losses[-1] < 0.3 * losses[0]
     assert scores["accuracy"] == 1.0
@@ -488,7 +516,9 @@ def test_the_run_folder_says_what_was_done(folds: Path, tmp_path: Path) -> None:
     assert written["config"] == json.loads(json.dumps(asdict(settings) | {"data": "", "out": ""}))
     assert written["data"]["clips"] == 9
     assert written["versions"]["torch"] == torch.__version__
-    valid = {name: score if math.isfinite(score) else None for name, score in scores.items()}  # JSON knows no infinity
+    valid = {
+        name: score if math.isfinite(score) else None for name, score in scores.items()
+    }  # JSON knows no infinity
     assert json.loads((tmp_path / "run" / "scores.json").read_text()) == {
         "clips": "validation",
         "scores": valid,
@@ -527,7 +557,11 @@ def test_an_interrupted_run_ends_with_the_bits_of_a_whole_one(
     assert not (tmp_path / "run" / "model.safetensors").exists()
     train.run(settings)
     assert same(weights(tmp_path / "run"), weights(untouched))
-    assert [line["step"] for line in log(tmp_path / "run")] == [line["step"] for line in log(untouched)] == [2, 4]
+    assert (
+        [line["step"] for line in log(tmp_path / "run")]
+        == [line["step"] for line in log(untouched)]
+        == [2, 4]
+    )
 
 
 def test_accumulated_parts_take_other_draws_but_the_same_clips(class_folder: Path, tmp_path: Path) -> None:
@@ -595,7 +629,9 @@ def test_the_test_split_is_scored_by_the_best_of_the_validation(folds: Path, tmp
     told = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert told["clips"] == "test"
     assert told["validation"]["accuracy"] == max(line["accuracy"] for line in log(tmp_path / "run"))
-    assert checkpoint.load(tmp_path / "run" / "model.safetensors").config.provenance["scores"] == finite(scores)
+    assert checkpoint.load(tmp_path / "run" / "model.safetensors").config.provenance["scores"] == finite(
+        scores
+    )
 
 
 def test_scores_are_told_by_device(folds: Path, tmp_path: Path) -> None:
@@ -626,7 +662,9 @@ def test_nan_samples_stop_the_run_before_the_weights(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(augment, "gain", lambda wave, range_db, rng: wave * float("nan"))
-    with pytest.raises(NonFiniteLossError, match=r"loss is not finite at step 0: .*look at .*\w+.wav, .*.wav"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"loss is not finite at step 0: .*look at .*\w+.wav, .*.wav"
+    ):
         train.run(config(class_folder, tmp_path / "run"))
     assert not (tmp_path / "run" / "model.safetensors").exists()
     assert not (tmp_path / "run" / "state.pt").exists()
@@ -648,7 +686,9 @@ def test_a_clip_counts_by_the_weight_of_its_row(folds: Path, tmp_path: Path) -> 
     train.run(config(folds, tmp_path / "whole", **settings))
     (folds / "meta.csv").write_text("\n".join(halves))
     train.run(config(folds, tmp_path / "half", **settings))
-    assert log(tmp_path / "half")[0]["loss"] == pytest.approx(log(tmp_path / "whole")[0]["loss"] / 2, rel=1e-4)
+    assert log(tmp_path / "half")[0]["loss"] == pytest.approx(
+        log(tmp_path / "whole")[0]["loss"] / 2, rel=1e-4
+    )
 
 
 def test_unusable_rows_are_reported_and_the_rest_is_trained_on(folds: Path, tmp_path: Path) -> None:
@@ -662,7 +702,9 @@ def test_unusable_rows_are_reported_and_the_rest_is_trained_on(folds: Path, tmp_
 def test_a_broken_clip_of_the_held_out_fold_is_named_once(folds: Path, tmp_path: Path) -> None:
     (folds / "dog" / "3.wav").write_text("this is no sound")
     problems: list[str] = []
-    train.run(config(folds, tmp_path / "run", split="3", evaluate_every=1), Listener(on_problem=problems.append))
+    train.run(
+        config(folds, tmp_path / "run", split="3", evaluate_every=1), Listener(on_problem=problems.append)
+    )
     broken, missing = problems
     assert "3.wav: is not audio" in broken
     assert missing == "validation clips: no clip of 1 classes, which count in no mean over classes: dog"
@@ -675,7 +717,10 @@ def test_a_broken_clip_of_the_held_out_fold_is_named_once(folds: Path, tmp_path:
         ({"split": "9"}, "no split or fold 9: it has 1, 2, 3"),
         ({"exclude": ("9",)}, "no split or fold 9: it has 1, 2, 3"),
         ({"patchout_freq": 8}, "cannot drop 8 of 8 rows"),
-        ({"patchout_time": 40}, "cannot drop 40 of 6 columns: lower time of the Patchout or lengthen the clip"),
+        (
+            {"patchout_time": 40},
+            "cannot drop 40 of 6 columns: lower time of the Patchout or lengthen the clip",
+        ),
         ({"device": "tpu"}, "no device 'tpu'"),
         ({"trackers": ("mlflow",)}, "no tracker mlflow here: pip install one of tensorboard"),
         ({"precision": "fp16"}, "fp16"),
@@ -703,7 +748,15 @@ def test_two_processes_have_the_loss_curve_of_one(folds: Path, tmp_path: Path) -
         "from patchout import train\n"
         f"train.run(config(Path({str(folds)!r}), Path({str(tmp_path / 'two')!r}), **{settings!r}))\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(script),
+    ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     subprocess.run([*command, str(Path(__file__).parent)], check=True, capture_output=True, env=environment)
     one, two = log(tmp_path / "one"), log(tmp_path / "two")

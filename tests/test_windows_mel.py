@@ -49,7 +49,11 @@ def test_shared_equals_unshared(hop_length: int, field_ms: int, scale: float) ->
         (MelConfig(), 20_721, 320),  # the last frame does not see the end
         (MelConfig(win_length=801), 5500, 960),
         (MelConfig(win_length=1024, hop_length=500), 5120, 1000),
-        (MelConfig(win_length=400, hop_length=640), 20_480, 640),  # a frame to each side of an empty cut is too short
+        (
+            MelConfig(win_length=400, hop_length=640),
+            20_480,
+            640,
+        ),  # a frame to each side of an empty cut is too short
     ],
 )
 def test_windows_of_any_size_are_right(config: MelConfig, size: int, hop: int) -> None:

@@ -30,7 +30,8 @@ PUBLISHED = [entry for entry in zoo.MODELS.values() if entry.url and not entry.f
 def tiny(num_classes: int) -> Passt:
     labels = tuple(f"sound {index}" for index in range(num_classes))
     return Passt(
-        PasstConfig(labels=labels, width=32, depth=1, heads=1, columns=4), rng=torch.Generator().manual_seed(0)
+        PasstConfig(labels=labels, width=32, depth=1, heads=1, columns=4),
+        rng=torch.Generator().manual_seed(0),
     )
 
 
@@ -55,7 +56,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_published_model_stands_in_the_list() -> None:
     """22 files in the authors' table, and five of ESC-50."""
-    assert Counter(entry.labels for entry in PUBLISHED) == {"audioset": 17, "openmic2018": 3, "": 2, "esc50": 5}
+    assert Counter(entry.labels for entry in PUBLISHED) == {
+        "audioset": 17,
+        "openmic2018": 3,
+        "": 2,
+        "esc50": 5,
+    }
 
 
 def test_every_published_model_has_its_own_file_a_licence_and_a_score() -> None:
@@ -118,7 +124,9 @@ def test_listing_the_models_needs_neither_torch_nor_the_hub() -> None:
         ({"HOME": "/home/ada"}, "/home/ada/.cache/huggingface/patchout"),
     ],
 )
-def test_the_cache_is_the_hubs(variables: dict[str, str], folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_the_hubs(
+    variables: dict[str, str], folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -141,7 +149,9 @@ def test_a_short_name_finds_the_cached_file_offline(cache: Path) -> None:
 def test_a_model_that_is_not_here_is_downloaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, Path]] = []
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("patchout.checkpoint.download.download", lambda url, path, **_: asked.append((url, path)))
+    monkeypatch.setattr(
+        "patchout.checkpoint.download.download", lambda url, path, **_: asked.append((url, path))
+    )
     path = zoo.fetch("passt-s-ap476")
     assert asked == [(zoo.MODELS["passt-s-ap476"].url, path)]
 
@@ -193,7 +203,9 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_hub_id_asks_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "unreachable", lambda url: "")
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name, **_: str(tmp_path / repo / name))
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda repo, name, **_: str(tmp_path / repo / name)
+    )
     assert zoo.locate("ada/barks") == tmp_path / "ada/barks/model.safetensors"
 
 
@@ -211,7 +223,9 @@ def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path: Path, monkeypatch:
         port = server.getsockname()[1]
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")  # closed again
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits {seconds} s to try again"))
-    with pytest.raises(DownloadError, match=rf"not cached, and http://127.0.0.1:{port} does not answer \(.*refused"):
+    with pytest.raises(
+        DownloadError, match=rf"not cached, and http://127.0.0.1:{port} does not answer \(.*refused"
+    ):
         zoo.locate("ada/barks")
 
 
@@ -285,8 +299,12 @@ def public_maskspec(*, tuned: bool) -> dict[str, torch.Tensor]:
     """Weights in the public format of a model of one thin block."""
     sizes: dict[str, Any] = {"width": 64, "heads": 1, "depth": 1, "columns": 4}
     if tuned:
-        return export_maskspec(MaskSpecClassifier(MaskSpecClassifierConfig(**sizes, labels=label_names("audioset"))))
-    return export_maskspec(MaskSpec(MaskSpecConfig(**sizes, decoder_width=384, decoder_depth=1, decoder_heads=6)))
+        return export_maskspec(
+            MaskSpecClassifier(MaskSpecClassifierConfig(**sizes, labels=label_names("audioset")))
+        )
+    return export_maskspec(
+        MaskSpec(MaskSpecConfig(**sizes, decoder_width=384, decoder_depth=1, decoder_heads=6))
+    )
 
 
 def test_files_on_a_drive_say_how_to_bring_them(cache: Path) -> None:

@@ -28,7 +28,14 @@ _TICKS_HZ = (250, 500, 1000, 2000, 4000, 8000, 12000, 20000)
 _TICKS_S = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 # matplotlib brings DejaVu Sans, which lacks the scripts of East and South Asia; these are what systems have for them.
 _FONTS = (
-    *("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans", "Arial Unicode MS", "Hiragino Sans"),
+    *(
+        "DejaVu Sans",
+        "Noto Sans CJK JP",
+        "Noto Sans CJK SC",
+        "Noto Sans",
+        "Arial Unicode MS",
+        "Hiragino Sans",
+    ),
     *("PingFang SC", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI"),
 )
 
@@ -48,7 +55,9 @@ class Spectrogram:
         """Refuse arrays whose shapes do not belong together."""
         bands = len(self.band_hz)
         if self.log_mel.ndim != 2 or len(self.log_mel) != bands or self.log_mel.size == 0:
-            raise ValueError(f"log_mel must be ({bands} bands, at least 1 frame) as band_hz, got {self.log_mel.shape}")
+            raise ValueError(
+                f"log_mel must be ({bands} bands, at least 1 frame) as band_hz, got {self.log_mel.shape}"
+            )
         if not self.frame_s > 0:
             raise ValueError(f"frame_s must be more than 0 seconds, got {self.frame_s}")
 
@@ -145,5 +154,7 @@ def save(figure: Figure, path: Path, kind: str) -> None:
     """Save the figure; a character that no font has is drawn as a box, without a warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
-        warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support", category=UserWarning)
+        warnings.filterwarnings(
+            "ignore", message=r"Matplotlib currently does not support", category=UserWarning
+        )
         figure.savefig(path, format=kind)

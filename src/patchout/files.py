@@ -68,7 +68,9 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         aside.touch()
         mode = aside.stat().st_mode  # what the user's umask gives; some writers make their files private
     except OSError as error:
-        raise type(error)(error.errno, f"cannot write into the folder ({error.strerror})", str(target.parent)) from None
+        raise type(error)(
+            error.errno, f"cannot write into the folder ({error.strerror})", str(target.parent)
+        ) from None
     try:
         yield aside
         with aside.open("rb+") as file:

@@ -32,7 +32,9 @@ def claim(out: str, about: Mapping[str, Any]) -> set[str]:
         with folder.reading(JOB) as file:
             check_same(out, file.read(), about)
     elif strange := sorted(name for name in names if not name.startswith(".")):
-        raise InputError(f"{out}: holds {strange[0]!r} but no {JOB}, so it is no job's: give a new or empty folder")
+        raise InputError(
+            f"{out}: holds {strange[0]!r} but no {JOB}, so it is no job's: give a new or empty folder"
+        )
     else:
         with folder.writing(JOB) as file:
             file.write(json.dumps(about, indent=1).encode())
@@ -44,11 +46,15 @@ def check_same(out: str, written: bytes | str, about: Mapping[str, Any]) -> None
     try:
         old = json.loads(written)
     except ValueError:
-        raise InputError(f"{out}: what it says of its job is damaged: give another folder, or delete it") from None
+        raise InputError(
+            f"{out}: what it says of its job is damaged: give another folder, or delete it"
+        ) from None
     compared = {key: value for key, value in about.items() if key not in ("model", "version")}
     if changes := differences(old, compared):
         texts = [f"{key} {before!r} there, {here!r} here" for key, (before, here) in changes.items()]
-        raise InputError(f"{out}: belongs to another job ({'; '.join(texts)}): give another --out, or delete it")
+        raise InputError(
+            f"{out}: belongs to another job ({'; '.join(texts)}): give another --out, or delete it"
+        )
 
 
 @contextmanager

@@ -27,7 +27,9 @@ HOLE = "reports a hole"  # libsndfile's log, of lost pages of an Ogg
 NOTHING = np.zeros(0, np.float32)
 
 
-def decode(source: Source, *, start_s: float = 0.0, channel: Channel = "mean") -> Generator[Block, None, None]:
+def decode(
+    source: Source, *, start_s: float = 0.0, channel: Channel = "mean"
+) -> Generator[Block, None, None]:
     """Yield the blocks of a source in order; those before `start_s` (seconds) may be left out.
 
     All have the rate of the first; what comes at another one is resampled. Raises AudioError or OSError naming the
@@ -42,7 +44,9 @@ def decode(source: Source, *, start_s: float = 0.0, channel: Channel = "mean") -
                 yield from _at_one_rate(blocks)
         finally:
             if reader.error is not None:
-                raise OSError(f"{reader.title}: reading failed ({reader.error}); check the disk") from reader.error
+                raise OSError(
+                    f"{reader.title}: reading failed ({reader.error}); check the disk"
+                ) from reader.error
 
 
 # ---- arrays
@@ -53,7 +57,9 @@ def _array_blocks(source: Any, channel: Channel) -> Iterator[Block]:
     if not isinstance(source, tuple) or len(source) != 2:
         raise AudioError("<array>: comes without its rate; give an array and its Hz as (array, rate)")
     if _is_number(source[0]) and not _is_number(source[1]):
-        raise AudioError("<array>: comes as (rate, array); give (array, rate), of scipy's (samples, channels) array.T")
+        raise AudioError(
+            "<array>: comes as (rate, array); give (array, rate), of scipy's (samples, channels) array.T"
+        )
     array, rate = _numbers(source[0]), _whole(source[1])
     is_long = array.dtype.kind in "iu" and array.dtype.itemsize > 4
     if array.ndim not in (1, 2) or array.dtype.kind not in "fiu" or is_long:
@@ -64,7 +70,9 @@ def _array_blocks(source: Any, channel: Channel) -> Iterator[Block]:
         raise AudioError(f"<array>: {channels}; give (channels, samples), perhaps array.T")
     span = int(array.max()) - int(array.min()) if array.dtype in (np.int32, np.uint32) and array.size else 0
     if 0 < span <= 2**16:  # a 65536th of what they can hold
-        raise AudioError(f"<array>: its {array.dtype} numbers span no more than {span}; give those of 16 bits as int16")
+        raise AudioError(
+            f"<array>: its {array.dtype} numbers span no more than {span}; give those of 16 bits as int16"
+        )
     frames = np.atleast_2d(array).T if array.size else np.zeros((0, 1))
     for start in range(0, len(frames), READ_FRAMES):
         yield block_of(rate, start, frames[start : start + READ_FRAMES], channel)
@@ -123,13 +131,17 @@ def _link_blocks(reader: Reader, start_s: float, channel: Channel) -> Generator[
         except (CutError, AudioError) as error:
             if not parts:
                 raise
-            yield Block(UNKNOWN_RATE, 0, NOTHING, f"has a part that {str(error).removeprefix(f'{reader.title}: ')}")
+            yield Block(
+                UNKNOWN_RATE, 0, NOTHING, f"has a part that {str(error).removeprefix(f'{reader.title}: ')}"
+            )
             continue
         if again:
             parts, is_chained = [(start + again, end), *parts], True
 
 
-def _file_blocks(reader: Reader, header: Header, start_s: float, channel: Channel) -> Generator[Block, None, int]:
+def _file_blocks(
+    reader: Reader, header: Header, start_s: float, channel: Channel
+) -> Generator[Block, None, int]:
     """The blocks of a file by libsndfile, and from where it stops by libav; each in samples of its own rate.
 
     Returns where another one begins, 0 if none does.
@@ -176,12 +188,16 @@ def _sndfile_blocks(reader: Reader, start_s: float, channel: Channel) -> Generat
     return _Stop(position, rate, is_end=True, again=next_start(reader, reader.size) if counts else 0)
 
 
-def _libav_blocks(reader: Reader, stop: _Stop, promised_s: float, channel: Channel) -> Generator[Block, None, float]:
+def _libav_blocks(
+    reader: Reader, stop: _Stop, promised_s: float, channel: Channel
+) -> Generator[Block, None, float]:
     """What libav reads from the place where libsndfile stopped; returns the seconds of the whole."""
     end_s, count = 0.0, 0
     promised_s = stop.promised / stop.rate or promised_s
     try:
-        blocks = decode_libav(reader, reader.title, channel=channel, stream=reader.stream, promised_s=promised_s)
+        blocks = decode_libav(
+            reader, reader.title, channel=channel, stream=reader.stream, promised_s=promised_s
+        )
         for block in blocks:
             if block.start < stop.frames and len(block.samples) and block.rate != stop.rate:
                 break
@@ -189,7 +205,9 @@ def _libav_blocks(reader: Reader, stop: _Stop, promised_s: float, channel: Chann
             skip = max(0, stop.frames - block.start)
             if not skip or skip < len(block.samples):
                 count += len(block.samples) - skip
-                yield block._replace(start=block.start + skip, samples=block.samples[skip:]) if skip else block
+                yield (
+                    block._replace(start=block.start + skip, samples=block.samples[skip:]) if skip else block
+                )
     except AudioError:
         if not stop.frames:
             raise

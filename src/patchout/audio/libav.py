@@ -12,12 +12,16 @@ from patchout.errors import AudioError, CutError
 if TYPE_CHECKING:
     import av.container
 
-JOINED_SAMPLES = 65536  # libav gives pieces of about 1000, and numpy costs nearly as much for one as for sixty
+JOINED_SAMPLES = (
+    65536  # libav gives pieces of about 1000, and numpy costs nearly as much for one as for sixty
+)
 LENGTH_TOLERANCE_S = 0.2  # encoder delay and padding make headers this inexact
 STATES_LENGTH = (  # libav estimates it for the others
     *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "asf", "flac", "tta", "wv", "nistsphere"),
 )
-GAP_S = 0.1  # from here on libav's own resampler fills gaps, too: time stamps are rounded, or read off a clock
+GAP_S = (
+    0.1  # from here on libav's own resampler fills gaps, too: time stamps are rounded, or read off a clock
+)
 EXACT_GAP_S = {"flac": 0.001, "ogg": 0.02}  # of formats that count samples
 HAS_NO_CLOCK = ("mp3", "aac", "ac3", "eac3")  # libav counts their frames
 UNKNOWN_RATE = 48000  # Hz, of a remark without samples
@@ -68,7 +72,9 @@ def decode_libav(
                     blocks = piece.blocks(position)
                 else:
                     frames = piece.to_ndarray()
-                    frames = frames.T if piece.format.is_planar else frames.reshape(-1, piece.layout.nb_channels)
+                    frames = (
+                        frames.T if piece.format.is_planar else frames.reshape(-1, piece.layout.nb_channels)
+                    )
                     blocks = iter([block_of(piece.sample_rate, position, frames, channel)])
                 for block in blocks:
                     yield block
@@ -83,7 +89,9 @@ def decode_libav(
             raise CutError(reason)
 
 
-def _choose(container: "av.container.InputContainer", number: int | None, title: str) -> tuple["av.AudioStream", str]:
+def _choose(
+    container: "av.container.InputContainer", number: int | None, title: str
+) -> tuple["av.AudioStream", str]:
     """An audio stream, and what to say where there are others."""
     import av
 
@@ -131,7 +139,9 @@ class _Clock:
         self._filled_s += gap_s
         if at_s > self._end_s and self._filled_s > MAX_SILENCE_S:
             self._filled_s -= gap_s
-            return _Silence(f"has time stamps that jump by {gap_s:.2f} s, too far to be filled with silence", rate)
+            return _Silence(
+                f"has time stamps that jump by {gap_s:.2f} s, too far to be filled with silence", rate
+            )
         return _Silence("" if is_first else HAS_GAP, rate, round(gap_s * rate))
 
 
@@ -201,6 +211,8 @@ def _stated_s(container: "av.container.InputContainer", stream: "av.AudioStream"
         return 0.0
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    if container.duration is not None and len(container.streams) == 1:  # else another stream may be the longer one
+    if (
+        container.duration is not None and len(container.streams) == 1
+    ):  # else another stream may be the longer one
         return (container.duration - max(0, container.start_time or 0)) / 1e6
     return 0.0

@@ -41,10 +41,14 @@ class MelConfig:
         if min(self.sample_rate, self.n_fft, self.win_length, self.hop_length, self.n_mels) < 1:
             raise ValueError(f"every size of a mel front end must be at least 1, got {self}")
         if self.win_length > self.n_fft:
-            raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}: shorten the window")
+            raise ValueError(
+                f"win_length {self.win_length} is longer than n_fft {self.n_fft}: shorten the window"
+            )
         check_band(self.f_min, self.f_max, self.sample_rate)
         if self.low_pass_hz is not None and self.low_pass_hz - self.f_min <= self.sample_rate / self.n_fft:
-            raise ValueError(f"low_pass_hz {self.low_pass_hz:g} leaves nothing above {self.f_min:g} Hz: raise it")
+            raise ValueError(
+                f"low_pass_hz {self.low_pass_hz:g} leaves nothing above {self.f_min:g} Hz: raise it"
+            )
         mean, std = self.mean or (), self.std or ()
         if len(mean) != len(std) or (self.mean is not None and len(mean) not in (1, self.n_mels)):
             raise ValueError(
@@ -52,7 +56,9 @@ class MelConfig:
                 "give one of each a band, one for all bands, or neither"
             )
         if not all(map(math.isfinite, (*mean, *std))) or min(std, default=1.0) <= 0:
-            raise ValueError(f"mean must be finite and std above 0, the lowest std is {min(std)}: set a floor for it")
+            raise ValueError(
+                f"mean must be finite and std above 0, the lowest std is {min(std)}: set a floor for it"
+            )
 
     @property
     def min_samples(self) -> int:
@@ -106,7 +112,9 @@ def mel_bank(
     left, centre, right = (low + step * (number + edge) for edge in range(3))
     hz = torch.arange(config.n_fft // 2, device=device) * (config.sample_rate / config.n_fft)
     bins = 1127.0 * (1.0 + hz / 700.0).log()
-    bank = torch.clamp(torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)), min=0.0)
+    bank = torch.clamp(
+        torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)), min=0.0
+    )
     if config.low_pass_hz is not None:
         bank[:, math.floor(config.low_pass_hz * config.n_fft / config.sample_rate) + 1 :] = 0.0
     return bank
@@ -154,12 +162,16 @@ def log_mel(
         )
     if wave.shape[1] < config.min_samples:
         shortest = f"{config.min_samples} samples ({1e3 * config.min_samples / config.sample_rate:.1f} ms)"
-        raise ValueError(f"log_mel needs at least {shortest}, got {wave.shape[1]}: pad the clip or leave it out")
+        raise ValueError(
+            f"log_mel needs at least {shortest}, got {wave.shape[1]}: pad the clip or leave it out"
+        )
     if band is not None:
         check_band(*band, config.sample_rate)
     with torch.autocast(wave.device.type, enabled=False):
         jittered = band is not None
-        bank = mel_bank(config, band, device=wave.device) if jittered else _evaluation_bank(config, wave.device)
+        bank = (
+            mel_bank(config, band, device=wave.device) if jittered else _evaluation_bank(config, wave.device)
+        )
         power = _power(wave.float(), config)  # (batch, n_fft // 2 + 1, frames)
         mel = bank @ power[:, : bank.shape[1]]
         mel = (mel + LOG_OFFSET).log_().sub_(LOG_MEAN).div_(LOG_SCALE)
@@ -178,5 +190,7 @@ def _power(wave: Float[Tensor, "batch sample"], config: MelConfig) -> Float[Tens
     if config.half_precision:
         emphasised = emphasised.half().float()
     window = _window(config.win_length, wave.device)
-    spectrum = torch.stft(emphasised, config.n_fft, config.hop_length, config.win_length, window, return_complex=True)
+    spectrum = torch.stft(
+        emphasised, config.n_fft, config.hop_length, config.win_length, window, return_complex=True
+    )
     return spectrum.real.square() + spectrum.imag.square()

@@ -4,7 +4,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-Channel = Literal["mean", "left", "right"]  # of all channels, the first, the second (of a mono sound: its only one)
+Channel = Literal[
+    "mean", "left", "right"
+]  # of all channels, the first, the second (of a mono sound: its only one)
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 QUIET = 2.0**-10  # of full scale: below it the mean of channels may be all that they leave of each other
@@ -30,7 +32,12 @@ def block_of(rate: int, start: int, frames: np.ndarray, channel: Channel) -> Blo
     """One channel of `(samples, channels)` PCM, or their mean, from the source's sample `start` on."""
     samples = mono(frames, channel)
     block = Block(rate, start, samples, num_channels=frames.shape[1])
-    if channel != "mean" or frames.shape[1] == 1 or not len(samples) or not -QUIET < samples[len(samples) // 2] < QUIET:
+    if (
+        channel != "mean"
+        or frames.shape[1] == 1
+        or not len(samples)
+        or not -QUIET < samples[len(samples) // 2] < QUIET
+    ):
         return block
     sides: tuple[Channel, ...] = ("left", "right")  # of more channels too: two that differ are enough
     return block._replace(channel_peak=max(float(np.abs(mono(frames, side)).max()) for side in sides))
@@ -41,7 +48,9 @@ def mono(frames: np.ndarray, channel: Channel) -> np.ndarray:
     if channel != "mean":
         place = min(("left", "right").index(channel), frames.shape[1] - 1)
         frames = frames[:, place : place + 1]
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite and NaN samples are for the caller to refuse
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # infinite and NaN samples are for the caller to refuse
         if frames.dtype == np.float32:
             return frames.mean(axis=1) if frames.shape[1] > 1 else frames[:, 0]
         mean = frames.mean(axis=1, dtype=np.float64)

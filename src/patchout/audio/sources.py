@@ -11,7 +11,9 @@ from patchout.audio.containers import BinaryFile
 from patchout.errors import AudioError
 from patchout.files import without_stream
 
-Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | tuple[Any, Any]  # (array, rate in Hz)
+Source = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | tuple[Any, Any]
+)  # (array, rate in Hz)
 
 
 def name_of(source: Source) -> str:
@@ -28,7 +30,9 @@ def name_of(source: Source) -> str:
 
 def is_array(source: object) -> bool:
     """Whether a source is no file: samples, with their rate or without."""
-    return isinstance(source, tuple | list) or (hasattr(source, "ndim") and not isinstance(source, memoryview))
+    return isinstance(source, tuple | list) or (
+        hasattr(source, "ndim") and not isinstance(source, memoryview)
+    )
 
 
 class Reader:
@@ -83,7 +87,9 @@ class Reader:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         origin = {os.SEEK_CUR: self.tell(), os.SEEK_END: self.size}.get(whence, 0)
-        self._file.seek(self._start + min(max(origin + offset, 0), self.size))  # a damaged header asks for any place
+        self._file.seek(
+            self._start + min(max(origin + offset, 0), self.size)
+        )  # a damaged header asks for any place
         return self.tell()
 
 

@@ -47,11 +47,15 @@ class Stream:
         channel: Channel = "mean",
     ) -> None:
         if not _is_rate(rate):
-            raise ValueError(f"rate={rate!r} is not allowed: give a whole number of Hz, {MIN_RATE} to {MAX_RATE}")
+            raise ValueError(
+                f"rate={rate!r} is not allowed: give a whole number of Hz, {MIN_RATE} to {MAX_RATE}"
+            )
         if not 0 <= start_s < math.inf:
             raise ValueError(f"start_s={start_s} is not allowed: give 0 or more seconds")
         if end_s is not None and not start_s < end_s < math.inf:
-            raise ValueError(f"end_s={end_s} is not allowed: give more seconds than start_s={start_s}, or None")
+            raise ValueError(
+                f"end_s={end_s} is not allowed: give more seconds than start_s={start_s}, or None"
+            )
         if channel not in get_args(Channel):
             raise ValueError(f"channel={channel!r} is not allowed: give {', '.join(get_args(Channel))}")
         self.name = name_of(source)
@@ -61,7 +65,9 @@ class Stream:
         self.duration_s = 0.0
         self.warning: str | None = None
         self.silence: str | None = None
-        self._flaws: dict[str, list[tuple[float, float]]] = {}  # what is wrong -> where and how long, in seconds
+        self._flaws: dict[
+            str, list[tuple[float, float]]
+        ] = {}  # what is wrong -> where and how long, in seconds
         self.is_damaged, self._channel_peak = False, 0.0
         self._source: Source | None = source
         self._start_s, self._end_s = start_s, end_s
@@ -99,7 +105,9 @@ class Stream:
                     yield piece
                     continue
                 if resampler is None:
-                    resampler = soxr.ResampleStream(self.source_rate, self.rate, 1, dtype="float32", quality="HQ")
+                    resampler = soxr.ResampleStream(
+                        self.source_rate, self.rate, 1, dtype="float32", quality="HQ"
+                    )
                     first = piece[:1]
                 for start in range(0, len(piece), SOXR_SAMPLES):
                     fresh = resampler.resample_chunk(piece[start : start + SOXR_SAMPLES])
@@ -107,7 +115,9 @@ class Stream:
                     yield fresh
         if resampler is not None:
             rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            yield rest if count + len(rest) else first  # less than one sample at the new rate is still a sound
+            yield (
+                rest if count + len(rest) else first
+            )  # less than one sample at the new rate is still a sound
 
     def _sound(self, source: Source) -> Generator[np.ndarray, None, None]:
         """The segment's pieces, without samples that are no sound; then what they are like."""
@@ -142,7 +152,9 @@ class Stream:
                     rate, start, samples = block[:3]
                     if not _is_rate(rate):
                         allowed = f"{MIN_RATE} to {MAX_RATE} are allowed"
-                        raise AudioError(f"{self.name}: says that its rate is {rate!r} Hz, {allowed}; resample it")
+                        raise AudioError(
+                            f"{self.name}: says that its rate is {rate!r} Hz, {allowed}; resample it"
+                        )
                     self.source_rate = int(rate)
                     position = start + len(samples)
                     first = round(self._start_s * rate)
@@ -150,7 +162,9 @@ class Stream:
                     piece = samples[max(0, first - start) : max(0, last - start)]
                     self._channel_peak = max(self._channel_peak, block.channel_peak)
                     self.num_channels = max(self.num_channels, block.num_channels)
-                    if block.flaw and (len(piece) or (not len(samples) and (start == 0 or first <= start <= last))):
+                    if block.flaw and (
+                        len(piece) or (not len(samples) and (start == 0 or first <= start <= last))
+                    ):
                         self._note(block, len(piece))
                     if len(piece):
                         used += len(piece)
@@ -186,7 +200,11 @@ def _remark(text: str, places: list[tuple[float, float]]) -> str:
         return text
     length_s, first_s = sum(length_s for _, length_s in places), places[0][0]
     length = f"{length_s:.2f} s " if length_s else ""
-    where = f"at {first_s:.2f} s" if len(places) == 1 else f"in {len(places)} places, the first at {first_s:.2f} s"
+    where = (
+        f"at {first_s:.2f} s"
+        if len(places) == 1
+        else f"in {len(places)} places, the first at {first_s:.2f} s"
+    )
     return f"{text} ({length}{where})"
 
 
@@ -218,7 +236,11 @@ def windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple
     if not 1 <= hop <= size:
         raise ValueError(f"hop={hop} is not allowed: give 1 to size={size} samples")
     parts: list[np.ndarray] = []
-    held_start, held, start = 0, 0, 0  # in samples: where the held ones begin, how many, where the next window begins
+    held_start, held, start = (
+        0,
+        0,
+        0,
+    )  # in samples: where the held ones begin, how many, where the next window begins
     for block in blocks:
         parts.append(block)
         held += len(block)
@@ -237,4 +259,8 @@ def windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple
 
 
 def _is_rate(rate: object) -> bool:
-    return isinstance(rate, int | np.integer) and not isinstance(rate, bool) and bool(MIN_RATE <= rate <= MAX_RATE)
+    return (
+        isinstance(rate, int | np.integer)
+        and not isinstance(rate, bool)
+        and bool(MIN_RATE <= rate <= MAX_RATE)
+    )

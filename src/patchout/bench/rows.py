@@ -58,7 +58,9 @@ VARIANTS = {
     "U": Variant(cited=Cited(790, 0.466, 43.2, None, 1.14, 1.9), drop=Patchout(patches=400)),
     "S": Variant(cited=Cited(474, 0.471, 88.7, None, 0.513, 3.8), drop=_S),
     "S-L": Variant(cited=Cited(474, 0.459, 148.6, None, 0.311, 6.4), drop=_S, every_other=True),
-    "S-N": Variant(cited=Cited(254, 0.466, 184.2, None, 0.202, 8.0), drop=Patchout(freq=2, time=20), stride=_HALF),
+    "S-N": Variant(
+        cited=Cited(254, 0.466, 184.2, None, 0.202, 8.0), drop=Patchout(freq=2, time=20), stride=_HALF
+    ),
     "S16": Variant(cited=Cited(None, 0.468), drop=Patchout(freq=1, time=20), stride=_HALF),
     "AST": Variant(cited=Cited(1190, 0.459, 23.1, None, 2.33, 1.0), positions="grid"),
     "AST-N": Variant(cited=Cited(498, 0.454, 80.0, None, 0.534, 3.4), positions="grid", stride=_HALF),
@@ -88,12 +90,18 @@ class TaskCited(NamedTuple):
 
 LETTERS = ("B", "U", "S", "S-L", "S-N")
 TASKS = {  # by the recipes that fine-tune on them
-    "openmic": TaskCited("OpenMIC mAP", 0.795, ("RF-CNN", 0.831), (0.837, 0.843, 0.843, 0.841, 0.840), (1, 4, 4, 6, 8)),
-    "esc50": TaskCited("ESC-50 accuracy", 76.9, ("AST", 95.6), (96.3, 96.5, 96.8, 95.5, 96.4), (1, 2, 2, 2, 4)),
+    "openmic": TaskCited(
+        "OpenMIC mAP", 0.795, ("RF-CNN", 0.831), (0.837, 0.843, 0.843, 0.841, 0.840), (1, 4, 4, 6, 8)
+    ),
+    "esc50": TaskCited(
+        "ESC-50 accuracy", 76.9, ("AST", 95.6), (96.3, 96.5, 96.8, 95.5, 96.4), (1, 2, 2, 2, 4)
+    ),
     "dcase2020": TaskCited(
         "DCASE20 accuracy", 54.1, ("challenge winner", 73.7), (76.3, 75.6, 75.6, 73.7, 73.9), (1, 4, 4, 6, 8)
     ),
-    "fsd50k": TaskCited("FSD50K mAP", 0.434, ("PSLA", 0.558), (0.649, 0.639, 0.653, 0.584, 0.637), (1, 4, 4, 6, 8)),
+    "fsd50k": TaskCited(
+        "FSD50K mAP", 0.434, ("PSLA", 0.558), (0.649, 0.639, 0.653, 0.584, 0.637), (1, 4, 4, 6, 8)
+    ),
 }
 
 

@@ -78,7 +78,13 @@ def table(name: TableName, rows: Sequence[Row]) -> str:
 
 def _table_1(rows: Mapping[str, Row]) -> tuple[list[Group], list[list[str]]]:
     both = ("here", "cited")
-    groups = [("mAP", ("cited",)), ("clips/s", both), ("x AST", both), ("GB a clip", both), ("sequence", both)]
+    groups = [
+        ("mAP", ("cited",)),
+        ("clips/s", both),
+        ("x AST", both),
+        ("GB a clip", both),
+        ("sequence", both),
+    ]
     lines = []
     for name in TABLES["1"]:
         row, cited = rows[name], rows[name].cited
@@ -96,7 +102,10 @@ def _table_1(rows: Mapping[str, Row]) -> tuple[list[Group], list[list[str]]]:
 
 
 def _table_2(rows: Mapping[str, Row]) -> tuple[list[Group], list[list[str]]]:
-    groups = [("", ("model",)), *((column.title, ("cited", "x B here", "cited")) for column in TASKS.values())]
+    groups = [
+        ("", ("model",)),
+        *((column.title, ("cited", "x B here", "cited")) for column in TASKS.values()),
+    ]
     lines = []
     for letter in ("Baseline", "best", *LETTERS):
         cells = [{"best": "best before"}.get(letter, LABELS[letter] if letter in LETTERS else letter)]

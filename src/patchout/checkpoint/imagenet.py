@@ -68,7 +68,9 @@ def _convert(source: Source, config: PasstConfig, tokens: tuple[str, ...], rng: 
     model = Passt(replace(config, depth=num_blocks(image)), rng=rng)
     own = model.state_dict()
     encoder = {name.removeprefix("encoder."): name for name in own if name.startswith("encoder.")}
-    check_names(image, (*tokens, "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", *encoder), where)
+    check_names(
+        image, (*tokens, "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", *encoder), where
+    )
     kind = [min(index, len(tokens) - 1) for index in range(len(own["tokens"]))]  # D of a plain ViT is C again
     kernel = image["patch_embed.proj.weight"].sum(dim=1)
     weights = {
@@ -95,7 +97,9 @@ def _check_sizes(image: Mapping[str, Tensor], config: PasstConfig, where: str) -
         )
 
 
-def resized_patch(kernel: Float[Tensor, "width row column"], patch: int) -> Float[Tensor, "width patch patch"]:
+def resized_patch(
+    kernel: Float[Tensor, "width row column"], patch: int
+) -> Float[Tensor, "width patch patch"]:
     """Kernels for patches of another size (14 of ViT-huge -> 16), by the pseudo-inverse of the bilinear resize.
 
     An enlarged patch then gives the token that the patch itself gave (FlexiViT, arXiv:2212.08013, section 3.4); a
@@ -119,7 +123,9 @@ def _positions(
             f"{where}: pos_embed has {len(square)} positions beside the tokens', not a square of them"
         )
     image = square.T.reshape(1, -1, side, side)  # (1, width, side, side)
-    grid = F.interpolate(image, (config.rows, config.columns), mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
+    grid = F.interpolate(image, (config.rows, config.columns), mode="bicubic", align_corners=False)[
+        0
+    ].permute(1, 2, 0)
     if config.positions == "grid":
         return {"embed.grid_position": grid}
     return {"embed.row_position": grid.mean(dim=1), "embed.column_position": grid.mean(dim=0)}

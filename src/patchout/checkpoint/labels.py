@@ -12,7 +12,9 @@ def label_names(name: str) -> tuple[str, ...]:
     """The class names of a list in `LISTS`, in the order of the published models' outputs."""
     if name not in LISTS:
         raise ValueError(f"no list of class names {name!r}: there are {', '.join(LISTS)}")
-    text = (resources.files("patchout.checkpoint") / "label_lists" / f"{name}.csv").read_text(encoding="utf-8")
+    text = (resources.files("patchout.checkpoint") / "label_lists" / f"{name}.csv").read_text(
+        encoding="utf-8"
+    )
     return tuple(row["display_name"] for row in csv.DictReader(text.splitlines()))
 
 

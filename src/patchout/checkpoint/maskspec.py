@@ -23,8 +23,17 @@ TIME_ORDER = 0.9  # likeness of a table of positions, learnt or not, to that of 
 NAMES = dict(  # ours -> public, by the beginning of a name
     pair.split(":")
     for pair in (
-        *("embed.proj.:patch_embed.proj.", "embed.class_token:cls_token", "embed.position:pos_embed", "encoder.:"),
-        *("decoder.embed.:decoder_embed.", "decoder.mask_token:mask_token", "decoder.position:decoder_pos_embed"),
+        *(
+            "embed.proj.:patch_embed.proj.",
+            "embed.class_token:cls_token",
+            "embed.position:pos_embed",
+            "encoder.:",
+        ),
+        *(
+            "decoder.embed.:decoder_embed.",
+            "decoder.mask_token:mask_token",
+            "decoder.position:decoder_pos_embed",
+        ),
         *("decoder.transformer.blocks.:decoder_blocks.", "decoder.transformer.norm.:decoder_norm."),
         "decoder.head.:decoder_pred.",
     )
@@ -52,7 +61,9 @@ def public_mel(*, half_precision: bool = True) -> MelConfig:
     return MelConfig(**audioset_statistics()._asdict(), low_pass_hz=11_000.0, half_precision=half_precision)
 
 
-def import_maskspec(source: Source, *, mel: MelConfig | None = None, decoder_heads: int | None = None) -> MaskSpec:
+def import_maskspec(
+    source: Source, *, mel: MelConfig | None = None, decoder_heads: int | None = None
+) -> MaskSpec:
     """A model for pre-training from public weights: a state dict or a file, sizes read from the shapes.
 
     `mel` is the front end, which is not in the file: that of the published weights (`public_mel()`) unless given. Nor
@@ -68,8 +79,14 @@ def import_maskspec(source: Source, *, mel: MelConfig | None = None, decoder_hea
     width, depth = public["decoder_embed.weight"].shape[0], num_blocks(public, "decoder_blocks.")
     heads = decoder_heads or DECODER_HEADS.get(width)
     if heads is None:
-        raise CheckpointError(f"{where}: does not tell the heads of a decoder of width {width}: give decoder_heads")
-    sizes = _sizes(public, mel, where) | {"decoder_width": width, "decoder_depth": depth, "decoder_heads": heads}
+        raise CheckpointError(
+            f"{where}: does not tell the heads of a decoder of width {width}: give decoder_heads"
+        )
+    sizes = _sizes(public, mel, where) | {
+        "decoder_width": width,
+        "decoder_depth": depth,
+        "decoder_heads": heads,
+    }
     config = MaskSpecConfig(mel=mel, **sizes)
     return _filled(MaskSpec(config), public, where)
 
@@ -95,17 +112,25 @@ def import_maskspec_classifier(
         )
     labels = class_names(labels, len(public["head.weight"]), where)
     pooling: Literal["mean", "token"] = "mean" if "fc_norm.weight" in public else "token"
-    config = MaskSpecClassifierConfig(labels=labels, task=task, pooling=pooling, mel=mel, **_sizes(public, mel, where))
+    config = MaskSpecClassifierConfig(
+        labels=labels, task=task, pooling=pooling, mel=mel, **_sizes(public, mel, where)
+    )
     model = _filled(MaskSpecClassifier(config), public, where)
     grid = config.rows, config.columns
     orders = [sincos_positions(*sides, config.width) for sides in (grid[::-1], grid)]
-    by_time, by_frequency = (F.cosine_similarity(model.embed.position, table)[1:].mean().item() for table in orders)
+    by_time, by_frequency = (
+        F.cosine_similarity(model.embed.position, table)[1:].mean().item() for table in orders
+    )
     if by_time > max(by_frequency, TIME_ORDER):
-        raise CheckpointError(f"{where}: its patches go by time, as AudioMAE's do, and a MaskSpec's by frequency")
+        raise CheckpointError(
+            f"{where}: its patches go by time, as AudioMAE's do, and a MaskSpec's by frequency"
+        )
     return model
 
 
-def start_classifier(source: Source, config: MaskSpecClassifierConfig, *, rng: Generator | None = None) -> Start:
+def start_classifier(
+    source: Source, config: MaskSpecClassifierConfig, *, rng: Generator | None = None
+) -> Start:
     """A classifier with the encoder of public weights and a new head, as fine-tuning starts (section 2.4).
 
     `source`: pre-trained or fine-tuned, for a model of ours `export_maskspec(model)`. Without a norm of the right kind
@@ -126,7 +151,10 @@ def start_classifier(source: Source, config: MaskSpecClassifierConfig, *, rng: G
 def encoder_of(model: MaskSpec) -> MaskSpecClassifier:
     """The encoder of a pre-trained model, for embeddings: a classifier without classes, as fine-tuning starts."""
     own = {field.name: getattr(model.config, field.name) for field in fields(GridConfig)}
-    config, rng = MaskSpecClassifierConfig(**own, labels=()), Generator()  # not torch's own: nobody asked for a draw
+    config, rng = (
+        MaskSpecClassifierConfig(**own, labels=()),
+        Generator(),
+    )  # not torch's own: nobody asked for a draw
     encoder = start_classifier(export_maskspec(model), config, rng=rng).model
     return encoder.to(next(model.parameters()).device)
 
@@ -135,7 +163,13 @@ def export_maskspec(model: MaskSpec | MaskSpecClassifier) -> dict[str, Tensor]:
     """The weights of a model under the public names and in the public shapes, position tables and all."""
     public = {}
     for _, other, tensor in _named(model):
-        shape = (1, 1, -1) if other.endswith("_token") else (1, *tensor.shape) if other in TABLES else tensor.shape
+        shape = (
+            (1, 1, -1)
+            if other.endswith("_token")
+            else (1, *tensor.shape)
+            if other in TABLES
+            else tensor.shape
+        )
         public[other] = tensor.detach().reshape(shape)
     return public
 
@@ -155,7 +189,9 @@ def _sizes(public: Mapping[str, Tensor], mel: MelConfig, where: str) -> dict[str
     cells = public["pos_embed"].shape[1] - 1
     rows = mel.n_mels // patch
     if rows < 1 or cells % rows or cells < rows:
-        raise CheckpointError(f"{where}: {cells} positions do not divide into {rows} rows of {mel.n_mels} mels")
+        raise CheckpointError(
+            f"{where}: {cells} positions do not divide into {rows} rows of {mel.n_mels} mels"
+        )
     sizes = {"width": width, "depth": num_blocks(public), "heads": num_heads(width)}
     return {**sizes, "patch": patch, "columns": cells // rows}
 
@@ -167,6 +203,8 @@ def _filled(model: Model, public: Mapping[str, Tensor], where: str) -> Model:
     for name, other, tensor in _named(model):
         own[name] = public[other].reshape(tensor.shape)
         if name in fixed and not torch.allclose(own.pop(name), tensor, atol=TABLE_TOLERANCE):
-            raise CheckpointError(f"{where}: {other} is not the fixed table of {model.config.rows} rows: give its mel")
+            raise CheckpointError(
+                f"{where}: {other} is not the fixed table of {model.config.rows} rows: give its mel"
+            )
     fill(model, own, where)
     return model

@@ -55,7 +55,9 @@ def save(model: Model, path: Path_, *, half: bool = False) -> None:
     """Write weights and config into one .safetensors file, aside and renamed; `half` stores the weights as float16."""
     config = json.dumps(asdict(model.config))
     dtype = torch.float16 if half else torch.float32
-    weights = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    weights = {
+        name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()
+    }
     metadata = {"format": FORMAT, "model": type(model).__name__, "config": config}
     metadata["sha256"] = _digest(config, weights)
     with write_aside(path) as aside:
@@ -78,10 +80,14 @@ def load(path: Path_) -> Model:
             "patchout.load, or by import_passt and import_maskspec of this module"
         )
     if metadata.get("sha256") != _digest(metadata.get("config", ""), weights):
-        raise CheckpointError(f"{path}: damaged, its content does not match its own SHA-256: bring the file again")
+        raise CheckpointError(
+            f"{path}: damaged, its content does not match its own SHA-256: bring the file again"
+        )
     kind = metadata.get("model", "Passt")
     if kind not in KINDS:
-        raise CheckpointError(f"{path}: holds a {kind}, here are {', '.join(KINDS)}: the file needs a newer patchout")
+        raise CheckpointError(
+            f"{path}: holds a {kind}, here are {', '.join(KINDS)}: the file needs a newer patchout"
+        )
     check_finite(weights, str(path))
     model: Model = KINDS[kind][0](config_from_json(metadata["config"], kind))
     fill(model, weights, str(path))
@@ -170,7 +176,9 @@ def export_passt(model: Passt) -> dict[str, Tensor]:
             f"the public format holds separate positions, this model has positions {model.config.positions!r}"
         )
     own = dict(model.state_dict())
-    tokens, row, column = (own.pop(name) for name in ("tokens", "embed.row_position", "embed.column_position"))
+    tokens, row, column = (
+        own.pop(name) for name in ("tokens", "embed.row_position", "embed.column_position")
+    )
     public = {
         "cls_token": tokens[None, :1],
         "new_pos_embed": own.pop("token_position")[None],

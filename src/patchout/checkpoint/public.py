@@ -78,7 +78,9 @@ def read_public(source: Source, family: Family | None = None) -> Public:
 
 def num_blocks(weights: Mapping[str, Tensor], prefix: str = "blocks.") -> int:
     """Blocks whose names begin with `prefix`; one where there is none, so that its names are told as missing."""
-    return max(1, len({name.removeprefix(prefix).partition(".")[0] for name in weights if name.startswith(prefix)}))
+    return max(
+        1, len({name.removeprefix(prefix).partition(".")[0] for name in weights if name.startswith(prefix)})
+    )
 
 
 def num_heads(width: int) -> int:
@@ -97,19 +99,25 @@ def class_names(given: tuple[str, ...] | None, count: int, where: str) -> tuple[
 
 def _inner(content: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """The innermost dictionary of weights."""
-    parts = {name: part for name, part in content.items() if isinstance(part, Mapping) and _holds_weights(part)}
+    parts = {
+        name: part for name, part in content.items() if isinstance(part, Mapping) and _holds_weights(part)
+    }
     if not parts or any(str(name).endswith("cls_token") for name in content):
         return content
     name = next((name for name in CONTAINERS if name in parts), None) or next(iter(parts))
     if len(parts) > 1 and name not in CONTAINERS:
-        raise CheckpointError(f"{where}: holds several dictionaries of weights, {sorted(parts)}: give one of them")
+        raise CheckpointError(
+            f"{where}: holds several dictionaries of weights, {sorted(parts)}: give one of them"
+        )
     return _inner(parts[name], where)
 
 
 def _holds_weights(part: Mapping[Any, Any]) -> bool:
     """Whether a tensor stands in it under a name; an optimizer keeps its own under numbers."""
     named = [value for name, value in part.items() if isinstance(name, str)]
-    return any(isinstance(value, Tensor) or (isinstance(value, Mapping) and _holds_weights(value)) for value in named)
+    return any(
+        isinstance(value, Tensor) or (isinstance(value, Mapping) and _holds_weights(value)) for value in named
+    )
 
 
 def _tensors(content: Mapping[str, Any], where: str) -> dict[str, Tensor]:
@@ -121,7 +129,9 @@ def _tensors(content: Mapping[str, Any], where: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{where}: unknown {strange[:4]} beside the weights of {prefix}*")
     bare = {name.removeprefix(prefix): tensor for name, tensor in names.items() if name.startswith(prefix)}
     if strange := [name for name, tensor in bare.items() if not isinstance(tensor, Tensor)]:
-        raise CheckpointError(f"{where}: {strange[:4]} are no tensors: give the file or dictionary of weights itself")
+        raise CheckpointError(
+            f"{where}: {strange[:4]} are no tensors: give the file or dictionary of weights itself"
+        )
     return {name: tensor for name, tensor in bare.items() if not name.startswith((UNUSED, *BESIDE))}
 
 
@@ -134,7 +144,9 @@ def _known(tensors: dict[str, Tensor], where: str, wanted: Family | None) -> Pub
             for name, tensor in tensors.items():
                 if not tensor.is_floating_point():
                     kind = str(tensor.dtype).removeprefix("torch.")
-                    raise CheckpointError(f"{where}: {name} holds {kind} numbers: give floating-point weights")
+                    raise CheckpointError(
+                        f"{where}: {name} holds {kind} numbers: give floating-point weights"
+                    )
             weights = {name: tensor.float() for name, tensor in tensors.items()}
             check_finite(weights, where)
             return Public(family, weights, where)

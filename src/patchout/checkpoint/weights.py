@@ -21,7 +21,9 @@ UNREADABLE = (  # what torch.load raises for damaged files
     *(TypeError, AttributeError, AssertionError),
 )
 _SCALAR = np.float64().__reduce__()[0]  # as numpy pickles a number, by its name of today and of before 2.0
-HARMLESS: list[Any] = [  # beside tensors: arguments, and the scores that training tools store as numbers of numpy
+HARMLESS: list[
+    Any
+] = [  # beside tensors: arguments, and the scores that training tools store as numbers of numpy
     *(argparse.Namespace, np.dtype, type(np.dtype("f8")), type(np.dtype("f4")), type(np.dtype("i8"))),
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
@@ -66,7 +68,9 @@ def read_file(path: Path_) -> Content:
         _check_zip(path)
     elif is_safetensors or Path(path).suffix == ".safetensors":
         with _safetensors(path) as content:
-            return Content(content.metadata() or {}, {name: content.get_tensor(name) for name in content.keys()})  # noqa: SIM118
+            return Content(
+                content.metadata() or {}, {name: content.get_tensor(name) for name in content.keys()}
+            )  # noqa: SIM118
     return Content({}, _unpickle(path))
 
 
@@ -92,7 +96,9 @@ def _not_weights(start: bytes) -> str:
     for beginning, reason in BEGINNINGS.items():
         if text.startswith(beginning):
             return reason + start[:80].decode(errors="replace").strip() if reason.endswith(": ") else reason
-    return "a tar archive: unpack it, and give the file of weights in it" if start[257:262] == b"ustar" else ""
+    return (
+        "a tar archive: unpack it, and give the file of weights in it" if start[257:262] == b"ustar" else ""
+    )
 
 
 def _check_zip(path: Path_) -> None:
@@ -115,12 +121,17 @@ def _safetensors(path: Path_) -> Iterator[Any]:
         with safe_open(path, framework="pt") as content:
             yield content
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole .safetensors file ({error}): bring the file again") from None
+        raise CheckpointError(
+            f"{path}: not a whole .safetensors file ({error}): bring the file again"
+        ) from None
 
 
 def _unpickle(path: Path_) -> Mapping[str, Any]:
     try:
-        with torch.serialization.safe_globals(HARMLESS), Path(path).open("rb") as file:  # a path's ending would count
+        with (
+            torch.serialization.safe_globals(HARMLESS),
+            Path(path).open("rb") as file,
+        ):  # a path's ending would count
             content = torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         if foreign := re.search(r"(?:unsupported|Unsupported) (?:global: )?GLOBAL (\S+)", str(error)):
@@ -135,11 +146,13 @@ def _unpickle(path: Path_) -> Mapping[str, Any]:
 def _save_alone(path: Path_, name: str) -> str:
     """How to get at the weights beside an object of this class."""
     line = SAVE_ALONE.format(source=os.fspath(path), target=os.fspath(Path(path).with_suffix(".weights.pt")))
-    return (
-        f"a {name} stands in it, and nothing in a file is run: if you trust it, paste into a Python that has it: {line}"
-    )
+    return f"a {name} stands in it, and nothing in a file is run: if you trust it, paste into a Python that has it: {line}"
 
 
 def _unusable(path: Path_, reason: str) -> CheckpointError:
-    whole = "a whole .safetensors file" if Path(path).suffix == ".safetensors" else "a readable file of plain tensors"
+    whole = (
+        "a whole .safetensors file"
+        if Path(path).suffix == ".safetensors"
+        else "a readable file of plain tensors"
+    )
     return CheckpointError(f"{path}: not {whole}: {reason}")

@@ -80,12 +80,16 @@ def load(
         _hear_in_float32(model)
     if labels is not None:
         if len(labels) != len(model.config.labels):
-            raise ValueError(f"{len(labels)} labels for the {len(model.config.labels)} classes of {name_or_path}")
+            raise ValueError(
+                f"{len(labels)} labels for the {len(model.config.labels)} classes of {name_or_path}"
+            )
         model.config = replace(model.config, labels=tuple(labels))
     return model.to(target).eval()
 
 
-def whole(name_or_path: str | Path, *, half_precision: bool = True, progress: Progress | None = None) -> "Model":
+def whole(
+    name_or_path: str | Path, *, half_precision: bool = True, progress: Progress | None = None
+) -> "Model":
     """The model of a name, on the CPU; of a pre-trained MaskSpec with its decoder. Raises what `load` raises.
 
     `half_precision=False` makes a model hear in float32 whose front end rounds to float16, as that of the public
@@ -139,16 +143,25 @@ def _model_of(source: "Path | Public", hop_length: int | None = None) -> "Model"
     entry = next((entry for entry in MODELS.values() if entry.url and _local_path(entry).name == file), None)
     model: Model
     if public.family == "image":
-        raise CheckpointError(f"{public.where}: weights for images know no sounds: give them to patchout train --init")
+        raise CheckpointError(
+            f"{public.where}: weights for images know no sounds: give them to patchout train --init"
+        )
     if public.family == "maskspec":
         tuned = "head.weight" in public.weights
         model = (checkpoint.import_maskspec_classifier if tuned else checkpoint.import_maskspec)(public)
     else:
         mel = MelConfig(hop_length=(entry.hop_length if entry else hop_length) or MelConfig.hop_length)
         labels = label_names(entry.labels) if entry and entry.labels else None
-        model = checkpoint.import_passt(public, mel=mel, labels=labels, task=entry.task if entry else "multi_label")
+        model = checkpoint.import_passt(
+            public, mel=mel, labels=labels, task=entry.task if entry else "multi_label"
+        )
     if entry:
-        provenance = {"name": entry.name, "url": entry.url, "score": entry.score, "paper": PAPERS[public.family]}
+        provenance = {
+            "name": entry.name,
+            "url": entry.url,
+            "score": entry.score,
+            "paper": PAPERS[public.family],
+        }
         model.config = replace(model.config, licence=entry.licence, provenance=provenance)
     return model
 
@@ -171,8 +184,12 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None) -> Pat
     if name in MODELS or name in ALIASES:
         return fetch(name, progress=progress)
     if path.is_dir():
-        unpacked = ", but the parts of one: zip them again, as NAME.pt" if (path / "data.pkl").is_file() else ""
-        raise ValueError(f"{path}: a folder without model.safetensors{unpacked}: give a weight file or a finished run")
+        unpacked = (
+            ", but the parts of one: zip them again, as NAME.pt" if (path / "data.pkl").is_file() else ""
+        )
+        raise ValueError(
+            f"{path}: a folder without model.safetensors{unpacked}: give a weight file or a finished run"
+        )
     if path.parent.is_dir() and "/" in name:
         raise FileNotFoundError(f"{path}: no such file or run folder")
     if name.count("/") == 1 and all(name.split("/")):
@@ -186,7 +203,9 @@ def _from_address(address: str, scheme: str) -> Path:
     if scheme == "hf" and name and "/" not in name:
         return from_hub(f"{owner}/{name}")
     hint = "give hf://owner/name" if scheme == "hf" else "download the file and give its path"
-    raise ValueError(f"{address}: only names that `patchout models` lists and hub ids owner/name are fetched: {hint}")
+    raise ValueError(
+        f"{address}: only names that `patchout models` lists and hub ids owner/name are fetched: {hint}"
+    )
 
 
 def from_hub(repo_id: str) -> Path:

@@ -29,7 +29,12 @@ class Entry:
 _GONE = "reported missing at its address (HTTP 404)"
 
 _AUDIOSET = (  # name, release file, mAP, note
-    ("passt-s-ap476", "v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa", ".476", "the usual start of fine-tuning"),
+    (
+        "passt-s-ap476",
+        "v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa",
+        ".476",
+        "the usual start of fine-tuning",
+    ),
     ("passt-s-ap4761", "v0.0.2-audioset/passt-s-f128-p16-s10-ap.4761-swa", ".4761", "stride 10, averaged"),
     ("passt-s-ap472", "v0.0.2-audioset/passt-s-f128-p16-s10-ap.472", ".472", "stride 10, not averaged"),
     ("passt-s-s12-ap470", "v0.0.2-audioset/passt-s-f128-p16-s12-ap.470", ".470", "stride 12, not averaged"),
@@ -43,9 +48,24 @@ _AUDIOSET = (  # name, release file, mAP, note
     ("passt-s-20sec-ap474", "v0.0.5/passt-s-f128-20sec-p16-s10-ap.474-swa", ".474", "20 s in one pass"),
     ("passt-s-30sec-ap473", "v0.0.5/passt-s-f128-30sec-p16-s10-ap.473-swa", ".473", "30 s in one pass"),
     ("passt-b-ap459", "v.0.0.7-audioset/passt-b-f128-p16-s16-ap.459", ".459", "trained without Patchout"),
-    ("passt-u600-ap460", "v.0.0.7-audioset/passt-u600-f128-p16-s16-ap.460", ".460", "600 single patches dropped"),
-    ("passt-s-hop160-ap473", "v0.0.3-audioset/passt-s-f128-stfthop160-p16-s10-ap.473-swa", ".473", "5 ms frames"),
-    ("passt-s-hop100-ap473", "v0.0.3-audioset/passt-s-f128-stfthop100-p16-s10-ap.473-swa", ".473", "3.125 ms frames"),
+    (
+        "passt-u600-ap460",
+        "v.0.0.7-audioset/passt-u600-f128-p16-s16-ap.460",
+        ".460",
+        "600 single patches dropped",
+    ),
+    (
+        "passt-s-hop160-ap473",
+        "v0.0.3-audioset/passt-s-f128-stfthop160-p16-s10-ap.473-swa",
+        ".473",
+        "5 ms frames",
+    ),
+    (
+        "passt-s-hop100-ap473",
+        "v0.0.3-audioset/passt-s-f128-stfthop100-p16-s10-ap.473-swa",
+        ".473",
+        "3.125 ms frames",
+    ),
 )
 _OPENMIC = (  # name, release file, note
     ("openmic-passt-s-ap85", "v0.0.5/openmic-passt-s-f128-10sec-p16-s10-ap.85", "20 instruments"),
@@ -66,7 +86,13 @@ _MASKSPEC = (  # name, place on the authors' drive, file name, score, note
         *("-", "MaskSpec Base, pre-trained only: for embed, fine-tuning and pretrain --init"),
     ),
 )
-_ESC50 = ("967", "977", "959", "987", "962")  # accuracy on folds 1 to 5, each with the model that was not trained on it
+_ESC50 = (
+    "967",
+    "977",
+    "959",
+    "987",
+    "962",
+)  # accuracy on folds 1 to 5, each with the model that was not trained on it
 
 
 def _passt(name: str, path: str, score: str, *, labels: str = "audioset", note: str) -> Entry:
@@ -100,7 +126,9 @@ def _entries() -> Iterator[Entry]:
     for name, path, note in _OPENMIC:
         yield _passt(name, path, "OpenMIC mAP .85", labels="openmic2018", note=note)
     for name, path, score in _FSD50K:
-        yield _passt(name, path, f"FSD50K mAP {score}", labels="", note="class names: vocabulary.csv of the data set")
+        yield _passt(
+            name, path, f"FSD50K mAP {score}", labels="", note="class names: vocabulary.csv of the data set"
+        )
     for fold, accuracy in enumerate(_ESC50, start=1):
         path = f"v.0.0.6/esc50-passt-s-n-f128-p16-s10-fold{fold}-acc.{accuracy}"
         score = f"ESC-50 fold {fold} accuracy .{accuracy}"

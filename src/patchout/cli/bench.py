@@ -42,7 +42,9 @@ def main(args: Sequence[str]) -> int:
     """Run `patchout bench`."""
     options = tyro.cli(Options, args=args, prog="patchout bench")
     if options.batch < 0 or options.seconds <= 0:
-        raise ValueError(f"--batch counts clips and --seconds are more than 0, got {options.batch}, {options.seconds}")
+        raise ValueError(
+            f"--batch counts clips and --seconds are more than 0, got {options.batch}, {options.seconds}"
+        )
     if options.table and options.rows:
         raise ValueError(f"--table {options.table} is a whole table: leave --rows out")
     from patchout.bench import measure as bench
@@ -61,7 +63,9 @@ def main(args: Sequence[str]) -> int:
     about = bench.machine(settings, peak_flops)
     is_text = options.format == "table"
     if is_text:
-        output.line("  ".join(f"{name} {value}" for name, value in about.items() if name != "auto"), sys.stdout)
+        output.line(
+            "  ".join(f"{name} {value}" for name, value in about.items() if name != "auto"), sys.stdout
+        )
         output.line(f"auto: {about['auto']}", sys.stdout)
     if is_text and not options.table:
         output.line(bench_tables.HEADER, sys.stdout)
@@ -90,6 +94,8 @@ def _write(folder: Path, record: dict[str, Any], rows: "Sequence[Row]") -> None:
     write_json(folder / "bench.json", record)
     first = {row.measured: row for row in reversed(rows)}  # one circle for rows that share a measurement
     scored = [(row.name, got, row.cited.mAP) for got, row in first.items() if got and row.cited.mAP]
-    circles = [Circle(name, got.training_clips_per_s, score, got.activation_gb) for name, got, score in scored]
+    circles = [
+        Circle(name, got.training_clips_per_s, score, got.activation_gb) for name, got, score in scored
+    ]
     if circles:
         speed_and_score(folder / "bench.png", circles, title=record["machine"]["device"])

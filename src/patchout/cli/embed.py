@@ -96,11 +96,14 @@ def _check(options: Options) -> None:
     refusals = {
         "no files given: name sound files, folders, patterns or lists, e.g. `patchout embed clips/`": not options.paths,
         f"--format {options.format} writes {names}, got --out {options.out}": is_wrong,
-        f"a URL takes a folder of Parquet shards, got {options.out}": "://" in options.out and not _is_folder(options),
-        "--plot and --project draw what stands in Parquet: leave --format out": picture and options.format != "parquet",
+        f"a URL takes a folder of Parquet shards, got {options.out}": "://" in options.out
+        and not _is_folder(options),
+        "--plot and --project draw what stands in Parquet: leave --format out": picture
+        and options.format != "parquet",
         "--plot draws timestamps: add --kind timestamp": options.plot and options.kind != "timestamp",
         "--project draws scenes: leave --kind out": options.project and options.kind != "scene",
-        "--format hdf5 needs h5py: pip install 'patchout[hdf5]'": options.format == "hdf5" and not find_spec("h5py"),
+        "--format hdf5 needs h5py: pip install 'patchout[hdf5]'": options.format == "hdf5"
+        and not find_spec("h5py"),
     }
     if reason := next((reason for reason, is_so in refusals.items() if is_so), None):
         raise ValueError(reason)
@@ -127,7 +130,9 @@ def _job(options: Options) -> "EmbedJob":
     model = options.model or (PRESETS[options.preset].zoo_name if options.preset else BUILT_IN)
     if not options.model and not options.preset:
         say(f"using the built-in model {BUILT_IN} (192 values); for the public one (768): --model passt-s")
-    here = pick_device("auto" if options.engine == "ray" else options.device)  # a cluster's devices need not be here
+    here = pick_device(
+        "auto" if options.engine == "ray" else options.device
+    )  # a cluster's devices need not be here
     precision = pick_precision(options.precision, here)
     return EmbedJob(model=model, kind=options.kind, config=config, precision=precision)
 
@@ -152,7 +157,9 @@ def _run(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> in
         say(reason)
     if summary.num_failed > len(summary.failed):
         say(f"... {summary.num_failed} in all: the column error has their reasons")
-    speed = f"{summary.audio_s:.0f} s of sound in {seconds:.1f} s ({summary.audio_s / seconds:.0f} x real time)"
+    speed = (
+        f"{summary.audio_s:.0f} s of sound in {seconds:.1f} s ({summary.audio_s / seconds:.0f} x real time)"
+    )
     done = f"{summary.items - summary.num_failed} of {summary.items} files embedded, {summary.rows} rows"
     say(f"{options.out}: {done}, {speed}")
     return summary.num_failed
@@ -199,7 +206,9 @@ def _draw(options: Options, file: str, job: "EmbedJob") -> None:
         config = load(job.model, "cpu").config
         log_mel, frame_s = overview(file, config, duration_s=rows["duration_s"][0].as_py(), limit=2000)
         times_s = rows["time_ms"].to_numpy() / 1000
-        track = plots_embedding.EmbeddingTrack(log_mel, config.mel.band_hz, frame_s, times_s, embeddings(rows))
+        track = plots_embedding.EmbeddingTrack(
+            log_mel, config.mel.band_hz, frame_s, times_s, embeddings(rows)
+        )
         plots_embedding.embedding_over_time(picture, track, title=Path(file).name)
     else:
         classes = _classes(options.paths)
@@ -234,7 +243,10 @@ def _read(options: Options, limit: int) -> "Table":
 
     out, names = str(Path(options.out).parent), [Path(options.out).name]
     if _is_folder(options):
-        out, names = options.out, sorted(name for name in Folder(options.out).names() if name.startswith("part-"))
+        out, names = (
+            options.out,
+            sorted(name for name in Folder(options.out).names() if name.startswith("part-")),
+        )
     step = max(1, sum(len(table) for table in read_tables(out, names, columns=["file"])) // limit)
     taken, place = [], 0
     for table in read_tables(out, names):

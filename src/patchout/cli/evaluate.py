@@ -37,7 +37,9 @@ def main(args: Sequence[str]) -> int:
     """Run `patchout evaluate`."""
     options = tyro.cli(Options, args=args, prog="patchout evaluate")
     if not options.models:
-        raise ValueError("no model given: name one, or several for an ensemble, e.g. `patchout evaluate esc10-tiny`")
+        raise ValueError(
+            "no model given: name one, or several for an ensemble, e.g. `patchout evaluate esc10-tiny`"
+        )
     check_batch_size(options.batch_size)
     from patchout.data.sets import scan
     from patchout.inference.evaluate import draws_for, ensemble, group_by, judge, label_orders, predict
@@ -50,7 +52,9 @@ def main(args: Sequence[str]) -> int:
     labels, task = models[0].config.labels, models[0].config.task
     clips.targets(labels)  # what cannot be judged is refused before hours of work
     with output.Bar("clips", len(models) * len(clips), sys.stderr) as advance:
-        ask = partial(predict, precision=options.precision, batch_size=options.batch_size, on_clip=lambda: advance(1))
+        ask = partial(
+            predict, precision=options.precision, batch_size=options.batch_size, on_clip=lambda: advance(1)
+        )
         predictions = ensemble([ask(model, clips) for model in models], orders)
     draws = draws_for(len(clips), len(labels))
     result = judge(predictions, clips, labels=labels, task=task, groups=groups, draws=draws)
@@ -59,6 +63,11 @@ def main(args: Sequence[str]) -> int:
         say(problem)
     counts = whole.info.get("official", {}).items()
     official = {split: count for split, count in counts if options.split in ("", split) and count["listed"]}
-    about = {"models": options.models, "data": options.data, "split": options.split or None, "official": official}
+    about = {
+        "models": options.models,
+        "data": options.data,
+        "split": options.split or None,
+        "official": official,
+    }
     output.print_evaluation(about, result, options.format, sys.stdout)
     return FAILED if failed else DONE

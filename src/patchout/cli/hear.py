@@ -39,11 +39,15 @@ class List:
             output.line(json.dumps(records, indent=1), sys.stdout)
         else:
             for record in records:
-                shown = [f"{key} {record[key]}" for key in ("category", "score", "clips", "rates") if key in record]
+                shown = [
+                    f"{key} {record[key]}" for key in ("category", "score", "clips", "rates") if key in record
+                ]
                 output.line("  ".join([record["task"], record["state"], *shown]), sys.stdout)
         _say_absent([record["task"] for record in records])
         if tars := packed(self.tasks):
-            say(f"{self.tasks}: {', '.join(path.name for path in tars)} is not unpacked: {unpacking(self.tasks)}")
+            say(
+                f"{self.tasks}: {', '.join(path.name for path in tars)} is not unpacked: {unpacking(self.tasks)}"
+            )
         return [problem for record in records for problem in record["problems"]]
 
 
@@ -140,7 +144,9 @@ class Run:
         settings = self.preset or self.levels or self.fields_ms
         config = asked(self.preset, self.levels, self.fields_ms, plain=EmbedConfig()) if settings else None
         if self.tasks is None and (config or self.weights or not Path(self.model).is_dir()):
-            raise ValueError("--tasks is missing: only a folder of embeddings, without settings, is judged without it")
+            raise ValueError(
+                "--tasks is missing: only a folder of embeddings, without settings, is judged without it"
+            )
         folders = find_tasks(self.tasks or Path(self.model), self.task)
         subject = None
         if self.tasks:
@@ -181,15 +187,25 @@ class Run:
         output.line(_summary(task, record), sys.stdout)
         for part in task.partitions() if task.embedding_type == "scene" else ():
             if lost := task.unheard(part.test):
-                named = ", ".join(lost[:SHOWN]) + (f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else "")
-                say(f"{folder.name}: {part.test} has no example of {named}: 0 in mAP, no AUC and d', as in the kit")
+                named = ", ".join(lost[:SHOWN]) + (
+                    f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+                )
+                say(
+                    f"{folder.name}: {part.test} has no example of {named}: 0 in mAP, no AUC and d', as in the kit"
+                )
 
     def _name(self) -> str:
         """Of the folder: the model and what was asked of it."""
         if self.tasks is None:
             return Path(self.model).resolve().name
         levels, fields = "+".join(self.levels), "+".join(f"{ms:g}ms" for ms in self.fields_ms)
-        parts = [self.model.removesuffix(".safetensors"), Path(self.weights).stem, self.preset, levels, fields]
+        parts = [
+            self.model.removesuffix(".safetensors"),
+            Path(self.weights).stem,
+            self.preset,
+            levels,
+            fields,
+        ]
         return re.sub(r"[^\w.+-]+", "-", "-".join(filter(None, parts))).strip("-.")
 
 
@@ -204,7 +220,9 @@ def _summary(task: "Task", record: dict[str, Any]) -> str:
         score = f"{score_text(means['test_score_mean'])} ({folds})"
     else:
         score = score_text(record["test"]["test_score"])
-    return f"{task.folder.name}  {task.evaluation[0]} {score}{embedding}  probes {sum(seconds.values()):.1f} s"
+    return (
+        f"{task.folder.name}  {task.evaluation[0]} {score}{embedding}  probes {sum(seconds.values()):.1f} s"
+    )
 
 
 @dataclass(kw_only=True)

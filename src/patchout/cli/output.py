@@ -65,7 +65,9 @@ def table_text(tags: "Tags") -> str:
     lines = [f"{tags.file}  ({' - '.join(map(clock, tags.segment_s or (tags.duration_s,)))})"]
     width = max([len(label) for label in tags.labels] + [len(event.label) for event in tags.events])
     for row in record["tags"]:
-        lines.append(f"  {row['label']:<{width}}  {row['score']:.3f}  {'#' * round(20 * row['score'])}".rstrip())
+        lines.append(
+            f"  {row['label']:<{width}}  {row['score']:.3f}  {'#' * round(20 * row['score'])}".rstrip()
+        )
     if tags.events:
         lines.append("  events:")
     for event in record["events"]:
@@ -138,7 +140,10 @@ def print_evaluation(
         line(result.unscored, out)
     for split, count in about["official"].items():
         share = count["present"] / count["listed"]
-        line(f"{split}: {count['present']} of the {count['listed']} clips on the official list ({share:.1%})", out)
+        line(
+            f"{split}: {count['present']} of the {count['listed']} clips on the official list ({share:.1%})",
+            out,
+        )
     line(f"intervals: Wilson's for accuracy, bootstrap of {result.draws} draws for other scores", out)
 
 

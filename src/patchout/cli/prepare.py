@@ -82,10 +82,14 @@ def _encoding(options: Options) -> "Encoding":
 def _tell(out: Path, info: dict[str, Any], report: str) -> None:
     """Clips by split, how much of the official list that is, and what was found."""
     total = sum(info["counts"].values())
-    say(f"{out}: {total} clips, {info['audio_s'] / 3600:.1f} h, {len(info['classes'])} classes ({info['task']})")
+    say(
+        f"{out}: {total} clips, {info['audio_s'] / 3600:.1f} h, {len(info['classes'])} classes ({info['task']})"
+    )
     for fold, cover in info["official"].items():
         share = 100 * cover["present"] / cover["listed"]
-        say(f"  {fold}: {cover['present']} of the {cover['listed']} clips on the official list ({share:.1f} %)")
+        say(
+            f"  {fold}: {cover['present']} of the {cover['listed']} clips on the official list ({share:.1f} %)"
+        )
     for kind, count in info["problems"].items():
         say(f"  {count} {kind}, {'left out' if kind in LEFT_OUT else 'kept'}")
     if info["problems"]:

@@ -10,7 +10,9 @@ from patchout.training.masked.config import ABOUT, RECIPES, recipe
 
 OF_WEIGHTS = frozenset({"size", "decoder", "normalize_patches"})  # what start weights bring
 USAGE = "usage: patchout pretrain RECIPE --data SOUNDS --out RUN [options]"
-DATA = "sounds without labels, or with: a folder, CSV or JSONL list, prepared set, or hub set (hf://owner/name)"
+DATA = (
+    "sounds without labels, or with: a folder, CSV or JSONL list, prepared set, or hub set (hf://owner/name)"
+)
 
 
 def main(args: Sequence[str]) -> int:

@@ -57,7 +57,9 @@ def main(args: Sequence[str]) -> int:
     wave = fit(wave, max(len(wave), config.min_samples)).to(next(model.parameters()).device)
 
     def at(ratio: float) -> plots_reconstruction.Reconstructed:
-        return reconstruct(model, log_mel(wave[None], mel)[0], mask_ratio=ratio, rng=keyed("mask", options.seed))
+        return reconstruct(
+            model, log_mel(wave[None], mel)[0], mask_ratio=ratio, rng=keyed("mask", options.seed)
+        )
 
     title = Path(options.file).name
     strip = options.plot.with_stem(f"{options.plot.stem}-ratios")

@@ -68,7 +68,9 @@ def main(args: Sequence[str]) -> int:
     found = [one for source in options.files for one in _sounds_of(source)]
     sounds = [item.file for item, error in found if error is None]
     if options.format == "audacity" and len(sounds) > 1:
-        raise ValueError(f"an Audacity label track belongs to one file, {len(sounds)} were given: use --format csv")
+        raise ValueError(
+            f"an Audacity label track belongs to one file, {len(sounds)} were given: use --format csv"
+        )
     if options.plot and any(item != Item(item.file) for item, _ in found):
         raise ValueError("--plot draws whole files, and a list names segments: leave one of them out")
     pictures = _picture_paths(options.plot, sounds)
@@ -93,7 +95,9 @@ def main(args: Sequence[str]) -> int:
 
 def _in_file(tags: "Tags", start_s: float) -> "Tags":
     """The tags of a segment, its events at their times in the file."""
-    events = (replace(event, start_s=start_s + event.start_s, end_s=start_s + event.end_s) for event in tags.events)
+    events = (
+        replace(event, start_s=start_s + event.start_s, end_s=start_s + event.end_s) for event in tags.events
+    )
     return replace(tags, events=tuple(events), segment_s=(start_s, start_s + tags.duration_s))
 
 
@@ -184,6 +188,8 @@ def _draw(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> None:
         times_s=scored.times_s,
         scores=scored.track,
         labels=model.config.labels,
-        events=find_events(scored.track, scored.times_s, model.config.labels, rule=rule, duration_s=scored.duration_s),
+        events=find_events(
+            scored.track, scored.times_s, model.config.labels, rule=rule, duration_s=scored.duration_s
+        ),
     )
     tags_over_time(path, track, title=Path(scored.name).name)

@@ -62,7 +62,9 @@ def run_recipe(
     if not (options.restart or options.accept_changes):
         config, begun = as_begun(config, chosen, options.out, of_weights=of_weights)
         if begun:
-            say(f"{options.out} goes on as it began ({begun}); --accept-changes takes the recipe's values of today")
+            say(
+                f"{options.out} goes on as it began ({begun}); --accept-changes takes the recipe's values of today"
+            )
     with output.Bar("steps", None, sys.stderr) as bar:
         listener = Listener(
             on_plan=lambda plan: say(plan.describe()),
@@ -87,7 +89,14 @@ def _overview() -> str:
 
     rows = [f"  {group:<16}{'  '.join(variants)}" for group, variants in _grouped(names())]
     return "\n".join(
-        (USAGE, "", "recipes and their variants:", *rows, "", "`patchout train RECIPE --help` shows its options.")
+        (
+            USAGE,
+            "",
+            "recipes and their variants:",
+            *rows,
+            "",
+            "`patchout train RECIPE --help` shows its options.",
+        )
     )
 
 

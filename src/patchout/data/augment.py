@@ -48,7 +48,9 @@ class Share(NamedTuple):
 
 def keyed(purpose: str, *key: int) -> Generator:
     """A CPU generator that depends on its purpose and key alone, e.g. ("clip", seed, epoch, index), none negative."""
-    state = np.random.SeedSequence((zlib.crc32(purpose.encode()), len(key), *key)).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence((zlib.crc32(purpose.encode()), len(key), *key)).generate_state(
+        1, np.uint64
+    )[0]
     return torch.Generator().manual_seed(int(state))
 
 
@@ -74,7 +76,9 @@ def speed(wave: Float[Tensor, "sample"], factor: float) -> Float[Tensor, "change
     return torch.nn.functional.interpolate(wave[None, None], length, mode="linear", align_corners=True)[0, 0]
 
 
-def fit(wave: Float[Tensor, "sample"], num_samples: int, rng: Generator | None = None) -> Float[Tensor, "fixed"]:
+def fit(
+    wave: Float[Tensor, "sample"], num_samples: int, rng: Generator | None = None
+) -> Float[Tensor, "fixed"]:
     """Exactly `num_samples`: zeros after a shorter wave; a random stretch of a longer one, its first without `rng`."""
     if len(wave) == num_samples:
         return wave

@@ -118,7 +118,9 @@ class Waves(Dataset[Item]):
 
 def broken(nothing: Tensor, clips: ClipSet, index: int, error: DataError) -> Item:
     """`nothing` in the place of a clip that cannot be read: of no class and of no weight."""
-    return Item(nothing, torch.zeros(len(clips.classes)), torch.zeros(max(1, len(clips.classes))), index, str(error))
+    return Item(
+        nothing, torch.zeros(len(clips.classes)), torch.zeros(max(1, len(clips.classes))), index, str(error)
+    )
 
 
 def balance_weights(clips: ClipSet) -> Float[Tensor, "clip"]:
@@ -221,5 +223,9 @@ def leave_to_parent(worker: int) -> None:
 def _stack(items: list[Item]) -> Batch:
     """Items side by side; a worker puts all of them into shared memory here: copying later, it aborts when stopped."""
     *tensors, clip, problems, remarks = zip(*items, strict=True)
-    wave, target, weight, clips = (default_collate(list(part)) for part in (*tensors, map(torch.tensor, clip)))
-    return Batch(wave, target, weight, clips, tuple(filter(None, problems)), tuple(chain.from_iterable(remarks)))
+    wave, target, weight, clips = (
+        default_collate(list(part)) for part in (*tensors, map(torch.tensor, clip))
+    )
+    return Batch(
+        wave, target, weight, clips, tuple(filter(None, problems)), tuple(chain.from_iterable(remarks))
+    )

@@ -69,12 +69,16 @@ def rows_of(files: Sequence[str]) -> pa.Table:
 
 def _mapped(file: str) -> pa.Table:
     """An Arrow file of which nothing is read before it is used."""
-    options = pa.ipc.IpcReadOptions(use_threads=False)  # pyarrow's threads abort the process at exit, with torch loaded
+    options = pa.ipc.IpcReadOptions(
+        use_threads=False
+    )  # pyarrow's threads abort the process at exit, with torch loaded
     try:
         with pa.memory_map(file) as source, pa.ipc.open_stream(source, options=options) as stream:
             return stream.read_all()
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file}: a shard that cannot be read ({error}): prepare or download the set again") from None
+        raise DataError(
+            f"{file}: a shard that cannot be read ({error}): prepare or download the set again"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,9 @@ class ClipSet:
         """What `heard` gives, without what is to be said of it."""
         return self.heard(clip, rate, rng)[0]
 
-    def heard(self, clip: int, rate: int, rng: Generator | None = None) -> tuple[Float[Tensor, "sample"], str]:
+    def heard(
+        self, clip: int, rate: int, rng: Generator | None = None
+    ) -> tuple[Float[Tensor, "sample"], str]:
         """The clip's sound at `rate` Hz, and what is missing or odd in it; DataError names one that cannot be read.
 
         Of one that lasts longer than LONG_S, whatever its header says, so much: its beginning, or with `rng` any part.
@@ -181,7 +187,9 @@ class ClipSet:
     def origin(self) -> str:
         """Which columns say what, and the first and the last class, for people."""
         columns = ", ".join(f"{meaning} from {column}" for meaning, column in self.columns.items())
-        classes = f"classes: {self.classes[0]} to {self.classes[-1]} ({len(self.classes)})" if self.classes else ""
+        classes = (
+            f"classes: {self.classes[0]} to {self.classes[-1]} ({len(self.classes)})" if self.classes else ""
+        )
         return "; ".join(filter(None, (columns, classes)))
 
     def files(self) -> list[str]:
@@ -233,7 +241,9 @@ class ClipSet:
     def ids_sha256(self) -> str:
         """SHA-256 over the ids in their order, one a line; a segment's seconds belong to its id."""
         digest = hashlib.sha256()
-        spans = [self.table[name] if name in self.table.column_names else None for name in ("start_s", "end_s")]
+        spans = [
+            self.table[name] if name in self.table.column_names else None for name in ("start_s", "end_s")
+        ]
         starts, ends = ([None] * len(self) if span is None else span.to_pylist() for span in spans)
         for name, start_s, end_s in zip(self.table["id"].to_pylist(), starts, ends, strict=True):
             span = f"#{start_s or 0:g}-{end_s or 'end'}" if start_s or end_s else ""
@@ -306,7 +316,8 @@ def by_name(clips: ClipSet, classes: Sequence[str] = ()) -> ClipSet:
     odd = [name for name in clips.classes if name.casefold() in EMPTY_WORDS]
     counts = dict(zip(clips.classes, clips.class_counts().tolist(), strict=True)) if odd else {}
     told = (
-        f"the label {name!r} ({counts[name]} clips) is a class: leave the cell empty if it means none" for name in odd
+        f"the label {name!r} ({counts[name]} clips) is a class: leave the cell empty if it means none"
+        for name in odd
     )
     return replace(clips, notes=(*clips.notes, *told))
 

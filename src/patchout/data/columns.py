@@ -31,7 +31,10 @@ COLUMNS = {  # what a column says: the names it goes by, case, blanks and signs 
     "group": ("group",),
     "loss_weight": ("loss_weight",),
 }
-OFFSETS, DURATIONS = _timed("offset"), _timed("duration")  # an end beside an onset, and beside a start without an end
+OFFSETS, DURATIONS = (
+    _timed("offset"),
+    _timed("duration"),
+)  # an end beside an onset, and beside a start without an end
 CARRIED = ("group", "loss_weight")  # columns of a clip under these names
 SEVERAL = "labels"  # the column whose text may name several classes
 LIKE_ONES = re.compile(r"(^|_)(start|begin|onset|offset|end|stop|times?|timestamps?|weights?)(_|$)")
@@ -80,7 +83,9 @@ def columns_of(header: Sequence[str]) -> Columns:
     for column in used.values():
         if len(twins := names[folded(column)]) > 1:
             raise DataError(f"the columns {', '.join(twins)} say the same: leave one of them")
-    unused = tuple(column for column in header if LIKE_ONES.search(folded(column)) and column not in used.values())
+    unused = tuple(
+        column for column in header if LIKE_ONES.search(folded(column)) and column not in used.values()
+    )
     meant, more = {column: meaning for meaning, column in used.items()}, {}
     for column in header:
         name = meant.get(column, column.strip())

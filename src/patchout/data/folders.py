@@ -16,7 +16,21 @@ SUFFIXES = frozenset(
     (
         *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".caf", ".au"),
         *(".m4a", ".aac", ".mp4", ".webm", ".wma", ".mka", ".mkv", ".mov", ".3gp", ".amr", ".ac3"),
-        *(".w64", ".rf64", ".bwf", ".wv", ".tta", ".ape", ".mpc", ".dsf", ".dff", ".aifc", ".snd", ".voc", ".sph"),
+        *(
+            ".w64",
+            ".rf64",
+            ".bwf",
+            ".wv",
+            ".tta",
+            ".ape",
+            ".mpc",
+            ".dsf",
+            ".dff",
+            ".aifc",
+            ".snd",
+            ".voc",
+            ".sph",
+        ),
         *(".mp1", ".mp2", ".mpa", ".m4b", ".m4r", ".m4v", ".3g2", ".spx", ".ogx", ".ogv", ".weba", ".awb"),
         *(".eac3", ".ec3", ".dts", ".ra", ".rm", ".asf", ".wmv", ".avi", ".mpg", ".mpeg", ".vob", ".flv"),
         *(".f4v", ".ts", ".mts", ".m2ts"),
@@ -165,7 +179,11 @@ def by_folders(paths: Sequence[str]) -> list[Labelled]:
         split = 1
     elif len(looked := sorted(filter(is_split, tops))) > 1:
         others = sorted(tops - set(looked))
-        why = f"stand beside {', '.join(others[:3])}" if others else "hold sounds that lie in no folder of a class"
+        why = (
+            f"stand beside {', '.join(others[:3])}"
+            if others
+            else "hold sounds that lie in no folder of a class"
+        )
         todo = "sort the sounds into SPLIT/CLASS/, or write a list with the columns file, label and split"
         raise DataError(f"the folders {', '.join(looked)} look like splits, but {why}: {todo}")
     return [

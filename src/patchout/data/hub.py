@@ -10,7 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from patchout.data.clips import ClipSet, DataError, Packed, by_name, rows_of
-from patchout.data.columns import COLUMNS, Columns, LabelSplitter, clip_row, columns_of, in_columns, is_small, text_of
+from patchout.data.columns import (
+    COLUMNS,
+    Columns,
+    LabelSplitter,
+    clip_row,
+    columns_of,
+    in_columns,
+    is_small,
+    text_of,
+)
 from patchout.data.folders import composed
 
 if TYPE_CHECKING:
@@ -47,7 +56,9 @@ def load(source: str, classes: Sequence[str] = ()) -> ClipSet:
     if split and split not in parts:
         raise DataError(f"{source}: no split {split}: it has {', '.join(parts)}")
     sound, columns, names = _meant(source, next(iter(parts.values())).features)
-    files = {part: [file["filename"] for file in parts[part].cache_files] for part in ([split] if split else parts)}
+    files = {
+        part: [file["filename"] for file in parts[part].cache_files] for part in ([split] if split else parts)
+    }
     every = tuple(chain.from_iterable(files.values()))
     folds = [part for part in files for _ in range(len(parts[part]))]
     table = rows_of(every)
@@ -55,13 +66,17 @@ def load(source: str, classes: Sequence[str] = ()) -> ClipSet:
         folds = [""] * len(table)  # the rows say it
     label, problems = columns.used["label"], list[str]()
     is_text = pa.types.is_string(table.schema.field(label).type)
-    splitter = LabelSplitter.of(label, pc.unique(table[label].drop_null()).to_pylist() if is_text else (), classes)
+    splitter = LabelSplitter.of(
+        label, pc.unique(table[label].drop_null()).to_pylist() if is_text else (), classes
+    )
     rows = _rows(table, columns, splitter, names, problems)
     ids = _ids(table, folds, columns)
     clips = in_columns(row | {"id": ids(row), "fold": folds[row["row"]] or row["fold"]} for row in rows)
     if not len(clips):
         raise DataError(f"{source}: no clips ({problems[0] if problems else 'it is empty'})")
-    clip_set = ClipSet(Path(name), (), "multi_class", clips, packed=Packed(every, sound), columns=columns.used)
+    clip_set = ClipSet(
+        Path(name), (), "multi_class", clips, packed=Packed(every, sound), columns=columns.used
+    )
     return by_name(replace(clip_set, problems=tuple(problems), notes=columns.notes), names)
 
 
@@ -98,7 +113,11 @@ def _meant(source: str, features: "Features") -> tuple[str, Columns, list[str]]:
     if sound not in kinds or not label:
         names = ", ".join(COLUMNS["label"])
         wanted = f"a column of sounds, and one called {names} or a single one of classes"
-        several = f" ({len(classed)} of classes: {', '.join(classed)}: rename one of them to label)" if classed else ""
+        several = (
+            f" ({len(classed)} of classes: {', '.join(classed)}: rename one of them to label)"
+            if classed
+            else ""
+        )
         raise DataError(f"{source}: needs {wanted}, its columns are {', '.join(kinds)}{several}")
     more = {name: column for name, column in columns.more.items() if column != label}
     classes = [composed(text_of(name)) for name in kinds[label].names] if label in classed else []
@@ -129,7 +148,12 @@ def _rows(
 def _ids(table: pa.Table, folds: Sequence[str], columns: Columns) -> Callable[[dict[str, Any]], str]:
     """What each row is called: by its column, with the split before it where splits number their clips anew."""
     column = next(
-        (name for name in ID_COLUMNS if name in table.column_names and is_small(table.schema.field(name).type)), "row"
+        (
+            name
+            for name in ID_COLUMNS
+            if name in table.column_names and is_small(table.schema.field(name).type)
+        ),
+        "row",
     )
     ids = table[column].cast(pa.string()).to_pylist()
     is_own = "start" in columns.used or len(set(ids)) == len(ids)

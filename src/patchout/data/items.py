@@ -52,7 +52,9 @@ def find_files(source: str, on_problem: Callable[[str], None] = _refuse) -> Iter
         found, empty = (match + stream for match in matches), "no file matches"
     first = next(found, None)
     if first is None:
-        raise InputError(f"{source}: {empty}: name sound files, folders with some, or patterns that match some")
+        raise InputError(
+            f"{source}: {empty}: name sound files, folders with some, or patterns that match some"
+        )
     yield first
     yield from found
 
@@ -73,7 +75,9 @@ def read_items(
     for source in sources:
         for file in find_files(source, on_problem):
             suffix = Path(file).suffix.lower()
-            is_list = suffix in lists.SUFFIXES and (suffix != ".txt" or file == str(Path(source).expanduser()))
+            is_list = suffix in lists.SUFFIXES and (
+                suffix != ".txt" or file == str(Path(source).expanduser())
+            )
             items += _listed(Path(file), on_problem, on_note) if is_list else [Item(file)]
     return items
 

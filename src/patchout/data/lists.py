@@ -136,7 +136,9 @@ def _separated_rows(path: Path, header: Sequence[str], delimiter: str, skipped: 
             cells, number = [str(error)], skipped + reader.line_num - len(lines) + 1
         if cells:
             todo = 'close it, or write "" for a quote inside a text'
-            raise DataError(f"{path} line {number}: a quote is opened here and swallows the lines after it: {todo}")
+            raise DataError(
+                f"{path} line {number}: a quote is opened here and swallows the lines after it: {todo}"
+            )
 
 
 def _json_lines(path: Path) -> tuple[tuple[str, ...], Callable[[], Iterator[Row]]]:
@@ -162,7 +164,11 @@ def _json_row(number: int, line: str) -> Row:
         cells = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
         return Row(number, {}, str(error))
-    return Row(number, cells) if isinstance(cells, dict) else Row(number, {}, "is not an object with names and values")
+    return (
+        Row(number, cells)
+        if isinstance(cells, dict)
+        else Row(number, {}, "is not an object with names and values")
+    )
 
 
 def _parquet(path: Path) -> tuple[tuple[str, ...], Callable[[], Iterator[Row]]]:

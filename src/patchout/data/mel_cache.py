@@ -104,10 +104,15 @@ class MelCache(Dataset[Item]):
             except ValueError as error:
                 raise InputError(f"{path}: is damaged ({error}): name another --mel-cache") from None
             if other := differences(held, about):
-                raise ValueError(f"{self.folder} caches other log-mels (other {', '.join(other)}): name another folder")
+                raise ValueError(
+                    f"{self.folder} caches other log-mels (other {', '.join(other)}): name another folder"
+                )
             return ""
         self.folder.mkdir(parents=True, exist_ok=True)
-        needed, free = BYTES * self.mel.n_mels * seconds / self.mel.frame_s, shutil.disk_usage(self.folder).free
+        needed, free = (
+            BYTES * self.mel.n_mels * seconds / self.mel.frame_s,
+            shutil.disk_usage(self.folder).free,
+        )
         told = f"log-mels of {seconds / 3600:.1f} hours take about {needed / 1e9:.2f} GB in {self.folder}"
         if needed > free:
             raise InputError(f"{told}, where {free / 1e9:.2f} are free: make room, or go without --mel-cache")

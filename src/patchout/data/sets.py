@@ -12,7 +12,16 @@ import pyarrow.compute as pc
 from patchout.audio.stream import Channel
 from patchout.data import lists
 from patchout.data.clips import ClipSet, DataError, Packed, by_name, rows_of
-from patchout.data.columns import COLUMNS, Cells, Columns, LabelSplitter, clip_row, columns_of, in_columns, text_of
+from patchout.data.columns import (
+    COLUMNS,
+    Cells,
+    Columns,
+    LabelSplitter,
+    clip_row,
+    columns_of,
+    in_columns,
+    text_of,
+)
 from patchout.data.folders import Finder, Labelled, by_folders, is_sound, refuse_url, split_of, walk
 from patchout.data.hub import HUB, folder_of, load, name_of
 from patchout.data.lists import SoundList, open_list
@@ -25,7 +34,9 @@ TABLES = (".csv", ".tsv", ".jsonl")  # that lie on top of a folder to say what i
 METADATA = "metadata"  # the stem of a list that the hub lays among sounds, at any depth
 
 
-def scan(source: str | os.PathLike[str], *, channel: Channel = "mean", classes: Sequence[str] = ()) -> ClipSet:
+def scan(
+    source: str | os.PathLike[str], *, channel: Channel = "mean", classes: Sequence[str] = ()
+) -> ClipSet:
     """Read a data set, whose sounds will be heard as the mean of their channels or one of them.
 
     `source` is a folder of class folders (below folders of splits or not), a folder with a list on top, a list
@@ -86,10 +97,14 @@ def _folder(folder: Path, classes: Sequence[str]) -> ClipSet:
     on_top, reasons = _usable(path for path in folder.iterdir() if path.suffix.lower() in lists.SUFFIXES)
     if len(on_top) > 1:
         names = ", ".join(sounds.path.name for sounds in on_top)
-        raise DataError(f"{folder}: {len(on_top)} lists on top ({names}): leave one, or give one of them as the data")
+        raise DataError(
+            f"{folder}: {len(on_top)} lists on top ({names}): leave one, or give one of them as the data"
+        )
     if on_top:
         return _listed(on_top, folder, classes)
-    below, _ = _usable(path for path in folder.rglob(f"{METADATA}.*") if path.suffix.lower() in lists.SUFFIXES)
+    below, _ = _usable(
+        path for path in folder.rglob(f"{METADATA}.*") if path.suffix.lower() in lists.SUFFIXES
+    )
     if below:
         return _listed(below, folder, classes)
     problems: list[str] = []
@@ -160,7 +175,9 @@ def _listed(tables: Sequence[SoundList], root: Path, classes: Sequence[str] | No
     if classes is None:
         return clips
     if not len(table):
-        raise DataError(f"{root}: no clips ({reader.problems[0] if reader.problems else 'its list has no rows'})")
+        raise DataError(
+            f"{root}: no clips ({reader.problems[0] if reader.problems else 'its list has no rows'})"
+        )
     return by_name(clips)
 
 
@@ -192,7 +209,9 @@ class _Reader:
                     raise ValueError(row.reason)
                 clip = {"id": str(below / finder.find(name))} | clip_row(name, row.cells, columns, splitter)
                 if (key := (clip["id"], clip["start_s"], clip["end_s"])) in self._seen:
-                    raise ValueError(f"{clip['id']} was there before: give each sound one row, with all its labels")
+                    raise ValueError(
+                        f"{clip['id']} was there before: give each sound one row, with all its labels"
+                    )
             except (ValueError, OSError) as error:
                 reason = getattr(error, "strerror", None)
                 self.problems.append(f"{sounds.place(row)}: {f'{name}: {reason}' if reason else error}")
@@ -225,12 +244,18 @@ def _prepared(folder: Path) -> ClipSet:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: is not a whole prepared set ({error!r}): prepare it again") from None
     if info.get("format") != FORMAT:
-        raise DataError(f"{folder}: is of format {info.get('format')}, this version reads {FORMAT}: update patchout")
+        raise DataError(
+            f"{folder}: is of format {info.get('format')}, this version reads {FORMAT}: update patchout"
+        )
     table = rows_of(files)
-    kept = {"fold" if name == "split" else name: table[name] for name in table.column_names if name != "audio"}
+    kept = {
+        "fold" if name == "split" else name: table[name] for name in table.column_names if name != "audio"
+    }
     table = pa.table(kept).combine_chunks()
     largest = pc.max(pc.list_flatten(table["labels"])).as_py()
     if largest is not None and largest >= len(classes):
-        raise DataError(f"{folder}: has label {largest}, {PREPARED} names {len(classes)} classes: prepare it again")
+        raise DataError(
+            f"{folder}: has label {largest}, {PREPARED} names {len(classes)} classes: prepare it again"
+        )
     notes = columns_of(table.column_names).notes
     return ClipSet(folder, classes, task, table, packed=Packed(tuple(files)), notes=notes, info=info)

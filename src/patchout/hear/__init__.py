@@ -7,7 +7,14 @@ this package, which is `base`. Audio is (sounds, samples), float32, at 32 kHz.
 from importlib import import_module
 from types import ModuleType
 
-from patchout.hear.api import PRESETS, HearModel, Preset, get_scene_embeddings, get_timestamp_embeddings, make_loader
+from patchout.hear.api import (
+    PRESETS,
+    HearModel,
+    Preset,
+    get_scene_embeddings,
+    get_timestamp_embeddings,
+    make_loader,
+)
 
 __all__ = ["PRESETS", "HearModel", "Preset", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 

@@ -80,12 +80,15 @@ PRESETS: dict[str, Preset] = {
     "base30sec": Preset("passt-s-30sec-ap473", EmbedConfig(scene_window_ms=30_000.0, scene_hop_ms=10_000.0)),
     "openmic2008": Preset("openmic-passt-s-ap85", _BASE),
     "best": Preset(  # the paper's best setting, "L+M 2RF hop=5ms"
-        _HOPS["160"], EmbedConfig(levels=("low", "mid"), scene_levels=("low", "mid"), fields_ms=(160.0, 640.0))
+        _HOPS["160"],
+        EmbedConfig(levels=("low", "mid"), scene_levels=("low", "mid"), fields_ms=(160.0, 640.0)),
     ),
 }
 
 
-def asked(preset: str, levels: tuple[Level, ...], fields_ms: tuple[float, ...], *, plain: EmbedConfig) -> EmbedConfig:
+def asked(
+    preset: str, levels: tuple[Level, ...], fields_ms: tuple[float, ...], *, plain: EmbedConfig
+) -> EmbedConfig:
     """The config of a preset, or `plain`, with other levels and receptive fields where some are named."""
     if preset and preset not in PRESETS:
         raise ValueError(f"no preset {preset!r}{near(preset, PRESETS)}: presets are {', '.join(PRESETS)}")
@@ -141,7 +144,9 @@ def make_loader(name: str) -> Callable[..., HearModel]:
     return load_model
 
 
-def get_scene_embeddings(audio: Float[Tensor, "sound sample"], model: HearModel) -> Float[Tensor, "sound value"]:
+def get_scene_embeddings(
+    audio: Float[Tensor, "sound sample"], model: HearModel
+) -> Float[Tensor, "sound value"]:
     """One embedding a sound: (sounds, samples) at the model's rate -> (sounds, scene_embedding_size), any length."""
     check_audio(audio)
     return model.embedder.scenes(audio).to(audio.device)
@@ -171,7 +176,9 @@ def check_audio(audio: Tensor) -> None:
             f"HEAR audio is a float32 tensor within -1 ... 1, got {kind}: convert it (int16: divided by 32768)"
         )
     if audio.ndim != 2 or 0 in audio.shape:
-        raise ValueError(f"HEAR audio has the shape (sounds, samples), got {tuple(audio.shape)}: use clip[None]")
+        raise ValueError(
+            f"HEAR audio has the shape (sounds, samples), got {tuple(audio.shape)}: use clip[None]"
+        )
     peak = float(audio.abs().max())
     if not math.isfinite(peak):
         raise ValueError("HEAR audio has NaN or infinite samples: look at the clips")
@@ -221,8 +228,12 @@ def fuse(*names: str) -> ModuleType:
     def timestamp(audio: Tensor, model: Fusion) -> tuple[Tensor, Tensor]:
         values, times = zip(*model.each("get_timestamp_embeddings", audio), strict=True)
         if any(other.shape != times[0].shape or bool((other - times[0]).abs().max() > 1) for other in times):
-            raise ValueError(f"{fused.__name__}: the timestamps of its members differ and cannot be concatenated")
+            raise ValueError(
+                f"{fused.__name__}: the timestamps of its members differ and cannot be concatenated"
+            )
         return torch.cat(values, dim=-1), times[0]
 
-    fused.__dict__.update(load_model=load_model, get_scene_embeddings=scene, get_timestamp_embeddings=timestamp)
+    fused.__dict__.update(
+        load_model=load_model, get_scene_embeddings=scene, get_timestamp_embeddings=timestamp
+    )
     return fused

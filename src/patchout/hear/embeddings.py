@@ -40,7 +40,10 @@ PART_S = 600.0  # of sound between two points from which an interrupted run goes
 UNKNOWN_S = 10.0  # a clip of a task whose clips differ
 VALUES, SIZES = "embeddings.npy", "embedding-dimensions.json"
 STAMPS, LABELS = "filename-timestamps.json", "target-labels.pkl"
-DONE, PROFILE = ".done.embeddings", "profile.embeddings.json"  # the second one: seconds of the model, by split
+DONE, PROFILE = (
+    ".done.embeddings",
+    "profile.embeddings.json",
+)  # the second one: seconds of the model, by split
 
 
 class EmbeddingError(InputError):
@@ -70,9 +73,16 @@ def embed_task(
     identity = subject.identity()
     _claim(out / "model.json", identity)
     with FileLock(folder / ".lock"):
-        _claim(folder / "task.json", identity | {"task": task.name, "task_sha256": task.sha256(), "rate": subject.rate})
+        _claim(
+            folder / "task.json",
+            identity | {"task": task.name, "task_sha256": task.sha256(), "rate": subject.rate},
+        )
         if not (folder / DONE).exists():
-            for name in ("task_metadata.json", "labelvocabulary.csv", *(f"{split}.json" for split in task.splits)):
+            for name in (
+                "task_metadata.json",
+                "labelvocabulary.csv",
+                *(f"{split}.json" for split in task.splits),
+            ):
                 shutil.copyfile(task.folder / name, folder / name)
             _Work(subject, task, folder, devices).run(on_clips)
             (folder / DONE).touch()
@@ -170,7 +180,11 @@ class _Work:
                     else:
                         found, times_ms = scenes(subject, wave)[:, None], torch.zeros(len(wave), 1)
                 values.append(found.flatten(0, 1))
-                stamps += [(file, ms) for file, row in zip(files[batch], times_ms.tolist(), strict=True) for ms in row]
+                stamps += [
+                    (file, ms)
+                    for file, row in zip(files[batch], times_ms.tolist(), strict=True)
+                    for ms in row
+                ]
         finally:
             self.replicas.put((subject, device))
         return torch.cat(values).numpy(), stamps, time.perf_counter() - start
@@ -213,7 +227,11 @@ def read_embeddings(folder: Path) -> Task:
 
 def embedding_s(folder: Path) -> dict[str, float]:
     """Seconds that the model took as `embedding`; empty where nobody knows (the kit's file is another one)."""
-    return {"embedding": sum(read_json(folder / PROFILE, {}).values())} if (folder / "task.json").exists() else {}
+    return (
+        {"embedding": sum(read_json(folder / PROFILE, {}).values())}
+        if (folder / "task.json").exists()
+        else {}
+    )
 
 
 def read_rows(task: Task, split: str) -> Rows:
@@ -222,10 +240,14 @@ def read_rows(task: Task, split: str) -> Rows:
         task.folder / f"{split}.{x}" for x in (VALUES, SIZES, STAMPS, LABELS)
     )
     num_rows, size = read_json(sizes, [0, 0])
-    stamps = read_json(stamps_path, [[str(row), 0.0] for row in range(num_rows)])  # the kit names no clips of scenes
+    stamps = read_json(
+        stamps_path, [[str(row), 0.0] for row in range(num_rows)]
+    )  # the kit names no clips of scenes
     if values_path.stat().st_size != 4 * num_rows * size:
         num_bytes = values_path.stat().st_size
-        raise EmbeddingError(f"{values_path}: has {num_bytes} bytes, {num_rows} x {size} floats need another number")
+        raise EmbeddingError(
+            f"{values_path}: has {num_bytes} bytes, {num_rows} x {size} floats need another number"
+        )
     try:
         with labels_path.open("rb") as file:
             target = _multi_hot(task, _PlainUnpickler(file).load())
@@ -247,7 +269,9 @@ def read_json(path: Path, default: Any) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
     except ValueError as error:
-        raise EmbeddingError(f"{path}: is damaged ({error}); move {path.parent} away and run this again") from None
+        raise EmbeddingError(
+            f"{path}: is damaged ({error}); move {path.parent} away and run this again"
+        ) from None
 
 
 class _PlainUnpickler(pickle.Unpickler):

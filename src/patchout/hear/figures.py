@@ -40,7 +40,9 @@ class Line(NamedTuple):
     is_cited: bool = False
 
 
-def rows(path: Path_, lines: Sequence[Line], panels: Mapping[str, Sequence[str]], *, title: str, score: str) -> None:
+def rows(
+    path: Path_, lines: Sequence[Line], panels: Mapping[str, Sequence[str]], *, title: str, score: str
+) -> None:
     """Draw a box a model (row) over its tasks in every panel, each task as a dot, and how many tasks there are.
 
     Quartiles by linear interpolation, whiskers to the last dot within 1.5 of their distance; a task that a model lacks
@@ -49,7 +51,9 @@ def rows(path: Path_, lines: Sequence[Line], panels: Mapping[str, Sequence[str]]
     """
     kinds = sorted({line.is_cited for line in lines}, reverse=True)
     handles: list[Any] = [Patch(label=_WORD[is_cited], **_STYLE[is_cited]) for is_cited in kinds]
-    with picture(path, (4.6 + 2.7 * max(len(panels), 2), HEAD + ROW * max(len(lines), 2)), title=title) as figure:
+    with picture(
+        path, (4.6 + 2.7 * max(len(panels), 2), HEAD + ROW * max(len(lines), 2)), title=title
+    ) as figure:
         for axes, tasks in zip(_grid(figure, lines, list(panels)), panels.values(), strict=True):
             for row, line in enumerate(lines):
                 values = [line.values[task] for task in tasks if task in line.values]
@@ -76,14 +80,21 @@ def pair(
     with picture(path, (9.5, HEAD + 0.9 + 2 * ROW * max(len(tasks), 2)), title=title) as figure:
         axes = figure.subplots()
         for offset, colour, line in zip((-0.19, 0.19), (_FIRST, _MEASURED["facecolor"]), two, strict=True):
-            values = {row + offset: line.values[task] for row, task in enumerate(tasks) if task in line.values}
+            values = {
+                row + offset: line.values[task] for row, task in enumerate(tasks) if task in line.values
+            }
             style = _MEASURED | {"facecolor": colour, "label": _label(line)}
             axes.barh(list(values), list(values.values()), height=0.36, **style)
             for row, task in enumerate(tasks):
                 _beside(axes, row + offset, f"{line.values[task]:.3f}" if task in line.values else "-")
         for marker, line in zip(_MARKERS, cited, strict=False):
             values = {row: line.values[task] for row, task in enumerate(tasks) if task in line.values}
-            style = {"markerfacecolor": "none", "markeredgecolor": "#404040", "clip_on": False, "label": _label(line)}
+            style = {
+                "markerfacecolor": "none",
+                "markeredgecolor": "#404040",
+                "clip_on": False,
+                "label": _label(line),
+            }
             axes.plot(list(values.values()), list(values), marker, markersize=6, **style)
         _rows(axes, tasks)
         _finish(figure, score, axes.get_legend_handles_labels()[0])
@@ -142,5 +153,9 @@ def _finish(figure: Figure, score: str, handles: Sequence[Any]) -> None:
         axes.spines[["top", "right", "left"]].set_visible(False)
     font = {"family": fonts(), "size": "small"}
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=3 if len(handles) < 4 else 2, frameon=False, prop=font
+        handles=handles,
+        loc="outside lower center",
+        ncols=3 if len(handles) < 4 else 2,
+        frameon=False,
+        prop=font,
     )

@@ -148,13 +148,17 @@ PIANO_RULES = {  # MAESTRO's own metadata
         "task_specific_param_grid": {"max_epochs": [50], "check_val_every_n_epoch": [1]},
     },
 }
-OFFICE_RULES = {"evaluation_params": {"task_specific_param_grid": {"check_val_every_n_epoch": [10]}}}  # DCASE's
+OFFICE_RULES = {
+    "evaluation_params": {"task_specific_param_grid": {"check_val_every_n_epoch": [10]}}
+}  # DCASE's
 ONSETS = ("event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms")
 MINIS: dict[str, Mini] = {
     "mini_esc10": Mini("esc10/esc10.csv", _esc10, 5.0, ACCURACY),
     "mini_digits": Mini("fsdd/recordings", _digits, DIGIT_S, ACCURACY),
     "mini_pitch": Mini("gm/pitch.csv", _pitch, 1.0, ("pitch_acc", "chroma_acc")),
-    "mini_office": Mini("esc10/esc10.csv", _office, OFFICE_S, ("event_onset_200ms_fms", "segment_1s_er"), OFFICE_RULES),
+    "mini_office": Mini(
+        "esc10/esc10.csv", _office, OFFICE_S, ("event_onset_200ms_fms", "segment_1s_er"), OFFICE_RULES
+    ),
     "mini_piano": Mini("gm/piano.json", _piano, 20.0, ONSETS, PIANO_RULES),
 }
 
@@ -193,9 +197,17 @@ def _build(name: str, data: Path, folder: Path, on_clip: Callable[[], object]) -
     table = "".join(f"{index},{label}\n" for index, label in enumerate(labels))
     metadata: dict[str, Any] = {"task_name": name, "version": "v1", "mode": "mini", "default_mode": "mini"}
     metadata |= {key: getattr(row, key) for key in KINDS}
-    metadata |= {"sample_duration": mini.duration_s, "evaluation": mini.evaluation, "splits": splits, **mini.rules}
+    metadata |= {
+        "sample_duration": mini.duration_s,
+        "evaluation": mini.evaluation,
+        "splits": splits,
+        **mini.rules,
+    }
     texts = {f"{split}.json": json.dumps(clips[split], indent=1) for split in splits}
-    texts |= {"labelvocabulary.csv": f"idx,label\n{table}", "task_metadata.json": json.dumps(metadata, indent=1)}
+    texts |= {
+        "labelvocabulary.csv": f"idx,label\n{table}",
+        "task_metadata.json": json.dumps(metadata, indent=1),
+    }
     for file, text in texts.items():
         with write_aside(folder / file) as aside:
             aside.write_text(text, encoding="utf-8")

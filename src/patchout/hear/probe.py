@@ -64,7 +64,9 @@ def grid_points(task: Task, grid: Grid) -> list[Point]:
         values["check_val_every_n_epoch"] = (10,)
     own = task.metadata.get("evaluation_params", {}).get("task_specific_param_grid", {})
     if unknown := own.keys() - values.keys():
-        raise ProbeError(f"{task.folder}: sets {min(unknown)} of the probe; what can be set is {', '.join(values)}")
+        raise ProbeError(
+            f"{task.folder}: sets {min(unknown)} of the probe; what can be set is {', '.join(values)}"
+        )
     points = [Point(*row) for row in itertools.product(*(values | own).values())]
     random.Random(42).shuffle(points)
     return points[:NUM_POINTS]
@@ -133,7 +135,10 @@ class _Fit:
         exam = Exam(self.task, partition.valid)
         exam.require_choice()
         rows = [read_rows(self.task, split) for split in partition.train]
-        values, target = self._tensor([one.values for one in rows]), self._tensor([one.target for one in rows])
+        values, target = (
+            self._tensor([one.values for one in rows]),
+            self._tensor([one.target for one in rows]),
+        )
         if len(values) < 2:
             raise ProbeError(f"{self.task.folder}: {len(values)} row to learn from, normalisation needs 2")
         data = Data(values, target, exam.one_label)
@@ -171,7 +176,9 @@ class _Fit:
 
 def _about(task: Task, grid: Grid, seed: int, points: Sequence[Point]) -> dict[str, Any]:
     """What results depend on; results that differ in it are not mixed."""
-    whose = read_json(task.folder / "task.json", {"model": task.folder.resolve().parent.name})  # the kit does not say
+    whose = read_json(
+        task.folder / "task.json", {"model": task.folder.resolve().parent.name}
+    )  # the kit does not say
     about = whose | {"task": task.name, "task_sha256": task.sha256(), "grid": grid, "seed": seed}
     text = json.dumps([about, [_hparams(point) for point in points]], sort_keys=True)
     return about | {"config_sha256": hashlib.sha256(text.encode()).hexdigest()}

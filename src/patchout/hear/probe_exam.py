@@ -37,7 +37,9 @@ class Exam:
         self.sign = 1 if score_mode(task) == "max" else -1
         self.settings = _event_settings(task)
         if self.by_loss and len(self.settings) > 1:
-            raise ProbeError(f"{task.folder}: the loss cannot choose among {len(self.settings)} ways to make events")
+            raise ProbeError(
+                f"{task.folder}: the loss cannot choose among {len(self.settings)} ways to make events"
+            )
 
     def require_choice(self) -> None:
         """Refuse a validation split on which the score that chooses is not defined."""
@@ -55,13 +57,19 @@ class Exam:
             return Check(-self._loss(logits), self.settings[0])
         names = self.task.evaluation[:1]
         found = [(self._scores(self._prediction(logits), one, names)[names[0]], one) for one in self.settings]
-        score, setting = max(found, key=lambda pair: (0.0 if math.isnan(pair[0]) else pair[0], *pair[1].values()))
+        score, setting = max(
+            found, key=lambda pair: (0.0 if math.isnan(pair[0]) else pair[0], *pair[1].values())
+        )
         return Check(self.sign * score, setting)
 
-    def report(self, logits: Float[Tensor, "row class"], setting: Setting) -> tuple[dict[str, float], dict[str, Any]]:
+    def report(
+        self, logits: Float[Tensor, "row class"], setting: Setting
+    ) -> tuple[dict[str, float], dict[str, Any]]:
         """All scores under the kit's names, and what stands in the kit's file of predictions."""
         if not bool(logits.isfinite().all()):
-            raise ProbeError(f"{self.task.folder}: outputs of the probe are not finite; are the embeddings that large?")
+            raise ProbeError(
+                f"{self.task.folder}: outputs of the probe are not finite; are the embeddings that large?"
+            )
         prediction = self._prediction(logits)
         scores = self._scores(prediction, setting, self.task.evaluation)
         about = {"test_loss": self._loss(logits), "test_score": scores[self.task.evaluation[0]]}
@@ -69,7 +77,10 @@ class Exam:
         predictions |= {"prediction_logit": logits.numpy()}
         if setting:
             predictions |= {"target_events": dict(self.task.annotations[self.split])}
-            predictions |= {"predicted_events": self._events(prediction, setting), "timestamp": self.rows.times_ms}
+            predictions |= {
+                "predicted_events": self._events(prediction, setting),
+                "timestamp": self.rows.times_ms,
+            }
         return about | {f"test_{name}": score for name, score in scores.items()}, predictions
 
     def _loss(self, logits: Tensor) -> float:
@@ -109,6 +120,8 @@ def _event_settings(task: Task) -> list[Setting]:
         return [{}]
     grid = task.metadata.get("evaluation_params", {}).get("event_postprocessing_grid", EVENT_GRID)
     if set(grid) != set(EVENT_GRID):
-        raise ProbeError(f"{task.folder}: event_postprocessing_grid has {', '.join(grid)}, not {', '.join(EVENT_GRID)}")
+        raise ProbeError(
+            f"{task.folder}: event_postprocessing_grid has {', '.join(grid)}, not {', '.join(EVENT_GRID)}"
+        )
     names = sorted(grid)
     return [dict(zip(names, row, strict=True)) for row in itertools.product(*(grid[name] for name in names))]

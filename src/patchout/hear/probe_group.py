@@ -66,7 +66,9 @@ class Probe:
         hidden = [point.hidden_dim] * point.hidden_layers
         device = data.values.device
         self.weights, self.biases = [], []
-        for layer, (num_in, num_out) in enumerate(pairwise([data.values.shape[1], *hidden, data.target.shape[1]])):
+        for layer, (num_in, num_out) in enumerate(
+            pairwise([data.values.shape[1], *hidden, data.target.shape[1]])
+        ):
             gain, bound = math.sqrt(2) if layer else 1.0, 1 / math.sqrt(num_in)
             weight = DRAW[point.initialization](torch.empty(num_out, num_in), gain, generator=rng)
             bias = torch.empty(num_out).uniform_(-bound, bound, generator=rng)
@@ -74,7 +76,9 @@ class Probe:
             self.biases.append(bias.to(device).requires_grad_())
         self.gains = [torch.ones(width, device=device, requires_grad=True) for width in hidden]
         self.shifts = [torch.zeros(width, device=device, requires_grad=True) for width in hidden]
-        self.running = [torch.tensor([[0.0], [1.0]], device=device).repeat(1, width) for width in hidden]  # mean, var
+        self.running = [
+            torch.tensor([[0.0], [1.0]], device=device).repeat(1, width) for width in hidden
+        ]  # mean, var
         self.best = Check(-math.inf)
         self.best_epoch = -1
         self._best_state: list[Tensor] = []
@@ -101,7 +105,9 @@ class Probe:
             value.detach().copy_(best)
 
 
-def train_group(probes: Sequence[Probe], data: Data, validation: Tensor, judge: Judge, rng: Generator) -> None:
+def train_group(
+    probes: Sequence[Probe], data: Data, validation: Tensor, judge: Judge, rng: Generator
+) -> None:
     """Train probes of one schedule until each has stopped, and leave each in its best state.
 
     The order of the rows is that of every epoch, as in the kit. `validation` is (row, value); `rng` draws the dropout
@@ -172,7 +178,10 @@ def _with_layer(probes: Sequence[Probe], layer: int) -> list[Probe]:
 
 
 def _logits(
-    probes: Sequence[Probe], rows: Float[Tensor, "row value"], running: Sequence[Tensor], rng: Generator | None
+    probes: Sequence[Probe],
+    rows: Float[Tensor, "row value"],
+    running: Sequence[Tensor],
+    rng: Generator | None,
 ) -> Float[Tensor, "row probe class"]:
     """One pass, with `rng` in training mode; deeper probes come first."""
     hidden = rows[:, None].expand(-1, len(probes), -1)
@@ -198,5 +207,7 @@ def _linear(
     weights, biases = [one.weights[layer] for one in probes], [one.biases[layer] for one in probes]
     if len(probes) == 1:
         return F.linear(hidden[:, 0], weights[0], biases[0])[:, None]
-    products = torch.baddbmm(torch.stack(biases)[:, None], hidden.transpose(0, 1), torch.stack(weights).transpose(1, 2))
+    products = torch.baddbmm(
+        torch.stack(biases)[:, None], hidden.transpose(0, 1), torch.stack(weights).transpose(1, 2)
+    )
     return products.transpose(0, 1)

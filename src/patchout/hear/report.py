@@ -21,7 +21,13 @@ from patchout.hear.results import Model, read_results
 from patchout.hear.tasks import BOARDS, CATEGORY, TABLE
 from patchout.inference.embedding import EmbedConfig
 
-SHOWN = ("OpenL3", "wav2vec2", "CVSSP PANNS", "GURA Cat H+w+C", "GURA Fuse Cat H+w+C")  # everywhere, as in the paper
+SHOWN = (
+    "OpenL3",
+    "wav2vec2",
+    "CVSSP PANNS",
+    "GURA Cat H+w+C",
+    "GURA Fuse Cat H+w+C",
+)  # everywhere, as in the paper
 CATEGORIES = ("music", "speech", "general", "other")
 EVENTS = tuple(name for name, row in TABLE.items() if row.embedding_type == "event")
 LETTER = {"low": "L", "mid": "M", "high": "H"}
@@ -49,7 +55,11 @@ class Board(NamedTuple):
     def shares(self, model: Model) -> dict[str, float]:
         """Task -> normalised score, of the tasks that the model has."""
         scores = model.primary()
-        return {task: scores[task] / self.best.get(task, 1.0) for task in self.panels()["all tasks"] if task in scores}
+        return {
+            task: scores[task] / self.best.get(task, 1.0)
+            for task in self.panels()["all tasks"]
+            if task in scores
+        }
 
     def ranked(self, models: Iterable[Model]) -> list[Model]:
         """The highest median first."""
@@ -85,7 +95,9 @@ def write_report(results: Sequence[Path], out: Path, *, base: str = "", best: st
         ("Tasks of HEAR", "hear", BOARDS, leaderboard(), leaderboard("fsd50k_before_2022_07"), OFFICIAL),
         ("Tasks without official scores", "open", others, [], [], OPEN),
     ):
-        board, board_then = (_board(title, stem, tasks, [*models, *measured]) for models in (cited, cited_then))
+        board, board_then = (
+            _board(title, stem, tasks, [*models, *measured]) for models in (cited, cited_then)
+        )
         if board.measured():
             pictures = _pictures(board_then, out, (base, best), notes)
             parts += [f"## {title}\n\n{text}\n", *_tables(board), *pictures]
@@ -156,7 +168,13 @@ def _median_rows(board: Board) -> Iterator[Sequence[object]]:
         shares = board.shares(model)
         for category, tasks in board.panels().items():
             if values := [shares[task] for task in tasks if task in shares]:
-                yield (model.name, model.source, category, *np.percentile(values, (25, 50, 75)).tolist(), len(values))
+                yield (
+                    model.name,
+                    model.source,
+                    category,
+                    *np.percentile(values, (25, 50, 75)).tolist(),
+                    len(values),
+                )
 
 
 def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -166,7 +184,10 @@ def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]
 
 def _tables(board: Board) -> Iterator[str]:
     """Medians of all models, and scores by category of those that are shown."""
-    rows = [[_median(board, model, tasks) for tasks in board.panels().values()] for model in board.ranked(board.models)]
+    rows = [
+        [_median(board, model, tasks) for tasks in board.panels().values()]
+        for model in board.ranked(board.models)
+    ]
     yield "### Medians\n\n" + _table(board.ranked(board.models), list(board.panels()), rows)
     for category, tasks in board.tasks.items():
         rows = [[_score(board, model, task) for task in tasks] for model in board.shown()]
@@ -190,7 +211,9 @@ def _median(board: Board, model: Model, tasks: Sequence[str]) -> str:
 
 def _score(board: Board, model: Model, task: str) -> str:
     share = board.shares(model).get(task)
-    return _number(model.primary().get(task)) + (f" ({share:.2f})" if board.best and share is not None else "")
+    return _number(model.primary().get(task)) + (
+        f" ({share:.2f})" if board.best and share is not None else ""
+    )
 
 
 def _number(value: float | None) -> str:
@@ -213,7 +236,9 @@ def _pictures(board: Board, out: Path, compared: tuple[str, str], notes: list[st
         draw(out / f"{board.stem}-{name}.png", *what, title=f"{board.title}: {caption}", score=score)
         return f"![{caption}]({board.stem}-{name}.png)\n"
 
-    yield "### Figures\n\n" + drawn("categories", "by category and model", plots_hear.rows, shown, board.tasks)
+    yield "### Figures\n\n" + drawn(
+        "categories", "by category and model", plots_hear.rows, shown, board.tasks
+    )
     yield drawn("medians", "all models by median", plots_hear.rows, ranked, {"all tasks": tasks})
     timed = [model for model in board.measured() if not set(events).isdisjoint(model.primary())]
     for name, caption, choose in (
@@ -222,12 +247,20 @@ def _pictures(board: Board, out: Path, compared: tuple[str, str], notes: list[st
     ):
         left_out = {model.name: _settings(model) for model in timed}
         for hop_ms, described in _by_hop(timed):
-            at, stem = (f", log-mel frames every {hop_ms:g} ms", f"{name}-{hop_ms:g}ms") if hop_ms else ("", name)
+            at, stem = (
+                (f", log-mel frames every {hop_ms:g} ms", f"{name}-{hop_ms:g}ms") if hop_ms else ("", name)
+            )
             picked = choose(described)
             lines = [_line(board, model, f": {left_out.pop(model.name)}") for model, _ in picked]
             if lines:
                 panels = {task: [task] for task in events}
-                yield drawn(name if hop_ms == HOP_MS else stem, caption + at, plots_hear.rows, [*cited, *lines], panels)
+                yield drawn(
+                    name if hop_ms == HOP_MS else stem,
+                    caption + at,
+                    plots_hear.rows,
+                    [*cited, *lines],
+                    panels,
+                )
         if left_out:
             models = ", ".join(f"{name} ({settings})" for name, settings in left_out.items())
             notes.append(f"{board.title}: {caption}: without {models}, for want of others to compare with")
@@ -269,14 +302,18 @@ def _by_level(models: Described) -> Described:
         config.fields_ms for _, config in models if config.levels != ("low",) and len(config.fields_ms) == 1
     )
     common = min(fields, key=lambda ms: (-fields[ms], ms), default=())
-    picked = [(model, config) for model, config in models if config.fields_ms == common or config.levels == ("low",)]
+    picked = [
+        (model, config) for model, config in models if config.fields_ms == common or config.levels == ("low",)
+    ]
     picked.sort(key=lambda pair: len(pair[1].levels))
     return picked if len({frozenset(config.levels) for _, config in picked}) > 1 else []
 
 
 def _by_field(models: Described) -> Described:
     """Those whose levels are there with other receptive fields too."""
-    there = {(frozenset(config.levels), config.fields_ms) for _, config in models if config.levels != ("low",)}
+    there = {
+        (frozenset(config.levels), config.fields_ms) for _, config in models if config.levels != ("low",)
+    }
     count = Counter(levels for levels, _ in there)
     return [(model, config) for model, config in models if count[frozenset(config.levels)] > 1]
 
@@ -284,6 +321,8 @@ def _by_field(models: Described) -> Described:
 def _pair(board: Board, base: str, best: str) -> tuple[Model, Model] | None:
     """The first measured model and the one of the highest median, unless they are named."""
     measured = board.measured()
-    first = next((model for model in measured if model.name == base or (not base and model.name != best)), None)
+    first = next(
+        (model for model in measured if model.name == base or (not base and model.name != best)), None
+    )
     others = [model for model in measured if model is not first and best in ("", model.name)]
     return (first, board.ranked(others)[0]) if first and others else None

@@ -66,16 +66,22 @@ def read_results(results: Sequence[Path]) -> tuple[list[Model], list[str], list[
             try:
                 result = _read(path)
                 if task in found[name]:
-                    raise ReportError(f"{path}: {name} has a result of this task already; rename one of the models")
+                    raise ReportError(
+                        f"{path}: {name} has a result of this task already; rename one of the models"
+                    )
                 if any(other.model != result.model for other in found[name].values()):
-                    raise ReportError(f"{path}: another model made other results of {name}; give each its own folder")
+                    raise ReportError(
+                        f"{path}: another model made other results of {name}; give each its own folder"
+                    )
                 found[name][task] = result
             except ReportError as error:
                 problems.append(str(error))
     notes: list[str] = []
     models = [_model(name, of_task, notes) for name, of_task in found.items() if of_task]
     if not any(model.primary() for model in models):
-        raise ReportError("; ".join(["there is nothing to report, give folders of results", *problems, *notes]))
+        raise ReportError(
+            "; ".join(["there is nothing to report, give folders of results", *problems, *notes])
+        )
     return models, problems, notes
 
 
@@ -97,15 +103,23 @@ def _read(path: Path) -> _Result:
     row = TABLE.get(path.parent.name.partition("-")[0])
     wanted = len(splits) if row is None else 1 if row.split_mode == TVT else row.num_splits
     if len(splits) != wanted:
-        raise ReportError(f"{path}: has scores of {len(splits)} test splits, not of {wanted}; run this task again")
+        raise ReportError(
+            f"{path}: has scores of {len(splits)} test splits, not of {wanted}; run this task again"
+        )
     has_events = any(name in EVENT_SCORES for name in names)
     with np.errstate(invalid="ignore"):  # d_prime may be infinite
-        scores = {name: float(np.where(np.isnan(each) & has_events, 0, each).mean()) for name, each in table.items()}
+        scores = {
+            name: float(np.where(np.isnan(each) & has_events, 0, each).mean()) for name, each in table.items()
+        }
     if not np.isfinite(scores["score"]) or (row is not None and not 0 <= scores["score"] <= 1):
         raise ReportError(f"{path}: test_score is no number from 0 to 1; run this task again")
-    if not MINIMIZED.isdisjoint(names[1:2]):  # the primary score is an error, which would turn every order round
+    if not MINIMIZED.isdisjoint(
+        names[1:2]
+    ):  # the primary score is an error, which would turn every order round
         del scores["score"]
-    name, weights, sha256, grid = (str(about.get(key, "")) for key in ("model", "detail", "weights_sha256", "grid"))
+    name, weights, sha256, grid = (
+        str(about.get(key, "")) for key in ("model", "detail", "weights_sha256", "grid")
+    )
     return _Result(scores, (name, weights, sha256, settings), grid or "not known")
 
 

@@ -61,7 +61,9 @@ def scene_scores(target: np.ndarray, prediction: np.ndarray, names: Sequence[str
     """
     _check_names(names, list(SCENE_SCORES))
     if target.ndim != 2 or target.shape != prediction.shape or 0 in target.shape:
-        raise ValueError(f"targets {target.shape} and predictions {prediction.shape} must both be (clip, class)")
+        raise ValueError(
+            f"targets {target.shape} and predictions {prediction.shape} must both be (clip, class)"
+        )
     if not np.isfinite(prediction).all():
         raise ValueError("predictions have NaN or infinite values: there is nothing to rank")
     hot, values = target.astype(np.float64), prediction.astype(np.float64)
@@ -89,7 +91,9 @@ def _event_columns(events: Events, files: Sequence[str], labels: dict[str, int])
         for event in events[file]
     ]
     table = np.array(rows, dtype=np.float64).reshape(-1, 4)
-    return _Columns(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2] / 1e3, table[:, 3] / 1e3)
+    return _Columns(
+        table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2] / 1e3, table[:, 3] / 1e3
+    )
 
 
 def _spread(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +116,9 @@ def _hits(target: _Columns, found: _Columns, collar_s: float, share: float | Non
     first, last = (np.searchsorted(found_key[order], key + side) for side in (-reach, reach))
     row, place = _spread(first, last)
     column = order[place]
-    agree = (group[row] == found_group[column]) & (np.abs(target.start_s[row] - found.start_s[column]) <= collar_s)
+    agree = (group[row] == found_group[column]) & (
+        np.abs(target.start_s[row] - found.start_s[column]) <= collar_s
+    )
     if share is not None:
         allowed = np.maximum(collar_s, share * (target.end_s - target.start_s))
         agree &= np.abs(target.end_s[row] - found.end_s[column]) <= allowed[row]
@@ -137,13 +143,17 @@ def _error_rate(target: _Columns, found: _Columns) -> dict[str, float]:
     codes = []  # of (file, segment, label), each once
     for events in (target, found):
         owner, segment = _spread(np.floor(events.start_s).astype(int), np.ceil(events.end_s).astype(int))
-        codes.append(np.unique((events.file[owner] * num_segments + segment) * num_labels + events.label[owner]))
+        codes.append(
+            np.unique((events.file[owner] * num_segments + segment) * num_labels + events.label[owner])
+        )
     there, said = codes
     segments, inverse = np.unique(np.concatenate([there, said]) // num_labels, return_inverse=True)
     num_there = np.bincount(inverse[: len(there)], minlength=len(segments))
     num_said = np.bincount(inverse[len(there) :], minlength=len(segments))
     right = np.isin(there, said).sum()
-    errors = np.maximum(num_there, num_said).sum() - right  # min - right are replaced, the rest too few or many
+    errors = (
+        np.maximum(num_there, num_said).sum() - right
+    )  # min - right are replaced, the rest too few or many
     rate = float(errors / (len(there) + np.spacing(1)))
     return {"": rate, "_error_rate": rate}
 
@@ -164,7 +174,9 @@ def event_scores(target_events: Events, predicted_events: Events, names: Sequenc
     _check_names(names, list(EVENT_SCORES))
     files = list(predicted_events)
     if unknown := [file for file in files if file not in target_events]:
-        raise ValueError(f"predicted events of {unknown[0]}, which has no target: give the split they were made from")
+        raise ValueError(
+            f"predicted events of {unknown[0]}, which has no target: give the split they were made from"
+        )
     labels: dict[str, int] = {}
     target, found = (_event_columns(events, files, labels) for events in (target_events, predicted_events))
     return {name + part: value for name in names for part, value in EVENT_SCORES[name](target, found).items()}

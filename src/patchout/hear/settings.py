@@ -29,14 +29,20 @@ class Settings:
         """In words."""
         config = self.config
         fields = " and ".join(f"{ms:g}" for ms in config.fields_ms)
-        scenes = "" if config.scene_levels == config.levels else f" (scenes: {' + '.join(config.scene_levels)})"
+        scenes = (
+            "" if config.scene_levels == config.levels else f" (scenes: {' + '.join(config.scene_levels)})"
+        )
         frames = f", log-mel frames every {self.mel_hop_ms:g} ms" if self.mel_hop_ms else ""
         return f"{' + '.join(config.levels)}{scenes}, fields of {fields} ms, a time every {config.hop_ms:g} ms{frames}"
 
 
 def settings_of(model: object) -> Settings | None:
     """Of a loaded model, if it is one of ours; someone else's keeps them to itself."""
-    return Settings(model.embedder.config, mel_hop_ms(model.model.config)) if isinstance(model, HearModel) else None
+    return (
+        Settings(model.embedder.config, mel_hop_ms(model.model.config))
+        if isinstance(model, HearModel)
+        else None
+    )
 
 
 def stored_settings(about: Mapping[str, Any], name: str) -> Settings | None:
@@ -73,7 +79,8 @@ def _from_text(detail: str) -> Settings | None:
     if ast.unparse(call.args[0].func) != EmbedConfig.__name__:
         return None
     fields, rest = (
-        {word.arg: ast.literal_eval(word.value) for word in each.keywords if word.arg} for each in (call.args[0], call)
+        {word.arg: ast.literal_eval(word.value) for word in each.keywords if word.arg}
+        for each in (call.args[0], call)
     )
     hop_length = rest.get("hop_length")
     return Settings(replace(EmbedConfig(), **fields), hop_length / _SAMPLES_A_MS if hop_length else None)

@@ -61,7 +61,9 @@ def advice(tasks: Path) -> str:
     if inner:
         return f"the task folders lie deeper: give {inner.parent.parent}"
     if tars := packed(tasks):
-        return f"holds archives ({len(tars)}) and no task folder: {unpacking(tasks)}, and give {tasks / 'tasks'}"
+        return (
+            f"holds archives ({len(tars)}) and no task folder: {unpacking(tasks)}, and give {tasks / 'tasks'}"
+        )
     return ""
 
 

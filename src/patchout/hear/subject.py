@@ -72,7 +72,9 @@ def open_subject(
     module = _module(name)
     if module is not None:
         if config is not None:
-            raise ValueError(f"an embedding's settings are for our models, and {name} is a HEAR module: leave them out")
+            raise ValueError(
+                f"an embedding's settings are for our models, and {name} is a HEAR module: leave them out"
+            )
         return open_module(name, module, weights=weights)
     if weights:
         raise ValueError(f"{name} is no HEAR module that can be imported: only such a one takes --weights")
@@ -136,14 +138,17 @@ def timestamps(subject: Subject, wave: Float[Tensor, "clip sample"]) -> tuple[Te
     """Embeddings (clip, time, value) and times in ms (clip, time) on the CPU, checked against the HEAR rules."""
     pair = _called(subject, "get_timestamp_embeddings", wave)
     if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Tensor):
-        raise ModuleError(f"{subject.name}: get_timestamp_embeddings must return two tensors: embeddings and times")
+        raise ModuleError(
+            f"{subject.name}: get_timestamp_embeddings must return two tensors: embeddings and times"
+        )
     times_ms = pair[1].detach().cpu().double()
     num_times = times_ms.shape[-1] if times_ms.ndim else 0
     size = (len(wave), num_times, subject.model.timestamp_embedding_size)
     values = _checked(subject, "timestamp embeddings", pair[0], size)
     gaps, end_ms = times_ms.diff(dim=-1), 1000 * wave.shape[1] / subject.rate
     broken = {
-        f"have the shape (clips, times), here ({len(wave)}, {num_times})": times_ms.shape == size[:2] and num_times > 0,
+        f"have the shape (clips, times), here ({len(wave)}, {num_times})": times_ms.shape == size[:2]
+        and num_times > 0,
         "be finite": bool(torch.isfinite(times_ms).all()),
         "increase within a clip": bool((gaps > 0).all()),
         f"be evenly spaced within {EVENNESS_MS:g} ms": not gaps.numel()

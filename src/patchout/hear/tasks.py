@@ -63,9 +63,13 @@ TABLE: dict[str, Row] = {  # categories: "Learning General Audio Representations
     "mridangam_tonic": Row("music", "scene", "multiclass", NEW, 5, "top1_acc"),
     "vocal_imitation": Row("general", "scene", "multiclass", NEW, 3, "mAP"),
     "vox_lingua_top10": Row("speech", "scene", "multiclass", NEW, 5, "top1_acc"),
-    "spoken_digit": Row("speech", "scene", "multiclass", NEW, 5, "top1_acc", ()),  # open, beside the leaderboard
+    "spoken_digit": Row(
+        "speech", "scene", "multiclass", NEW, 5, "top1_acc", ()
+    ),  # open, beside the leaderboard
     "nsynth_pitch_kfold": Row("music", "scene", "multiclass", NEW, 10, "pitch_acc", ()),
-    "mini_esc10": Row("general", "scene", "multiclass", PRESPLIT, 5, "top1_acc", ()),  # `patchout hear make-mini`
+    "mini_esc10": Row(
+        "general", "scene", "multiclass", PRESPLIT, 5, "top1_acc", ()
+    ),  # `patchout hear make-mini`
     "mini_digits": Row("speech", "scene", "multiclass", TVT, 3, "top1_acc", ()),
     "mini_pitch": Row("music", "scene", "multiclass", TVT, 3, "pitch_acc", ()),
     "mini_office": Row("general", "event", "multilabel", TVT, 3, "event_onset_200ms_fms", ()),
@@ -79,7 +83,9 @@ BOARD_OF = {  # task and mode -> column of the leaderboard: one for both folds o
     for mode in row.modes
 }
 BOARDS = tuple(sorted(set(BOARD_OF.values())))
-CATEGORY: dict[str, str] = {name: row.category for name, row in TABLE.items()}  # also by column of the leaderboard
+CATEGORY: dict[str, str] = {
+    name: row.category for name, row in TABLE.items()
+}  # also by column of the leaderboard
 CATEGORY |= {board: CATEGORY[name] for (name, _), board in BOARD_OF.items()}
 
 
@@ -142,15 +148,23 @@ class Task:
 
     def rates(self) -> list[int]:
         """Rates in Hz of which there is a folder."""
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit())
+        return sorted(
+            int(path.name) for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit()
+        )
 
     def require(self, rate: int) -> None:
         """Refuse a rate whose wavs are not all there, with the command that writes them."""
         if absent := [name for path, name in self.wavs(rate).items() if not path.is_file()]:
             others = " and ".join(f"{other} Hz" for other in self.rates() if other != rate)
             command = f"run: patchout hear resample --tasks {self.folder.parent} --rate {rate}"
-            todo = f"there is {others}; {command}" if others else "there is no other rate; unpack the archive again"
-            raise TaskError(f"{self.folder}: {len(absent)} wavs are missing at {rate} Hz, such as {absent[0]}; {todo}")
+            todo = (
+                f"there is {others}; {command}"
+                if others
+                else "there is no other rate; unpack the archive again"
+            )
+            raise TaskError(
+                f"{self.folder}: {len(absent)} wavs are missing at {rate} Hz, such as {absent[0]}; {todo}"
+            )
 
     def sha256(self) -> str:
         """Of everything but the sounds."""
@@ -187,7 +201,9 @@ def read_task(folder: Path) -> Task:
     except FileNotFoundError as error:
         raise TaskError(f"{folder}: {Path(error.filename).name} is missing") from None
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, csv.Error) as error:
-        raise TaskError(f"{folder}: is no HEAR task as distributed ({type(error).__name__}: {error})") from None
+        raise TaskError(
+            f"{folder}: is no HEAR task as distributed ({type(error).__name__}: {error})"
+        ) from None
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise TaskError(f"{folder}: {'; '.join(problems[:SHOWN])}{more}")
@@ -221,7 +237,8 @@ def _read(folder: Path, metadata: Mapping[str, Any]) -> Task:
         duration_s=metadata["sample_duration"],
         labels=tuple(label for _, label in vocabulary),
         annotations={
-            split: {file: [_labelled(row) for row in rows] for file, rows in clips[split].items()} for split in splits
+            split: {file: [_labelled(row) for row in rows] for file, rows in clips[split].items()}
+            for split in splits
         },
     )
 
@@ -239,7 +256,9 @@ def _odd_metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
     params = metadata.get("evaluation_params", {})
     grids = [*params.values()] if isinstance(params, dict) else [params]
     values = [value for grid in grids if isinstance(grid, dict) for value in grid.values()]
-    if not all(isinstance(grid, dict) for grid in grids) or not all(isinstance(one, list) and one for one in values):
+    if not all(isinstance(grid, dict) for grid in grids) or not all(
+        isinstance(one, list) and one for one in values
+    ):
         yield f"evaluation_params is {params!r}, not grids with lists of values"
     for name, kind in KINDS.items():
         if metadata[name] not in get_args(kind):
@@ -247,7 +266,11 @@ def _odd_metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
     known = EVENT_SCORES if metadata["embedding_type"] == "event" else SCENE_SCORES
     if not metadata["evaluation"] or not set(metadata["evaluation"]) <= set(known):
         yield f"evaluation is {metadata['evaluation']}, not some of {', '.join(known)}"
-    wanted = ["test", "train", "valid"] if mode == TVT else [f"fold{index:02d}" for index in range(max(3, len(splits)))]
+    wanted = (
+        ["test", "train", "valid"]
+        if mode == TVT
+        else [f"fold{index:02d}" for index in range(max(3, len(splits)))]
+    )
     if splits != wanted:
         yield f"splits are {' '.join(splits)}, but {mode} needs {' '.join(wanted)}"
     if row := TABLE.get(metadata["task_name"]):

@@ -85,7 +85,9 @@ def _oddness(path: Path, rate: int, duration_s: float | int | None) -> str:
 def resample(task: Task, rate: int) -> Iterator[str]:
     """Write the wavs of a task that are not there at `rate`, from its highest other rate; one "" or problem per wav."""
     if rate not in RATES:
-        raise ValueError(f"--rate {rate} is not allowed: HEAR models ask for one of {', '.join(map(str, RATES))}")
+        raise ValueError(
+            f"--rate {rate} is not allowed: HEAR models ask for one of {', '.join(map(str, RATES))}"
+        )
     sources = [other for other in task.rates() if other != rate]
     missing = [(path, name) for path, name in task.wavs(rate).items() if not path.is_file()]
     if missing and not sources:
@@ -96,7 +98,9 @@ def resample(task: Task, rate: int) -> Iterator[str]:
             wave = read_wav(task.folder / str(sources[-1]) / name, sources[-1], task.duration_s)
         except TaskError as error:
             return str(error)
-        write_wav(target, soxr.resample(wave, sources[-1], rate, quality="HQ"), rate, duration_s=task.duration_s)
+        write_wav(
+            target, soxr.resample(wave, sources[-1], rate, quality="HQ"), rate, duration_s=task.duration_s
+        )
         return ""
 
     with ThreadPoolExecutor() as pool:

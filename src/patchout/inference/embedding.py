@@ -85,7 +85,9 @@ class EmbedConfig:
         return replace(self, levels=levels, scene_levels=scene_levels)
 
 
-MID = EmbedConfig(levels=("mid",), scene_levels=("mid",))  # tokens alone: of any encoder, with classes or without
+MID = EmbedConfig(
+    levels=("mid",), scene_levels=("mid",)
+)  # tokens alone: of any encoder, with classes or without
 
 
 class Embedding(NamedTuple):
@@ -164,13 +166,17 @@ class Embedder:
                 found |= zip(places, scenes, strict=True)
         return [found[place] for place in range(len(waves))]
 
-    def timestamps_of_each(self, waves: Sequence[Float[np.ndarray, "_"]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def timestamps_of_each(
+        self, waves: Sequence[Float[np.ndarray, "_"]]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """(values (time, value), times in ms) of every sound; those with about as many times run together.
 
         A sound has samples // hop + 1 times, from 0 on.
         """
         pieces = [
-            (place, *piece) for place, wave in enumerate(waves) for piece in _segments([wave], self.margin, self.hop)
+            (place, *piece)
+            for place, wave in enumerate(waves)
+            for piece in _segments([wave], self.margin, self.hop)
         ]
         found: dict[int, np.ndarray] = {}
         rising = sorted(range(len(pieces)), key=lambda piece: pieces[piece][2])
@@ -245,7 +251,9 @@ class Embedder:
         hop_ms = 1000 * self.hop / self.model.config.mel.sample_rate
         return (hop_ms * torch.arange(start, start + count, dtype=torch.float32)).numpy()
 
-    def _centres(self, padded: Float[np.ndarray, "batch sample"], count: int) -> Float[Tensor, "batch time value"]:
+    def _centres(
+        self, padded: Float[np.ndarray, "batch sample"], count: int
+    ) -> Float[Tensor, "batch time value"]:
         """Embeddings around the times that lie `margin` samples into `padded` and every hop from there."""
         values = []
         for levels, size in self.parts:
@@ -283,7 +291,9 @@ class Embedder:
     def _at_a_time(self, columns: int) -> int:
         """Windows of so many patch columns that one forward pass takes."""
         on_cpu = next(self.model.parameters()).device.type == "cpu"
-        return max(1, (CPU_TOKENS if on_cpu else TOKENS_PER_BATCH) // (self.model.config.rows * max(1, columns) + 2))
+        return max(
+            1, (CPU_TOKENS if on_cpu else TOKENS_PER_BATCH) // (self.model.config.rows * max(1, columns) + 2)
+        )
 
     @torch.inference_mode()
     def _mels(
@@ -295,7 +305,10 @@ class Embedder:
 
     @torch.inference_mode()
     def _levels(
-        self, mel: Float[Tensor, "window mel frame"], low: Float[Tensor, "window mel"], levels: tuple[Level, ...]
+        self,
+        mel: Float[Tensor, "window mel frame"],
+        low: Float[Tensor, "window mel"],
+        levels: tuple[Level, ...],
     ) -> Float[Tensor, "window value"]:
         """What the model says of log-mels, beside their means, on the CPU."""
         parts = {"low": low}
@@ -308,10 +321,14 @@ class Embedder:
 
 def _size(levels: tuple[Level, ...], model: TaggerConfig) -> int:
     """Values of model levels, and of a scene's low."""
-    return sum({"low": model.mel.n_mels, "mid": model.width, "high": len(model.labels)}[level] for level in levels)
+    return sum(
+        {"low": model.mel.n_mels, "mid": model.width, "high": len(model.labels)}[level] for level in levels
+    )
 
 
-def _segments(blocks: Iterable[np.ndarray], margin: int, hop: int) -> Iterator[tuple[Float[np.ndarray, "sample"], int]]:
+def _segments(
+    blocks: Iterable[np.ndarray], margin: int, hop: int
+) -> Iterator[tuple[Float[np.ndarray, "sample"], int]]:
     """A sound mirrored at both ends, in pieces for `count` centres each: the first centre lies `margin` into a piece.
 
     N samples have N // hop + 1 centres, from sample 0 on; a sound not longer than `margin` gets zeros after it.

@@ -51,11 +51,20 @@ class Evaluation:
     def unscored(self) -> str:
         """Which classes the means over classes leave out, in words; "": none."""
         few = ", ".join(self.absent[:10]) + (", ..." if len(self.absent) > 10 else "")
-        return f"no clip of {len(self.absent)} classes, which count in no mean over classes: {few}" if few else ""
+        return (
+            f"no clip of {len(self.absent)} classes, which count in no mean over classes: {few}"
+            if few
+            else ""
+        )
 
 
 def predict(
-    model: Tagger, clips: ClipSet, *, precision: Precision, batch_size: int, on_clip: Callable[[], None] | None = None
+    model: Tagger,
+    clips: ClipSet,
+    *,
+    precision: Precision,
+    batch_size: int,
+    on_clip: Callable[[], None] | None = None,
 ) -> Predictions:
     """Logits of every clip that lead to the scores of `patchout.tag`; a channel's model hears its channel.
 
@@ -76,7 +85,9 @@ def predict(
             on_clip()
     table = np.array([*scored.values()], np.float64).reshape(len(scored), len(model.config.labels))
     one_class = model.config.task == "multi_class"
-    inside = np.clip(table, np.finfo(np.float32).tiny, 1.0 if one_class else 1 - 2**-25)  # float32 scores reach 0 and 1
+    inside = np.clip(
+        table, np.finfo(np.float32).tiny, 1.0 if one_class else 1 - 2**-25
+    )  # float32 scores reach 0 and 1
     logits = (np.log(inside) if one_class else special.logit(inside)).astype(np.float32)
     return Predictions(logits, np.array([*scored], np.int64), tuple(failed), tuple(warnings))
 
@@ -100,16 +111,22 @@ def label_orders(configs: Sequence[TaggerConfig]) -> list[Int[np.ndarray, "class
     check_labels(first)
     for number, config in enumerate(configs, 1):
         if strange := sorted(set(config.labels) ^ set(first.labels)):
-            raise ValueError(f"an ensemble needs the same labels: not both of models 1 and {number} know {strange[:5]}")
+            raise ValueError(
+                f"an ensemble needs the same labels: not both of models 1 and {number} know {strange[:5]}"
+            )
         if config.task != first.task:
-            raise ValueError(f"an ensemble needs one task: model 1 is {first.task}, model {number} {config.task}")
+            raise ValueError(
+                f"an ensemble needs one task: model 1 is {first.task}, model {number} {config.task}"
+            )
     return [np.array([config.labels.index(label) for label in first.labels]) for config in configs]
 
 
 def ensemble(parts: Sequence[Predictions], orders: Sequence[Int[np.ndarray, "class"]]) -> Predictions:
     """The mean of the models' logits for the clips that all of them could read, in the first one's order of labels."""
     index = reduce(np.intersect1d, [part.index for part in parts])
-    rows = [part.scores[np.isin(part.index, index)][:, order] for part, order in zip(parts, orders, strict=True)]
+    rows = [
+        part.scores[np.isin(part.index, index)][:, order] for part, order in zip(parts, orders, strict=True)
+    ]
     return Predictions(np.mean(rows, axis=0), index, *_said(parts))
 
 
@@ -149,7 +166,11 @@ def judge(
         part = (table[chosen], targets[chosen])
         means = metrics.class_means(metrics.ranking(*part, known=known[chosen]))
         found = {name: float(values[0]) for name, values in means.items()}
-        sure = metrics.bootstrap(*part, known=known[chosen], draws=draws, rng=np.random.default_rng(0)) if draws else {}
+        sure = (
+            metrics.bootstrap(*part, known=known[chosen], draws=draws, rng=np.random.default_rng(0))
+            if draws
+            else {}
+        )
         if task == clips.task == "multi_class":
             found = {"accuracy": metrics.accuracy(*part), **found}
             sure["accuracy"] = metrics.wilson_interval(found["accuracy"], len(part[0]))

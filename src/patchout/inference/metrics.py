@@ -27,7 +27,9 @@ def accuracy(scores: Table, targets: Table) -> float:
     return float((scores.argmax(1) == targets.argmax(1)).mean())
 
 
-def ranking(scores: Table, targets: Table, *, known: Table | None = None, counts: Draws | None = None) -> Ranking:
+def ranking(
+    scores: Table, targets: Table, *, known: Table | None = None, counts: Draws | None = None
+) -> Ranking:
     """Average precision and ROC AUC of every class, as scikit-learn defines them: equal scores are one threshold.
 
     `known` weighs the clips of each class: 0 leaves out those whose label nobody gave (OpenMIC). `counts` says how
@@ -35,7 +37,10 @@ def ranking(scores: Table, targets: Table, *, known: Table | None = None, counts
     """
     counts = np.ones((len(scores), 1), np.float32) if counts is None else counts
     weights = np.ones_like(targets) if known is None else known
-    found = [_rank(scores[:, c], targets[:, c] * weights[:, c], weights[:, c], counts) for c in range(scores.shape[1])]
+    found = [
+        _rank(scores[:, c], targets[:, c] * weights[:, c], weights[:, c], counts)
+        for c in range(scores.shape[1])
+    ]
     return Ranking(*(np.stack(values) for values in zip(*found, strict=True)))
 
 
@@ -46,7 +51,8 @@ def _rank(scores: Column, hits: Column, weights: Column, counts: Draws) -> tuple
     edges = [np.searchsorted(-scores[order], levels, side) for side in ("left", "right")]
     rows = np.concatenate([[0], np.stack(edges, axis=1).ravel(), [len(order)]])
     parts = (
-        csr_array((values[order].astype(counts.dtype), order, rows), shape=(len(rows) - 1, len(order))) @ counts
+        csr_array((values[order].astype(counts.dtype), order, rows), shape=(len(rows) - 1, len(order)))
+        @ counts
         for values in (weights, hits)
     )  # sums before each run, up to its end, ..., and of all: (2 runs + 1, draw)
     everything, positive = (np.cumsum(sums, axis=0, dtype=np.float64) for sums in parts)

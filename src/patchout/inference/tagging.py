@@ -30,7 +30,9 @@ class Scored:
     name: str
     duration_s: float = 0.0
     scores: Scores | None = None  # mean over windows; None: failed
-    times_s: Float[np.ndarray, "time"] = field(default_factory=lambda: np.zeros(0, np.float32))  # window centres
+    times_s: Float[np.ndarray, "time"] = field(
+        default_factory=lambda: np.zeros(0, np.float32)
+    )  # window centres
     track: Float[np.ndarray, "time class"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     warning: str | None = None
     error: str | None = None
@@ -53,10 +55,14 @@ class Tags:
         """Plain numbers and strings, as `patchout tag --format json` prints them."""
         return {
             "file": self.file,
-            **{name: round(edge, 3) for name, edge in zip(("start_s", "end_s"), self.segment_s or (), strict=False)},
+            **{
+                name: round(edge, 3)
+                for name, edge in zip(("start_s", "end_s"), self.segment_s or (), strict=False)
+            },
             "duration_s": round(self.duration_s, 3),
             "tags": [
-                {"label": name, "score": round(score, 4)} for name, score in zip(self.labels, self.scores, strict=True)
+                {"label": name, "score": round(score, 4)}
+                for name, score in zip(self.labels, self.scores, strict=True)
             ],
             "events": [event.to_dict() for event in self.events],
             "warning": self.warning,
@@ -82,7 +88,9 @@ def tag(
     """
     _check_top(top)
     stream = hear(model.config, source)
-    scored = next(score(model, [stream], events=events, precision=precision, batch_size=batch_size, strict=True))
+    scored = next(
+        score(model, [stream], events=events, precision=precision, batch_size=batch_size, strict=True)
+    )
     return to_tags(scored, model.config, top=top, events=events)
 
 
@@ -109,7 +117,9 @@ def to_tags(scored: Scored, config: TaggerConfig, *, top: int, events: EventRule
     best = np.argsort(-scored.scores, kind="stable")[:top]
     found: tuple[Event, ...] = ()
     if events is not None:
-        found = find_events(scored.track, scored.times_s, config.labels, rule=events, duration_s=scored.duration_s)
+        found = find_events(
+            scored.track, scored.times_s, config.labels, rule=events, duration_s=scored.duration_s
+        )
     labels = tuple(config.labels[index] for index in best)
     values = tuple(float(scored.scores[index]) for index in best)
     return Tags(scored.name, scored.duration_s, labels, values, found, scored.warning, None)
@@ -213,7 +223,9 @@ class _File:
             self.clip_windows += 1
             self.clip_sum = self.clip_sum + scores.astype(np.float64)
         else:
-            self.moments.append((centre, scores.astype(np.float16)))  # ten hours of 527 classes fit into 150 MB
+            self.moments.append(
+                (centre, scores.astype(np.float16))
+            )  # ten hours of 527 classes fit into 150 MB
 
     def scored(self, config: TaggerConfig) -> Scored:
         """Everything about the file."""
@@ -225,7 +237,9 @@ class _File:
             warning = f"{self.stream.silence}, so its scores say nothing"
         moments = sorted(self.moments, key=lambda moment: moment[0])
         times_s = np.array([centre / config.mel.sample_rate for centre, _ in moments], np.float32)
-        track = np.array([scores for _, scores in moments], np.float32).reshape(len(moments), len(config.labels))
+        track = np.array([scores for _, scores in moments], np.float32).reshape(
+            len(moments), len(config.labels)
+        )
         return Scored(name, duration_s, self.clip_sum / self.clip_windows, times_s, track, warning)
 
 
@@ -256,7 +270,9 @@ class _Batcher:
         self.batch_size = batch_size
         self.precision = precision
         self.device = next(model.parameters()).device
-        self.waiting: dict[int, list[tuple[_File, bool, float, Tensor]]] = {}  # by patch columns, oldest first
+        self.waiting: dict[
+            int, list[tuple[_File, bool, float, Tensor]]
+        ] = {}  # by patch columns, oldest first
         self.added = 0  # windows so far
         self.since: dict[int, int] = {}  # by patch columns: windows that came before the first that waits
 

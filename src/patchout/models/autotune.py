@@ -19,7 +19,10 @@ Cases = Mapping[str, Callable[[], object]]  # by "what it computes/by which kern
 Seconds = dict[str, float]  # by the same names
 
 FEW, MANY = 8, 256  # tokens: of the first calls, and the most that are timed
-ROUND_S, BUDGET_S = 0.06, 0.2  # one call of every case, and all rounds; more only where a single round takes longer
+ROUND_S, BUDGET_S = (
+    0.06,
+    0.2,
+)  # one call of every case, and all rounds; more only where a single round takes longer
 HOPELESS = 4.0  # so many times slower than another kernel at a few tokens, a kernel is not timed again
 WAIT_S = 10.0  # for another process that measures
 
@@ -109,7 +112,11 @@ def _stored(path: Path, machine: str, names: Collection[str]) -> Seconds | None:
     seconds = _read(path).get(machine)
     if not isinstance(seconds, dict) or seconds.keys() != set(names):
         return None
-    return seconds if all(isinstance(value, float) and 0 < value < math.inf for value in seconds.values()) else None
+    return (
+        seconds
+        if all(isinstance(value, float) and 0 < value < math.inf for value in seconds.values())
+        else None
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

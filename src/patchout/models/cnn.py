@@ -37,7 +37,9 @@ class CnnConfig(TaggerConfig):
         """Refuse sizes that make no model."""
         self.check_names()
         if self.columns < 1 or self.mel.n_mels % self.stride[0]:
-            raise ValueError(f"a CNN needs a column or more and a multiple of {self.stride[0]} mels, got {self}")
+            raise ValueError(
+                f"a CNN needs a column or more and a multiple of {self.stride[0]} mels, got {self}"
+            )
 
 
 class Cnn(Tagger):

@@ -27,9 +27,13 @@ def pick_device(name: str = "auto") -> torch.device:
     rank = os.environ.get("LOCAL_RANK")  # set by torchrun
     if device.type == "cuda" and rank is not None:
         if device.index is not None:
-            raise ValueError(f"under torchrun every process takes a GPU of its own: give cuda instead of {name!r}")
+            raise ValueError(
+                f"under torchrun every process takes a GPU of its own: give cuda instead of {name!r}"
+            )
         device = torch.device("cuda", int(rank))
-    if device.type not in present or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+    if device.type not in present or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
         raise ValueError(f"no device '{device}' on this machine: here are auto, {', '.join(present)}")
     return device
 

@@ -111,7 +111,9 @@ class TaggerConfig(Geometry):
     provenance: dict[str, Any]
 
     title: ClassVar[str]
-    options: ClassVar[frozenset[str]] = frozenset()  # of a training run's settings: those that not every family has
+    options: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # of a training run's settings: those that not every family has
     fixed: ClassVar[tuple[str, ...]] = ()  # sizes that weights cannot change
     untrained: ClassVar[str] = "model without its last layer"  # what one without labels is called
     recipe: ClassVar[str]  # that gives it classes

@@ -10,7 +10,9 @@ from patchout.errors import CheckpointError
 def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
     """Refuse weights that hold NaN or infinity."""
     broken = [  # a sum costs a tenth of asking every number, and may only overflow
-        name for name, tensor in weights.items() if not tensor.sum().isfinite() and not tensor.isfinite().all()
+        name
+        for name, tensor in weights.items()
+        if not tensor.sum().isfinite() and not tensor.isfinite().all()
     ]
     if broken:
         raise CheckpointError(

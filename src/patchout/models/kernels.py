@@ -19,7 +19,9 @@ from patchout.models.autotune import Cases, Seconds
 
 CACHED_SCORES = 2**20  # attention scores at a time for each thread of a CPU: 2 MiB of bfloat16
 NOISE = 0.05  # a kernel that saves less of the time than this is not chosen
-UNMEASURED = "PATCHOUT_UNMEASURED"  # a variable; where it is set, nothing is measured: the same kernels everywhere
+UNMEASURED = (
+    "PATCHOUT_UNMEASURED"  # a variable; where it is set, nothing is measured: the same kernels everywhere
+)
 
 TORCH, ONEDNN, BF16 = "product/torch", "product/onednn", "product/bf16"
 FUSED_FP32, FUSED, HEADWISE = "attention fp32/fused", "attention bf16/fused", "attention bf16/headwise"

@@ -32,7 +32,9 @@ def sincos_positions(rows: int, columns: int, width: int) -> Float[Tensor, "posi
     The first half of the width tells the time, the second the frequency; each of sine and cosine is a quarter.
     """
     if width % 4:
-        raise ValueError(f"sin-cos positions fill the width in quarters, {width} is no multiple of 4: choose another")
+        raise ValueError(
+            f"sin-cos positions fill the width in quarters, {width} is no multiple of 4: choose another"
+        )
     frequency = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
     index = torch.arange(rows * columns, dtype=torch.float64)
     time, freq = (place[:, None] * frequency for place in (index % columns, index // columns))

@@ -15,7 +15,15 @@ from torch import Generator, Tensor, nn
 
 from patchout.audio.mel import MelConfig
 from patchout.models.family import Geometry
-from patchout.models.masking import Mask, masked_error, patch_scale, patchify, random_mask, sincos_positions, take
+from patchout.models.masking import (
+    Mask,
+    masked_error,
+    patch_scale,
+    patchify,
+    random_mask,
+    sincos_positions,
+    take,
+)
 from patchout.models.transformer import INIT_STD, Encoder
 
 # -- configs ----------------------------------------------------------------------------------------------------------
@@ -42,14 +50,22 @@ class GridConfig(Geometry):
         if min(self.width, self.depth, self.heads, self.patch, self.columns) < 1:
             raise ValueError(f"every size of a MaskSpec must be at least 1, got {self}")
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} does not divide into {self.heads} heads: use a multiple of them")
+            raise ValueError(
+                f"width {self.width} does not divide into {self.heads} heads: use a multiple of them"
+            )
         if self.mel.n_mels % self.patch:
-            raise ValueError(f"{self.mel.n_mels} mels do not divide into patches of {self.patch}: choose a multiple")
+            raise ValueError(
+                f"{self.mel.n_mels} mels do not divide into patches of {self.patch}: choose a multiple"
+            )
 
     def cells(self, mel: Tensor) -> Int[Tensor, "token"]:
         """Place in the position table of every whole patch of these log-mels, or a ValueError that says what fits."""
         columns = self.check(mel)
-        return torch.arange(self.rows * self.columns, device=mel.device).view(self.rows, -1)[:, :columns].flatten()
+        return (
+            torch.arange(self.rows * self.columns, device=mel.device)
+            .view(self.rows, -1)[:, :columns]
+            .flatten()
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +96,9 @@ class GridEmbed(nn.Module):
     def __init__(self, config: GridConfig, *, learnt: bool) -> None:
         super().__init__()
         self.patch = config.patch
-        self.proj = nn.Conv2d(1, config.width, config.patch, config.patch)  # owns the parameters; applied as a matrix
+        self.proj = nn.Conv2d(
+            1, config.width, config.patch, config.patch
+        )  # owns the parameters; applied as a matrix
         self.class_token = nn.Parameter(torch.empty(config.width))
         self.position: Tensor
         table = sincos_positions(config.rows, config.columns, config.width)
@@ -115,7 +133,9 @@ class Decoder(nn.Module):
         self.transformer = Encoder(width, config.decoder_depth, config.decoder_heads)
         self.head = nn.Linear(width, config.patch**2)
         self.position: Tensor
-        self.register_buffer("position", sincos_positions(config.rows, config.columns, width), persistent=False)
+        self.register_buffer(
+            "position", sincos_positions(config.rows, config.columns, width), persistent=False
+        )
 
     def forward(
         self,
@@ -138,9 +158,13 @@ class Prediction(NamedTuple):
     """What `MaskSpec` returns."""
 
     loss: Float[Tensor, ""]
-    prediction: Float[Tensor, "batch token pixel"]  # in units of each patch's deviation with `normalize_patches`
+    prediction: Float[
+        Tensor, "batch token pixel"
+    ]  # in units of each patch's deviation with `normalize_patches`
     mask: Float[Tensor, "batch token"]  # 1 where hidden
-    latent: Float[Tensor, "batch visible width"]  # class token, then the visible patches in order of their noise
+    latent: Float[
+        Tensor, "batch visible width"
+    ]  # class token, then the visible patches in order of their noise
 
 
 class MaskSpec(nn.Module):
@@ -195,7 +219,9 @@ class MaskSpec(nn.Module):
         if noise is None:
             noise = torch.rand(pixels.shape[:2], generator=rng, device=rng.device if rng else pixels.device)
         if noise.shape != pixels.shape[:2]:
-            raise ValueError(f"noise must be one value a patch, {tuple(pixels.shape[:2])}, got {tuple(noise.shape)}")
+            raise ValueError(
+                f"noise must be one value a patch, {tuple(pixels.shape[:2])}, got {tuple(noise.shape)}"
+            )
         return random_mask(noise.to(pixels.device, torch.float32, non_blocking=True), mask_ratio)
 
 

@@ -69,7 +69,9 @@ class DropPathBlock(Block):
         return x + factor[1, :, None, None] * self.mlp(self.norm2(x))
 
 
-def drop_path_factors(depth: int, batch: int, rate: float, rng: Generator | None) -> Float[Tensor, "depth 2 batch"]:
+def drop_path_factors(
+    depth: int, batch: int, rate: float, rng: Generator | None
+) -> Float[Tensor, "depth 2 batch"]:
     """0 where a clip skips a branch, else 1 / (chance to stay); the chance to skip rises evenly from 0 to `rate`."""
     if not 0 <= rate < 1:
         raise ValueError(f"drop path is a chance below 1, got {rate:g}")
@@ -87,7 +89,9 @@ class MaskSpecClassifier(Tagger):
         super().__init__(config)
         self.embed = GridEmbed(config, learnt=True)
         self.blocks = nn.ModuleList(DropPathBlock(config.width, config.heads) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)  # after the pooling of means, before that of the token
+        self.norm = nn.LayerNorm(
+            config.width, eps=NORM_EPS
+        )  # after the pooling of means, before that of the token
         self.head = nn.Linear(config.width, len(config.labels)) if config.labels else None
         self.embed.init_projection(rng)
         init_linear(self, rng)
@@ -133,7 +137,9 @@ class MaskSpecClassifier(Tagger):
         index = (row * columns + column).to(mel.device, non_blocking=True)
         return take(pixels, index.expand(len(mel), -1)), cell[index]
 
-    def adapted(self, config: MaskSpecClassifierConfig, name: str, *, rng: Generator | None) -> "MaskSpecClassifier":
+    def adapted(
+        self, config: MaskSpecClassifierConfig, name: str, *, rng: Generator | None
+    ) -> "MaskSpecClassifier":
         """A model of `config` with this encoder and a new head, as fine-tuning starts (section 2.4).
 
         Another pooling has a new norm; longer clips than a pre-trained encoder heard, the formula's positions.
@@ -141,7 +147,9 @@ class MaskSpecClassifier(Tagger):
         model = MaskSpecClassifier(config, rng=rng)
         if model.head is not None:
             nn.init.trunc_normal_(model.head.weight, std=NEW_HEAD_STD, generator=rng)
-        weights = self.weights_for(model, ("head.", "norm.") if config.pooling != self.config.pooling else ("head.",))
+        weights = self.weights_for(
+            model, ("head.", "norm.") if config.pooling != self.config.pooling else ("head.",)
+        )
         if config.columns > self.config.columns:
             weights["embed.position"] = sincos_positions(config.rows, config.columns, config.width)
         fill(model, weights, name)

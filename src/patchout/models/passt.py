@@ -164,5 +164,7 @@ def cut_depth(model: Passt, depth: int) -> Passt:
     keep = {len(blocks): blocks for blocks in cuts}
     if depth not in keep:
         fits = " or ".join(map(str, keep))
-        raise ValueError(f"{has} blocks do not become {depth}: set depth to {fits} (all, or every other block)")
+        raise ValueError(
+            f"{has} blocks do not become {depth}: set depth to {fits} (all, or every other block)"
+        )
     return model if depth == has else keep_blocks(model, keep[depth])

@@ -14,7 +14,12 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list, gather_object
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+)
 from torch import nn
 
 from patchout.data.batches import Batch
@@ -50,12 +55,16 @@ class Progress(NamedTuple):
 class Job(Work):
     """Everything one run needs; its randomness is keyed by step: a step depends on nothing but its number."""
 
-    batches: Callable[[int], Iterable[Batch]]  # first step -> this process's batches from there on, `parts` a step
+    batches: Callable[
+        [int], Iterable[Batch]
+    ]  # first step -> this process's batches from there on, `parts` a step
     steps: int
     epoch: int  # clips an epoch
     save_model: Callable[[nn.Module, Path, dict[str, float]], None]  # with the scores of these weights
     folder: RunFolder
-    validate: Callable[[nn.Module], dict[str, float]]  # on every process, the main one's answer counts; more is better
+    validate: Callable[
+        [nn.Module], dict[str, float]
+    ]  # on every process, the main one's answer counts; more is better
     evaluate_every: int = 0  # epochs between validations; 0: after the last step alone
     metric: str = ""  # the score that best.safetensors is chosen by; average_NAME: of the averaged weights
     result: Literal["last", "best", "average"] = "last"  # what model.safetensors holds
@@ -66,7 +75,9 @@ class Job(Work):
         """Refuse what shows only once clips and steps are counted."""
         averaged = self.result == "average" or self.metric.startswith(AVERAGE)
         if averaged and not self.ema and min(self.swa, default=self.steps) >= self.steps:
-            raise ValueError(f"no weights are averaged within {self.steps} steps to choose or report: set ema or swa")
+            raise ValueError(
+                f"no weights are averaged within {self.steps} steps to choose or report: set ema or swa"
+            )
         if self.result == "best" and not self.metric:
             raise ValueError("result best needs a metric to choose by")
 
@@ -85,7 +96,9 @@ def engine(device: torch.device, out: Path, *, trackers: Sequence[str] = ()) -> 
     """
     installed = {tracker.value for tracker in get_available_trackers()}
     if missing := [name for name in trackers if name not in installed]:
-        raise ValueError(f"no tracker {missing[0]} here: pip install one of {', '.join(TRACKERS)}, or leave it out")
+        raise ValueError(
+            f"no tracker {missing[0]} here: pip install one of {', '.join(TRACKERS)}, or leave it out"
+        )
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no",  # the loss casts: log-mels stay float32
@@ -151,7 +164,9 @@ def run(
 class _Run:
     """A run and where it stands: model, optimizer, average, scores."""
 
-    def __init__(self, job: Job, accelerator: Accelerator, signals: Signals, on_problem: Callable[[str], None]) -> None:
+    def __init__(
+        self, job: Job, accelerator: Accelerator, signals: Signals, on_problem: Callable[[str], None]
+    ) -> None:
         self.job, self.accelerator, self.signals = job, accelerator, signals
         self.average = optim.Average(job.model, job.ema) if job.ema or job.swa else None
         self.stepper = Stepper(job, accelerator, on_problem)
@@ -191,7 +206,9 @@ class _Run:
 
     def _wish(self) -> int:
         """What this process wants of all: to stop (the signal's number), to save (1), nothing (0)."""
-        return self.signals.caught or int(self.accelerator.is_main_process and time.monotonic() > self.save_at)
+        return self.signals.caught or int(
+            self.accelerator.is_main_process and time.monotonic() > self.save_at
+        )
 
     def _end_epoch(self) -> float | None:
         """Where an epoch or the run has just ended: its mean loss, logged; validates if it is time."""
@@ -212,7 +229,9 @@ class _Run:
         job, self.signals.safe = self.job, True
         scores = dict(job.validate(job.model.eval()))
         if self.average and self.average.count:
-            scores |= {AVERAGE + name: score for name, score in job.validate(self.average.model.eval()).items()}
+            scores |= {
+                AVERAGE + name: score for name, score in job.validate(self.average.model.eval()).items()
+            }
         job.model.train()
         self.signals.safe = False
         scores = broadcast_object_list([scores])[0]
@@ -220,7 +239,9 @@ class _Run:
         if not job.metric or early:
             return scores
         if job.metric not in scores:
-            raise ValueError(f"no score {job.metric!r} to choose the best by: there are {', '.join(scores) or 'none'}")
+            raise ValueError(
+                f"no score {job.metric!r} to choose the best by: there are {', '.join(scores) or 'none'}"
+            )
         if job.result == "best" and math.isnan(scores[job.metric]):
             raise ValueError(
                 f"{job.metric} is undefined, no class has a clip held out: hold out others, or report last"
@@ -250,7 +271,11 @@ class _Run:
 
     def _keep(self, name: str, scores: dict[str, float], *, averaged: bool) -> dict[str, float]:
         """Write a model into the run folder, with the scores that are its own."""
-        own = {key.removeprefix(AVERAGE): score for key, score in scores.items() if key.startswith(AVERAGE) == averaged}
+        own = {
+            key.removeprefix(AVERAGE): score
+            for key, score in scores.items()
+            if key.startswith(AVERAGE) == averaged
+        }
         if self.accelerator.is_main_process:
             model = self.average.model if averaged and self.average else self.job.model
             self.job.save_model(model, self.job.folder.path / f"{name}.safetensors", own)
@@ -260,7 +285,9 @@ class _Run:
         """Write the last and the averaged model, and as model.safetensors the one that the run is to report."""
         job, own = self.job, {"best": self.best.get("scores", {})}
         for kind in ("last", "average") if self.average and self.average.count else ("last",):
-            own[kind] = self._keep("model" if kind == job.result else kind, self.scores, averaged=kind == "average")
+            own[kind] = self._keep(
+                "model" if kind == job.result else kind, self.scores, averaged=kind == "average"
+            )
         if job.result == "best" and self.accelerator.is_main_process:
             with write_aside(job.folder.path / "model.safetensors") as aside:
                 shutil.copyfile(job.folder.path / "best.safetensors", aside)
@@ -295,7 +322,9 @@ class _Run:
                 job.model.load_state_dict(state["model"])
             except RuntimeError:
                 where = job.folder.path
-                raise ValueError(f"{where}: its weights do not fit this config: undo the change or --restart") from None
+                raise ValueError(
+                    f"{where}: its weights do not fit this config: undo the change or --restart"
+                ) from None
             optim.load_named_state(job.model, job.optimizer, state["optimizer"])
             if stepper.scaler.is_enabled() and state["scaler"]:
                 stepper.scaler.load_state_dict(state["scaler"])

@@ -43,22 +43,34 @@ def parameter_groups(
         scale = layer_decay ** (depth + 1 - (int(block[1]) + 1 if block else rest))
         decay = weight_decay if decay_all or id(parameter) in decayed else 0.0
         groups.setdefault((decay, scale), []).append(parameter)
-    return [{"params": held, "weight_decay": decay, "scale": scale} for (decay, scale), held in groups.items()]
+    return [
+        {"params": held, "weight_decay": decay, "scale": scale} for (decay, scale), held in groups.items()
+    ]
 
 
-def adamw(groups: Sequence[Mapping[str, Any]], lr: float, *, betas: tuple[float, float] = (0.9, 0.999)) -> AdamW:
+def adamw(
+    groups: Sequence[Mapping[str, Any]], lr: float, *, betas: tuple[float, float] = (0.9, 0.999)
+) -> AdamW:
     """AdamW, fused; each group remembers its peak rate: `lr` times its scale."""
-    return AdamW([{**group, "peak_lr": lr * group["scale"]} for group in groups], lr=lr, betas=betas, fused=True)
+    return AdamW(
+        [{**group, "peak_lr": lr * group["scale"]} for group in groups], lr=lr, betas=betas, fused=True
+    )
 
 
 def named_state(model: nn.Module, optimizer: Optimizer) -> dict[str, dict[str, Any]]:
     """What the optimizer remembers, by the name of the parameter: groups may change between two calls of a run."""
-    return {name: optimizer.state[weight] for name, weight in model.named_parameters() if weight in optimizer.state}
+    return {
+        name: optimizer.state[weight]
+        for name, weight in model.named_parameters()
+        if weight in optimizer.state
+    }
 
 
 def load_named_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, dict[str, Any]]) -> None:
     """Give a fused optimizer what `named_state` told, its tensors on the device; groups keep their settings."""
-    optimizer.state.update({weight: state[name] for name, weight in model.named_parameters() if name in state})
+    optimizer.state.update(
+        {weight: state[name] for name, weight in model.named_parameters() if name in state}
+    )
 
 
 def state_bytes(model: nn.Module, *, average: bool) -> StateBytes:

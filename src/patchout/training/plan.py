@@ -100,10 +100,14 @@ def measure(
     """What a clip of noise costs in `loss` and its backward pass; the fastest of three. No gradient is left behind."""
     device = next(model.parameters()).device
     wave = torch.randn(TRIAL, num_samples, generator=keyed("plan")).to(device)
-    target = torch.eye(max(1, num_classes), device=device)[torch.arange(TRIAL) % max(1, num_classes), :num_classes]
+    target = torch.eye(max(1, num_classes), device=device)[
+        torch.arange(TRIAL) % max(1, num_classes), :num_classes
+    ]
 
     def forward(clips: int) -> Tensor:
-        few = Batch(wave[:clips].clone(), target[:clips], torch.ones_like(target[:clips]), torch.arange(clips), ())
+        few = Batch(
+            wave[:clips].clone(), target[:clips], torch.ones_like(target[:clips]), torch.arange(clips), ()
+        )
         return loss(model, few, Place(0, 0, 0, clips, lambda tensor: tensor))
 
     kept, seconds = activation_bytes(forward), math.inf
@@ -138,7 +142,13 @@ def activation_bytes(forward: Callable[[int], Tensor]) -> int:
 
 
 def fitting_batch(
-    trial: Trial, state_bytes: int, device: torch.device, clips: int, *, largest: int = LARGEST_BATCH, share: int = 1
+    trial: Trial,
+    state_bytes: int,
+    device: torch.device,
+    clips: int,
+    *,
+    largest: int = LARGEST_BATCH,
+    share: int = 1,
 ) -> int:
     """A power of two, up to `largest` and a quarter of the clips, that fits into the free memory.
 

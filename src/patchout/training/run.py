@@ -130,7 +130,9 @@ class Training(ABC):
         )
         steps = config.epochs * self.epoch // batch
         if batch > len(clips):
-            raise DataError(f"{config.data}: a batch of {batch} is larger than the {len(clips)} clips: lower --batch")
+            raise DataError(
+                f"{config.data}: a batch of {batch} is larger than the {len(clips)} clips: lower --batch"
+            )
         if steps < 1:
             few = f"{config.epochs} epochs of {self.epoch} clips"
             raise ValueError(f"{few} are less than one batch of {batch}: lower batch")
@@ -148,7 +150,9 @@ class Training(ABC):
             parts=config.parts,
             processes=world.num_processes,
             lr=lr,
-            published="" if not like[0] or like == (batch, lr) else f"{like[0]}{self.recipe_unit} at {like[1]:.3g}",
+            published=""
+            if not like[0] or like == (batch, lr)
+            else f"{like[0]}{self.recipe_unit} at {like[1]:.3g}",
             steps=steps,
             class_clips=(int(counts[0]), int(counts[len(counts) // 2]), int(counts[-1])),
             state_bytes=state,
@@ -224,7 +228,9 @@ def run(
     main = world.is_main_process
     stored = loop.agreed(lambda: {} if restart else stored_config(config.out))
     config = replace(config, precision=loop.settle(config.precision, stored.get("precision"), device))
-    host = Host(world, world.device if world.num_processes > 1 else device, stored, listener if main else SILENT)
+    host = Host(
+        world, world.device if world.num_processes > 1 else device, stored, listener if main else SILENT
+    )
     training = loop.agreed(lambda: prepare(config, host))
     plan = training.plan()
     training = replace(training, config=replace(training.config, batch=plan.batch))
@@ -234,12 +240,16 @@ def run(
     data = {"root": str(clips.root), "clips": len(clips), "ids_sha256": clips.ids_sha256()}
     data |= {"classes": training.classes} if training.classes else {}
     with ExitStack() as stack:
-        opened = open_run(config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main)
+        opened = open_run(
+            config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main
+        )
         folder = loop.agreed(lambda: stack.enter_context(opened))
         notes = loop.agreed(lambda: training.begin() if main else ())
         for note in filter(None, (folder.replaced, *notes)):
             host.listener.tell(note)
         host.listener.on_plan(plan)
-        last = loop.run(training.job(folder), world, on_progress=listener.on_progress, on_problem=listener.tell)
+        last = loop.run(
+            training.job(folder), world, on_progress=listener.on_progress, on_problem=listener.tell
+        )
         scores = loop.agreed(lambda: training.conclude(folder, last) if main else {})
     return broadcast_object_list([scores])[0]

@@ -72,7 +72,9 @@ class RunFolder:
             return torch.load(path, map_location=device, weights_only=True)
         except UNREADABLE as error:
             what = f"damaged ({type(error).__name__})"
-            raise InputError(f"{path}: {what}: bring back a copy of it, or begin anew with --restart") from None
+            raise InputError(
+                f"{path}: {what}: bring back a copy of it, or begin anew with --restart"
+            ) from None
 
 
 @contextmanager
@@ -127,14 +129,20 @@ def as_begun(
         values.pop("batch", None)
     if untouched.get("init") == "auto":  # decided by the hours of sound
         values.pop("init", None)
-    values = {name: value for name, value in values.items() if not (stored.get("init") and name in of_weights)}
+    values = {
+        name: value for name, value in values.items() if not (stored.get("init") and name in of_weights)
+    }
     changed = differences({name: untouched[name] for name in values}, values)
     return replace(config, **{name: values[name] for name in changed}), _told(changed)
 
 
-def settings_of(config: Mapping[str, Any], plain: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(
+    config: Mapping[str, Any], plain: Mapping[str, Any], stored: Mapping[str, Any]
+) -> dict[str, Any]:
     """What `open_run` compares: `config`, without plain values of what an older version's run did not know."""
-    return {name: value for name, value in config.items() if not stored or name in stored or value != plain[name]}
+    return {
+        name: value for name, value in config.items() if not stored or name in stored or value != plain[name]
+    }
 
 
 def _stored(out: Path) -> dict[str, Any]:
@@ -155,7 +163,9 @@ def _move_aside(out: Path) -> str:
     if not held:
         return ""
     steps = _steps(out)
-    place = next(path for path in (out / f"replaced-{number}" for number in range(1, 10_000)) if not path.exists())
+    place = next(
+        path for path in (out / f"replaced-{number}" for number in range(1, 10_000)) if not path.exists()
+    )
     place.mkdir()
     for path in held:
         path.rename(place / path.name)
@@ -172,11 +182,17 @@ def _bind(out: Path, run: Mapping[str, Any], *, accept_changes: bool) -> None:
             raise InputError(f"{out}: a state.pt without its config.json: {todo}")
         versions = {module.__name__: module.__version__ for module in (patchout, torch, accelerate)}
         with _explained(path):
-            write_json(path, {**now, "versions": versions | {"python": platform.python_version()}, "changes": []})
+            write_json(
+                path, {**now, "versions": versions | {"python": platform.python_version()}, "changes": []}
+            )
         return
     may_move = {"root": ""}
-    if other := differences(stored["data"] | may_move, dict.fromkeys(stored["data"]) | now["data"] | may_move):
-        raise ValueError(f"{out} holds a run on other data ({_told(other)}): choose another --out, or --restart")
+    if other := differences(
+        stored["data"] | may_move, dict.fromkeys(stored["data"]) | now["data"] | may_move
+    ):
+        raise ValueError(
+            f"{out} holds a run on other data ({_told(other)}): choose another --out, or --restart"
+        )
     changed = differences(stored["config"], dict.fromkeys(stored["config"]) | now["config"])
     if changed and not accept_changes:
         todo = "undo that, choose another --out, go on with --accept-changes, or begin anew with --restart"

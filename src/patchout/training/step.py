@@ -118,11 +118,16 @@ class Stepper:
     def _backward(self, batch: Batch, part: int) -> Tensor:
         """The loss of a part of the step, its gradient added; the processes' gradients meet in the last part."""
         work, world = self.work, self.accelerator
-        moved = {name: getattr(batch, name).to(self.device, non_blocking=True) for name in ("wave", "target", "weight")}
+        moved = {
+            name: getattr(batch, name).to(self.device, non_blocking=True)
+            for name in ("wave", "target", "weight")
+        }
         total = work.batch // work.parts
         mine = share(total, world.process_index, world.num_processes)
         place = Place(self.step, part, mine.start, total, partial(self._gather, total))
-        weight = len(mine) * world.num_processes / total  # gradients and losses meet as plain means over processes
+        weight = (
+            len(mine) * world.num_processes / total
+        )  # gradients and losses meet as plain means over processes
         with nullcontext() if part == work.parts - 1 else world.no_sync(self._wrapped):
             loss = weight * work.loss(self._model, batch._replace(**moved), place)
             world.backward(self.scaler.scale(loss / work.parts))
@@ -146,7 +151,9 @@ class Stepper:
         *losses, norms, news, wishes = pending.seen.T.tolist()
         flat = [loss for part in losses for loss in part]
         self._skipped = 0 if all(map(math.isfinite, norms)) else self._skipped + 1
-        if not all(map(math.isfinite, flat)) or self._skipped > (MAX_SKIPPED if self.scaler.is_enabled() else 0):
+        if not all(map(math.isfinite, flat)) or self._skipped > (
+            MAX_SKIPPED if self.scaler.is_enabled() else 0
+        ):
             mine = [part[self.accelerator.process_index] for part in losses]
             raise NonFiniteLossError(self._not_finite(pending, mine))
         self.losses.append(sum(flat) / len(flat))
@@ -159,7 +166,9 @@ class Stepper:
         suspects = [part for part, loss in zip(pending.clips, losses, strict=True) if not math.isfinite(loss)]
         clips = gather_object([clip for part in suspects for clip in part.tolist()])
         clips = clips or gather_object([clip for part in pending.clips for clip in part.tolist()])
-        names = ", ".join(self.work.clip_name(clip) for clip in clips[:20]) + (" ..." if len(clips) > 20 else "")
+        names = ", ".join(self.work.clip_name(clip) for clip in clips[:20]) + (
+            " ..." if len(clips) > 20 else ""
+        )
         return f"loss is not finite at step {pending.step}: lower the learning rate, or look at {names}"
 
     def _report(self, news: list[tuple[str, bool]]) -> None:
@@ -171,7 +180,9 @@ class Stepper:
             self._remarks += not is_lost
             if self.accelerator.is_main_process and (is_lost or self._remarks <= MOST_REMARKS + 1):
                 is_one_of_many = not is_lost and self._remarks > MOST_REMARKS
-                self.on_problem("more such clips: `patchout prepare` names them all" if is_one_of_many else text)
+                self.on_problem(
+                    "more such clips: `patchout prepare` names them all" if is_one_of_many else text
+                )
         lost = sorted(text for text, is_lost in self._told.items() if is_lost)
         clips = self.work.clips
         if len(lost) > max(MAX_UNREADABLE * clips, min(FEW_UNREADABLE, clips / 4)):

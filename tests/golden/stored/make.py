@@ -93,15 +93,25 @@ def main() -> None:
     for label in TONES_HZ:
         for index in range(4):
             write(Path("sounds", label, f"{index}.wav"), wave(label, index))
-    hiss = 0.1 * np.random.default_rng(0).standard_normal(61_000)  # a minute, below which nothing can be learnt
+    hiss = 0.1 * np.random.default_rng(0).standard_normal(
+        61_000
+    )  # a minute, below which nothing can be learnt
     Path("unlabelled").mkdir()
     soundfile.write("unlabelled/hiss.wav", hiss, 1000, subtype="PCM_U8")
     rng = torch.Generator().manual_seed(0)
     config = patchout.PasstConfig(
-        width=16, depth=2, heads=2, columns=9, labels=tuple(TONES_HZ), task="multi_class", mel=patchout.MelConfig()
+        width=16,
+        depth=2,
+        heads=2,
+        columns=9,
+        labels=tuple(TONES_HZ),
+        task="multi_class",
+        mel=patchout.MelConfig(),
     )
     checkpoint.save(patchout.Passt(config, rng=rng), "passt.safetensors")
-    masked = MaskSpecConfig(width=16, depth=2, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2, columns=6)
+    masked = MaskSpecConfig(
+        width=16, depth=2, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2, columns=6
+    )
     checkpoint.save(MaskSpec(masked, rng=rng), "maskspec.safetensors")
     train = ["train", "folder", "--data", "sounds", "--init", "passt.safetensors", "--epochs", "6", *STEPS]
     stop_after_an_epoch(Path("run"), [*train, "--roll-s", "0"])
@@ -115,7 +125,19 @@ def main() -> None:
     Path("job", "part-000001.parquet").unlink()
     call(*embed, "--out", "joined.parquet")
     hear_task(Path("tasks", "toy-v1-full"))
-    call("hear", "run", "passt.safetensors", "--tasks", "tasks", "--out", "hear", "--grid", "two", "--device", "cpu")
+    call(
+        "hear",
+        "run",
+        "passt.safetensors",
+        "--tasks",
+        "tasks",
+        "--out",
+        "hear",
+        "--grid",
+        "two",
+        "--device",
+        "cpu",
+    )
 
 
 if __name__ == "__main__":

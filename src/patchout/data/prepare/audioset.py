@@ -15,7 +15,11 @@ from patchout.checkpoint.labels import label_names
 from patchout.data.folders import walk
 from patchout.data.prepare.listing import Clip, LayoutError, Listing, Places
 
-OFFICIAL = {"balanced_train": 22_160, "unbalanced_train": 2_041_789, "eval": 20_371}  # clips in the published lists
+OFFICIAL = {
+    "balanced_train": 22_160,
+    "unbalanced_train": 2_041_789,
+    "eval": 20_371,
+}  # clips in the published lists
 HUB_NAMES = {
     "eval": "eval",
     "test": "eval",
@@ -119,5 +123,7 @@ def _id(stem: str) -> str:
 
 def _mids() -> tuple[str, ...]:
     """The identifiers of the 527 classes."""
-    text = (resources.files("patchout.checkpoint") / "label_lists" / "audioset.csv").read_text(encoding="utf-8")
+    text = (resources.files("patchout.checkpoint") / "label_lists" / "audioset.csv").read_text(
+        encoding="utf-8"
+    )
     return tuple(row["mid"] for row in csv.DictReader(text.splitlines()))

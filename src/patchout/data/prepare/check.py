@@ -42,7 +42,9 @@ class Checked(NamedTuple):
     audio_s: float = 0.0
 
 
-def check(source: bytes | str, encoding: Encoding, *, start_s: float = 0.0, end_s: float | None = None) -> Checked:
+def check(
+    source: bytes | str, encoding: Encoding, *, start_s: float = 0.0, end_s: float | None = None
+) -> Checked:
     """Decode a file (or a segment of it) to the end, and encode it anew if asked for; ORIGINAL takes bytes."""
     if len(source) > MAX_BYTES:
         return Checked(problem="broken", note="is larger than 2 GB: cut it into pieces")

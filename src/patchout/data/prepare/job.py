@@ -59,7 +59,9 @@ def plan(name: str, source: Path, *, out: Path, encoding: Encoding = ORIGINAL) -
     listed, ids = Counter[str](), hashlib.sha256()
     for clip in listing.clips:
         if encoding == ORIGINAL and (clip.start_s or clip.end_s is not None or without_stream(clip.file)[1]):
-            raise ValueError(f"{clip.id} is a part of its file: streams and segments need --encoding flac or mp3")
+            raise ValueError(
+                f"{clip.id} is a part of its file: streams and segments need --encoding flac or mp3"
+            )
         listed[clip.fold] += 1
         ids.update(f"{clip.id}\n".encode())
     total = listed.total()
@@ -81,7 +83,9 @@ def prepare(plan: Plan, *, workers: int = 1, on_progress: Progress = lambda *_: 
             return json.loads((shards.out / INFO).read_text())
         (shards.out / CHECKED).mkdir(exist_ok=True)
         numbers = range(shards.num_shards)
-        there = {number for number in numbers if shards.path(number).exists() and shards.found(number).exists()}
+        there = {
+            number for number in numbers if shards.path(number).exists() and shards.found(number).exists()
+        }
         there -= {number for number, _ in _newer(plan)}
         on_progress(sum(min(size, plan.listed.total() - number * size) for number in there), 0.0)
         tasks = (task for task in _tasks(plan) if task[0] not in there)
@@ -174,7 +178,9 @@ def _finish(plan: Plan) -> dict[str, Any]:
     if not len(kept):
         first = f"{found['id'][0]}: {found['note'][0]}" if len(found) else "it lists none"
         raise InputError(f"{shards.out}: no clip can be used ({first}): delete the folder before another try")
-    no_names = pa.table({name: pa.array([""] * len(listing.problems), pa.string()) for name in ("id", "file")})
+    no_names = pa.table(
+        {name: pa.array([""] * len(listing.problems), pa.string()) for name in ("id", "file")}
+    )
     own = found.filter(pc.not_equal(found["problem"], "")), _rows(no_names, "unusable row", listing.problems)
     tables = (*own, _duplicates(kept), _odd_rates(kept))
     report = pa.concat_tables(table.select(["id", "file", "problem", "note"]) for table in tables)
@@ -226,7 +232,9 @@ def _duplicates(kept: pa.Table) -> pa.Table:
     twice = folds.filter(pc.greater(pc.list_value_length(folds["fold_distinct"]), 1))
     where = dict(zip(twice["digest"].to_pylist(), twice["fold_distinct"].to_pylist(), strict=True))
     clips = heard.filter(pc.is_in(heard["digest"], value_set=twice["digest"]))
-    notes = [f"the same sound is in {', '.join(sorted(where[digest]))}" for digest in clips["digest"].to_pylist()]
+    notes = [
+        f"the same sound is in {', '.join(sorted(where[digest]))}" for digest in clips["digest"].to_pylist()
+    ]
     return _rows(clips, "duplicated across splits", notes)
 
 
@@ -241,5 +249,9 @@ def _odd_rates(kept: pa.Table) -> pa.Table:
 
 def _rows(clips: pa.Table, problem: str, notes: Sequence[str]) -> pa.Table:
     """Rows of the report."""
-    columns = {"id": clips["id"], "file": clips["file"], "problem": pa.array([problem] * len(notes), pa.string())}
+    columns = {
+        "id": clips["id"],
+        "file": clips["file"],
+        "problem": pa.array([problem] * len(notes), pa.string()),
+    }
     return pa.table(columns | {"note": pa.array(notes, pa.string())})

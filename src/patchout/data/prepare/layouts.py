@@ -16,7 +16,11 @@ from patchout.data.prepare.listing import Clip, LayoutError, Listing, Places, ro
 from patchout.data.sets import ClipSet, scan
 
 RELEVANT = 0.5  # OpenMIC: a judged instrument above this is a label
-WORDS = {"train": 84_843, "valid": 9_981, "test": 11_005}  # Speech Commands v2; no list names those of training
+WORDS = {
+    "train": 84_843,
+    "valid": 9_981,
+    "test": 11_005,
+}  # Speech Commands v2; no list names those of training
 
 
 class Layout(NamedTuple):
@@ -35,7 +39,9 @@ def read_layout(name: str, source: Path) -> Listing:
     if read is _folder:
         return read(source)
     if not source.is_dir():
-        raise LayoutError(f"{source}: no such folder: give the one that the download of {name} was unpacked to")
+        raise LayoutError(
+            f"{source}: no such folder: give the one that the download of {name} was unpacked to"
+        )
     inner = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
     lacking = {
         root: [need for need in needs if not any((root / part).exists() for part in need.split(" or "))]
@@ -69,7 +75,9 @@ def _dcase(suffix: str, root: Path) -> Listing:
         for line in table.read_text(encoding="utf-8-sig").splitlines():
             name, _, scene = line.strip().partition("\t")
             if name in about:
-                clips.append(Clip(Path(name).stem, str(root / name), (place[scene.strip()],), split, about[name]))
+                clips.append(
+                    Clip(Path(name).stem, str(root / name), (place[scene.strip()],), split, about[name])
+                )
             elif name not in ("", "filename"):  # the header; 2018 has none
                 raise LayoutError(f"{table}: {name} is not in meta.csv: unpack the download again")
     return Listing(classes, "multi_class", clips, more=("group", "device"))
@@ -79,13 +87,17 @@ def _speechcommands(root: Path) -> Listing:
     """Speech Commands v2: 35 words in alphabetical order, without background noise; a speaker is a group."""
     classes = tuple(sorted(label_names("speechcommands_v2")))
     lists = {"valid": "validation_list.txt", "test": "testing_list.txt"}
-    listed = {name: split for split, table in lists.items() for name in (root / table).read_text("utf-8").split()}
+    listed = {
+        name: split for split, table in lists.items() for name in (root / table).read_text("utf-8").split()
+    }
     found = {f"{word}/{path.name}" for word in classes for path in (root / word).glob("*.wav")}
     place, clips = Places(classes), []
     for name in sorted(found | listed.keys()):
         word, _, file = name.removesuffix(".wav").partition("/")
         more = {"group": file.partition("_")[0]}
-        clips.append(Clip(f"{word}/{file}", str(root / name), (place[word],), listed.get(name, "train"), more))
+        clips.append(
+            Clip(f"{word}/{file}", str(root / name), (place[word],), listed.get(name, "train"), more)
+        )
     return Listing(classes, "multi_class", clips, more=("group",), official=WORDS)
 
 
@@ -143,7 +155,9 @@ def _folder(root: Path) -> Listing:
     clips = scan(root)
     if clips.packed:
         raise LayoutError(f"{root}: is packed already: train and evaluate take it as it is")
-    texts = [field.name for field in clips.table.schema if pa.types.is_string(field.type) and field.name != "id"]
+    texts = [
+        field.name for field in clips.table.schema if pa.types.is_string(field.type) and field.name != "id"
+    ]
     used = [name for name in texts if pc.any(pc.not_equal(clips.table[name], "")).as_py()]
     more = tuple(name for name in used if name != "fold")
     fold: Literal["split", ""] = "split" if "fold" in used else ""

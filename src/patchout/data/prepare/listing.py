@@ -39,7 +39,9 @@ class Listing:
     clips: Iterable[Clip]
     fold: Literal["split", "fold", ""] = "split"  # what the column is called; "": there is none
     more: tuple[str, ...] = ()
-    official: dict[str, int] | None = None  # clips in the published lists, where `clips` is not the whole of them
+    official: dict[str, int] | None = (
+        None  # clips in the published lists, where `clips` is not the whole of them
+    )
     problems: tuple[str, ...] = ()  # rows of a user's own list that cannot be used
     notes: tuple[str, ...] = ()  # columns of it that look as if they were
 
@@ -51,7 +53,9 @@ class Places(dict[str, int]):
         super().__init__((name, index) for index, name in enumerate(classes))
 
     def __missing__(self, name: str) -> int:
-        raise LayoutError(f"the label {name!r} is none of the {len(self)} classes ({', '.join(list(self)[:8])} ...)")
+        raise LayoutError(
+            f"the label {name!r} is none of the {len(self)} classes ({', '.join(list(self)[:8])} ...)"
+        )
 
 
 def rows_of(table: Path, columns: Iterable[str]) -> list[dict[str, str]]:

@@ -16,7 +16,9 @@ from patchout.files import without_stream, write_aside
 BATCH_BYTES = 2**25  # of sound in a record batch
 CHECKED = ".checked"  # folder of what was found in the clips, removed at the end
 TEXTS = dict.fromkeys(("id", "file", "fold", "problem", "note"), pa.string())
-FOUND = pa.schema(TEXTS | {"kept": pa.bool_(), "digest": pa.int64(), "rate": pa.int32(), "audio_s": pa.float64()})
+FOUND = pa.schema(
+    TEXTS | {"kept": pa.bool_(), "digest": pa.int64(), "rate": pa.int32(), "audio_s": pa.float64()}
+)
 
 
 class Shards(NamedTuple):
@@ -47,11 +49,18 @@ def write_shard(shards: Shards, number: int, clips: Sequence[Clip]) -> tuple[int
             rows: list[dict[str, Any]] = []
             held = 0
             for clip, checked in _checked(clips, shards.encoding):
-                about = {"id": clip.id, "file": _text(clip.file), "fold": clip.fold, "kept": bool(checked.audio)}
+                about = {
+                    "id": clip.id,
+                    "file": _text(clip.file),
+                    "fold": clip.fold,
+                    "kept": bool(checked.audio),
+                }
                 found.append(about | checked._asdict())
                 if checked.audio:
                     folds = {"split": clip.fold, "fold": clip.fold}
-                    rows.append({"id": clip.id, "audio": checked.audio, "labels": clip.labels} | folds | clip.more)
+                    rows.append(
+                        {"id": clip.id, "audio": checked.audio, "labels": clip.labels} | folds | clip.more
+                    )
                     held += len(checked.audio)
                 found[-1].pop("audio")
                 if held >= BATCH_BYTES:
@@ -70,7 +79,10 @@ def _checked(clips: Sequence[Clip], encoding: Encoding) -> Iterator[tuple[Clip, 
         try:
             source = _source(clip, groups)
         except FileNotFoundError:
-            yield clip, Checked(problem="missing", note="no such file" if clip.file else "no file has its name")
+            yield (
+                clip,
+                Checked(problem="missing", note="no such file" if clip.file else "no file has its name"),
+            )
         except (OSError, pa.ArrowException, LookupError) as error:
             reason = getattr(error, "strerror", None) or error
             yield clip, Checked(problem="broken", note=f"cannot be read: {reason}")

@@ -44,7 +44,9 @@ def open_stream(item: Item, rate: int, *, channel: Channel) -> Stream:
     return Stream(item.file, rate, start_s=item.start_s, end_s=item.end_s, channel=channel)
 
 
-def decode(item: Item, rate: int, is_over: threading.Event | None = None, *, channel: Channel = "mean") -> Sound:
+def decode(
+    item: Item, rate: int, is_over: threading.Event | None = None, *, channel: Channel = "mean"
+) -> Sound:
     """Read an item to its end, or until `is_over`; up to HELD_S seconds are kept. A failure is part of the result."""
     parts: list[np.ndarray] = []
     held = 0
@@ -82,7 +84,9 @@ def decode_ahead(
     read = partial(decode, channel=channel)
     try:
         while True:
-            queue.extend(pool.submit(read, item, rate, is_over) for item in islice(source, ahead - len(queue)))
+            queue.extend(
+                pool.submit(read, item, rate, is_over) for item in islice(source, ahead - len(queue))
+            )
             if not queue:
                 return
             yield queue.popleft().result()

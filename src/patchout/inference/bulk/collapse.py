@@ -52,7 +52,9 @@ def _digests(values: Float[np.ndarray, "row value"]) -> UInt64[np.ndarray, "row"
     return halves @ factors
 
 
-def _shared(digests: UInt64[np.ndarray, "item"], present: Bool[np.ndarray, "item"], items: Sequence[Item]) -> list[str]:
+def _shared(
+    digests: UInt64[np.ndarray, "item"], present: Bool[np.ndarray, "item"], items: Sequence[Item]
+) -> list[str]:
     """That different sounds share an embedding, with two of them."""
     place = np.flatnonzero(present)
     order = place[np.argsort(digests[place], kind="stable")]

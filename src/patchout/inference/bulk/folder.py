@@ -58,13 +58,19 @@ class EmbedJob:
         if self.kind not in ("scene", "timestamp"):
             raise ValueError(f"kind is scene or timestamp, got {self.kind!r}")
         if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"a job's precision is fp32 or bf16, the same on every machine, got {self.precision!r}")
+            raise ValueError(
+                f"a job's precision is fp32 or bf16, the same on every machine, got {self.precision!r}"
+            )
         if self.shard_rows < 0:
             raise ValueError(f"shard_rows must be at least 1, or 0 for a choice, got {self.shard_rows}")
 
     def sized(self, items: int) -> "EmbedJob":
         """The job with shards that suit so many items."""
-        return self if self.shard_rows else replace(self, shard_rows=min(max(LEAST_ROWS, items // SHARDS), MOST_ROWS))
+        return (
+            self
+            if self.shard_rows
+            else replace(self, shard_rows=min(max(LEAST_ROWS, items // SHARDS), MOST_ROWS))
+        )
 
     def num_shards(self, items: int) -> int:
         """Shards of so many items, of a job that is sized."""
@@ -82,7 +88,9 @@ class EmbedJob:
     @cached_property
     def hash(self) -> str:
         """Sixteen digits that change with everything that changes values."""
-        about = {key: value for key, value in self.about().items() if key not in ("model", "shard_rows", "version")}
+        about = {
+            key: value for key, value in self.about().items() if key not in ("model", "shard_rows", "version")
+        }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
     def about(self, items: Sequence[Item] = ()) -> dict[str, Any]:
@@ -146,7 +154,8 @@ def read_tables(out: str, names: Iterable[str], *, columns: list[str] | None = N
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The columns of a schema, null where the table has none of that name."""
     columns = [
-        table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type) for field in schema
+        table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in schema
     ]
     return pa.table(columns, schema=schema)
 
@@ -174,7 +183,9 @@ def embeddings(table: pa.Table) -> Float[np.ndarray, "row value"]:
     """The column of that name, NaN where there is none."""
     column = table["embedding"].combine_chunks()
     values = np.full((len(column), column.type.list_size), np.nan, np.float32)
-    values[column.is_valid().to_numpy(zero_copy_only=False)] = column.flatten().to_numpy().reshape(-1, values.shape[1])
+    values[column.is_valid().to_numpy(zero_copy_only=False)] = (
+        column.flatten().to_numpy().reshape(-1, values.shape[1])
+    )
     return values
 
 

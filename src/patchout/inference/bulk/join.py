@@ -64,7 +64,9 @@ def job_of(out: Path, format: Format) -> str | None:
     with suppress(OSError, pa.ArrowException, KeyError):
         if format == "npy" and out.is_dir():
             names = {path.name for path in out.iterdir()}
-            return None if names <= {ARRAY, TABLE} else (out / JOB).read_text()  # empty, or a killed call was here
+            return (
+                None if names <= {ARRAY, TABLE} else (out / JOB).read_text()
+            )  # empty, or a killed call was here
         if not out.exists():
             return None
         if format == "parquet":
@@ -74,7 +76,9 @@ def job_of(out: Path, format: Format) -> str | None:
 
             with h5py.File(out, "r") as file:
                 return str(file.attrs["patchout.job"])
-    raise InputError(f"{out}: is there already and holds no embeddings of patchout: give another name, or remove it")
+    raise InputError(
+        f"{out}: is there already and holds no embeddings of patchout: give another name, or remove it"
+    )
 
 
 # -- and back ---------------------------------------------------------------------------------------------------------
@@ -132,7 +136,9 @@ def _width(out: Path, format: Format) -> int:
 
 def _read_npy(out: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
     array = np.load(out / ARRAY, mmap_mode="r")
-    kinds = dict.fromkeys(columns, pa.float64()) | dict.fromkeys(TEXTS, pa.string()) | {"size_bytes": pa.int64()}
+    kinds = (
+        dict.fromkeys(columns, pa.float64()) | dict.fromkeys(TEXTS, pa.string()) | {"size_bytes": pa.int64()}
+    )
     options = ConvertOptions(column_types=kinds, strings_can_be_null=True, null_values=["", "nan"])
     place = 0
     parsing = ParseOptions(newlines_in_values=True)

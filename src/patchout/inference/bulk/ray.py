@@ -22,12 +22,22 @@ from patchout.data.items import Item
 from patchout.errors import InputError
 from patchout.inference.bulk.ahead import Sound, decode
 from patchout.inference.bulk.folder import HALVES, EmbedJob, shard_name
-from patchout.inference.bulk.run import NO_PLACES, Engine, Steps, Todo, embed_shards, load_embedder, open_threads
+from patchout.inference.bulk.run import (
+    NO_PLACES,
+    Engine,
+    Steps,
+    Todo,
+    embed_shards,
+    load_embedder,
+    open_threads,
+)
 from patchout.inference.embedding import Embedder
 from patchout.job_folder import Folder
 from patchout.models.tagger import TaggerConfig
 
-BLOCK_BYTES = 2**28  # decoded sounds that a task hands to an actor, which decodes the rest of the shard itself
+BLOCK_BYTES = (
+    2**28
+)  # decoded sounds that a task hands to an actor, which decodes the rest of the shard itself
 CORES = 4  # where there is no GPU: one of them decodes, the others run one model
 CONNECT_S = 5.0
 
@@ -121,7 +131,9 @@ def plan_actors(cores: Sequence[int], gpus: int, *, device: str = "auto") -> Act
     At least one core of the cluster decodes; a cluster of one core is shared.
     """
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not gpus):
-        raise ValueError(f"no device {device!r} on this cluster: here are auto, {'cuda, ' if gpus else ''}cpu")
+        raise ValueError(
+            f"no device {device!r} on this cluster: here are auto, {'cuda, ' if gpus else ''}cpu"
+        )
     if gpus and device != "cpu":
         return Actors(gpus, cores=0, gpus=1)
     places = max(1, min(CORES, max(cores)))
@@ -136,7 +148,9 @@ def _results(todo: Todo, model: TaggerConfig, actors: Actors) -> Iterator[tuple[
 
     folder = str(Path.cwd())
     heard = {"rate": model.mel.sample_rate, "channel": model.channel, "folder": folder}
-    blocks = [pa.table({"shard": [shard], "content": [pickle.dumps(todo.items_of(shard))]}) for shard in todo.shards]
+    blocks = [
+        pa.table({"shard": [shard], "content": [pickle.dumps(todo.items_of(shard))]}) for shard in todo.shards
+    ]
     shards = ray.data.from_arrow(blocks)  # a shard is a block, a task, and a row
     shards.context.enable_progress_bars = False
     shards.context.print_on_execution_start = False
@@ -186,7 +200,12 @@ class Model:
     """An actor: loads the job's model with its first shard, and writes the shards that it is given."""
 
     def __init__(
-        self, job: EmbedJob, out: str, actors: Actors, folder: str, places: Mapping[int, Sequence[int]] = NO_PLACES
+        self,
+        job: EmbedJob,
+        out: str,
+        actors: Actors,
+        folder: str,
+        places: Mapping[int, Sequence[int]] = NO_PLACES,
     ) -> None:
         _enter(folder)
         torch.set_num_threads(max(1, actors.cores))
@@ -212,7 +231,9 @@ class Model:
         """The job's model on this machine, if it is the very one."""
         path = locate(self._job.model)
         if file_sha256(path) != self._job.model_sha256:
-            raise InputError(f"{path}: is another model than on the machine that asked: copy it to all machines")
+            raise InputError(
+                f"{path}: is another model than on the machine that asked: copy it to all machines"
+            )
         return load_embedder(self._job, self._device)
 
 

@@ -35,7 +35,9 @@ from patchout.inference.bulk.stale import again_name, find, merge
 from patchout.inference.embedding import Embedder
 from patchout.job_folder import Folder, only_writer
 
-CHUNK_BYTES = 2**24  # sounds and results that are computed at a time, by all cores together: more leave their caches
+CHUNK_BYTES = (
+    2**24
+)  # sounds and results that are computed at a time, by all cores together: more leave their caches
 AHEAD_ITEMS = 32  # decoded sounds that wait for their chunk
 MAX_REASONS = 100  # that a summary quotes; the shards hold all
 NO_PLACES: Mapping[int, Sequence[int]] = {}
@@ -251,7 +253,9 @@ class _Rows:
         self.embedder = embedder
         self.is_scene = job.kind == "scene"
         self.rate = embedder.model.config.mel.sample_rate
-        size = (embedder.config.scene_size if self.is_scene else embedder.config.timestamp_size)(embedder.model.config)
+        size = (embedder.config.scene_size if self.is_scene else embedder.config.timestamp_size)(
+            embedder.model.config
+        )
         self.schema = job.schema(size)
         self.bytes_per_s = 0.0 if self.is_scene else 4 * size * self.rate / embedder.hop
         self.nothing = np.zeros((1, size), np.float32), np.zeros(1, np.float32)
@@ -289,9 +293,13 @@ class _Rows:
         columns = {
             "file": pa.array([storable(sound.item.file) for sound in sounds], pa.string()).take(sound_of),
             "start_s": np.array([sound.item.start_s for sound in sounds], np.float64)[sound_of],
-            "duration_s": pa.array(np.array([sound.duration_s for sound in sounds], np.float64)[sound_of], mask=failed),
+            "duration_s": pa.array(
+                np.array([sound.duration_s for sound in sounds], np.float64)[sound_of], mask=failed
+            ),
             "time_ms": pa.array(times_ms.astype(np.float64), mask=failed),
-            "embedding": pa.FixedSizeListArray.from_arrays(values.reshape(-1), type=embedding, mask=pa.array(failed)),
+            "embedding": pa.FixedSizeListArray.from_arrays(
+                values.reshape(-1), type=embedding, mask=pa.array(failed)
+            ),
             "error": pa.array(reasons, pa.string()).take(sound_of),
             "size_bytes": pa.array([sound.size_bytes for sound in sounds], pa.int64()).take(sound_of),
             "modified_s": pa.array([sound.modified_s for sound in sounds], pa.float64()).take(sound_of),

@@ -36,7 +36,9 @@ class Stale(NamedTuple):
 
     places: dict[int, list[int]]  # shard -> its items to embed again, counted from 0
     damaged: set[int]  # shards that cannot be read as rows of their items: embedded whole
-    counts: Counter[str]  # items: same, changed, gone, unknown (no state is stored), failed, retried (read now)
+    counts: Counter[
+        str
+    ]  # items: same, changed, gone, unknown (no state is stored), failed, retried (read now)
 
     @property
     def notes(self) -> list[str]:

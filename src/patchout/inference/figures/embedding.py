@@ -23,7 +23,9 @@ PERPLEXITY = 30.0  # t-SNE's idea of how many neighbours a point has; fewer for 
 
 _SIMILARITY_MAP = "viridis"
 _COMPONENT_MAP = "RdBu_r"  # red against blue, white is the mean
-_CLASS_COLOURS = [colormaps["tab10"](index) if index != 7 else (0.1, 0.1, 0.1, 1.0) for index in range(10)]  # 7 is grey
+_CLASS_COLOURS = [
+    colormaps["tab10"](index) if index != 7 else (0.1, 0.1, 0.1, 1.0) for index in range(10)
+]  # 7 is grey
 _CLASS_MARKERS = "o^"  # the second ten
 _OTHERS_COLOUR = "#c4c4c4"
 
@@ -116,7 +118,9 @@ def neighbour_plane(values: Floats) -> Floats:
 
 def _check_values(values: Floats, count: int, what: str) -> None:
     if values.ndim != 2 or len(values) != count or values.size == 0:
-        raise ValueError(f"embeddings must be ({count} {what}, at least 1 value) and not empty, got {values.shape}")
+        raise ValueError(
+            f"embeddings must be ({count} {what}, at least 1 value) and not empty, got {values.shape}"
+        )
     if not np.isfinite(values).all():
         raise ValueError("embeddings must be finite: leave out those with NaN or infinite values")
 
@@ -141,21 +145,31 @@ def _self_similarity(values: Floats) -> tuple[Floats, Floats, Floats]:
     centred = values - values.mean(axis=0)
     products = centred @ centred.T
     norms = np.sqrt(np.diag(products))
-    floor = 1e-6 * max(np.sqrt((values**2).sum(axis=1)).max(), 1e-12)  # below lie rounding errors of equal embeddings
+    floor = 1e-6 * max(
+        np.sqrt((values**2).sum(axis=1)).max(), 1e-12
+    )  # below lie rounding errors of equal embeddings
     similarity = products / np.maximum(np.outer(norms, norms), floor**2)
     variances, moments = np.linalg.eigh(products)
     order = np.argsort(-variances)[:COMPONENTS]
     total = max(float(variances.sum()), floor**2)
     components = moments[:, order].T * np.sqrt(np.maximum(variances[order], 0))[:, None]
     strongest = np.abs(components).argmax(axis=1)[:, None]
-    return similarity, components * np.sign(np.take_along_axis(components, strongest, axis=1)), variances[order] / total
+    return (
+        similarity,
+        components * np.sign(np.take_along_axis(components, strongest, axis=1)),
+        variances[order] / total,
+    )
 
 
-def _draw_components(axes: Axes, bar: Axes, components: Floats, shares: Floats, edges_s: tuple[float, float]) -> None:
+def _draw_components(
+    axes: Axes, bar: Axes, components: Floats, shares: Floats, edges_s: tuple[float, float]
+) -> None:
     """Each row to its own scale: the share of the variance beside it says how much it weighs."""
     rows = components / np.maximum(np.percentile(np.abs(components), 99, axis=1, keepdims=True), 1e-12)
     extent = (*edges_s, len(rows) - 0.5, -0.5)
-    drawn = axes.imshow(rows, cmap=_COMPONENT_MAP, aspect="auto", extent=extent, vmin=-1, vmax=1, interpolation="none")
+    drawn = axes.imshow(
+        rows, cmap=_COMPONENT_MAP, aspect="auto", extent=extent, vmin=-1, vmax=1, interpolation="none"
+    )
     axes.set_yticks(
         range(len(rows)), [f"{row + 1} ({share:.0%})" for row, share in enumerate(shares)], fontsize="small"
     )
@@ -187,7 +201,9 @@ def _scatter(axes: Axes, points: Floats, place: int, size: float) -> PathCollect
     colour = _CLASS_COLOURS[place % 10] if place >= 0 else _OTHERS_COLOUR
     marker = _CLASS_MARKERS[place // 10] if place >= 0 else "o"
     x, y = points[:, 0], points[:, 1]
-    return axes.scatter(x, y, s=size, color=colour, marker=marker, alpha=0.85, edgecolors="white", linewidths=0.3)
+    return axes.scatter(
+        x, y, s=size, color=colour, marker=marker, alpha=0.85, edgecolors="white", linewidths=0.3
+    )
 
 
 def _draw_points(axes: Axes, plane: Floats, names: Sequence[str]) -> None:
@@ -217,5 +233,7 @@ def _draw_legend(axes: Axes, names: Sequence[str]) -> None:
         bbox_to_anchor=(1.02, 0.5),
         frameon=False,
     )
-    for drawn, text in zip(legend.get_texts(), texts, strict=True):  # set here: a name may start with _ or hold a $
+    for drawn, text in zip(
+        legend.get_texts(), texts, strict=True
+    ):  # set here: a name may start with _ or hold a $
         drawn.set(text=text, parse_math=False, fontfamily=fonts())

@@ -64,7 +64,9 @@ def reconstruction(path: str | os.PathLike[str], sound: Reconstructed, *, title:
         label_time(axes[3], sound.duration_s)
 
 
-def reconstruction_strip(path: str | os.PathLike[str], sounds: Sequence[Reconstructed], *, title: str = "") -> None:
+def reconstruction_strip(
+    path: str | os.PathLike[str], sounds: Sequence[Reconstructed], *, title: str = ""
+) -> None:
     """Draw one sound with more and more of it hidden: a row for every ratio, all errors on one scale.
 
     `path` is treated as by `figures.picture`.
@@ -72,7 +74,9 @@ def reconstruction_strip(path: str | os.PathLike[str], sounds: Sequence[Reconstr
     with picture(path, (12, 1.6 * len(sounds) + 0.8), title=plain(title, 64)) as figure:
         grid = figure.subplots(len(sounds), 3, sharex=True, sharey=True, squeeze=False)
         for row, sound in zip(grid, sounds, strict=True):
-            draw_spectrogram(row[0], Figure().add_subplot(), sound)  # for its colours; no bar: the panels share them
+            draw_spectrogram(
+                row[0], Figure().add_subplot(), sound
+            )  # for its colours; no bar: the panels share them
             error = _draw(list(row), row[0].get_images()[0], sound, limit_db=_limit_db(sounds))
             row[0].set_ylabel(f"{sound.ratio:.0%} hidden")
         for one, name in zip(grid[0], PANELS, strict=True):

@@ -93,7 +93,16 @@ class PretrainConfig(RunConfig):
         for name in ("masks_per_clip", "epochs", "parts", "probe_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("batch", "base_lr", "weight_decay", "horizon_epochs", "clip_norm", "std_floor", "seed", "workers"):
+        for name in (
+            "batch",
+            "base_lr",
+            "weight_decay",
+            "horizon_epochs",
+            "clip_norm",
+            "std_floor",
+            "seed",
+            "workers",
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number from 0 on, got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
@@ -101,7 +110,9 @@ class PretrainConfig(RunConfig):
         if not 0 < self.clip_s < math.inf:
             raise ValueError(f"clip_s must be some seconds, got {self.clip_s}")
         if self.mel_cache and self.mel_jitter:
-            raise ValueError("a mel_cache has the bands of its first epoch: add --no-mel-jitter, or go without it")
+            raise ValueError(
+                "a mel_cache has the bands of its first epoch: add --no-mel-jitter, or go without it"
+            )
         super().__post_init__()
         last = self.horizon_epochs or self.epochs
         if not 0 <= self.warm_up_epochs < last or last < self.epochs:
@@ -132,7 +143,11 @@ RECIPES = {
     "maskspec-tiny": replace(MASKSPEC, size="tiny"),
     "maskspec-code": replace(MASKSPEC, horizon_epochs=400, std_floor=0.0, clip_norm=0.0),
     "maskspec-paper": replace(
-        MASKSPEC, base_lr=1e-3 * 256 / MASKSPEC.batch, normalize_patches=False, mel_jitter=False, clip_norm=0.0
+        MASKSPEC,
+        base_lr=1e-3 * 256 / MASKSPEC.batch,
+        normalize_patches=False,
+        mel_jitter=False,
+        clip_norm=0.0,
     ),
     "own": OWN,
 }

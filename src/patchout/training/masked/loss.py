@@ -15,9 +15,19 @@ from patchout.models.maskspec import MaskSpecConfig, Prediction
 from patchout.training.masked.config import PretrainConfig
 from patchout.training.step import Place
 
-ALARMS: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # what is seen, when it is wrong, what to say
-    ("silent", lambda share: share > 0.5, "more than half of what is hidden is silence: leave silent clips out"),
-    ("spread", lambda spread: spread < 0.01, "all clips look alike to the encoder, it has collapsed: lower --base-lr"),
+ALARMS: tuple[
+    tuple[str, Callable[[float], bool], str], ...
+] = (  # what is seen, when it is wrong, what to say
+    (
+        "silent",
+        lambda share: share > 0.5,
+        "more than half of what is hidden is silence: leave silent clips out",
+    ),
+    (
+        "spread",
+        lambda spread: spread < 0.01,
+        "all clips look alike to the encoder, it has collapsed: lower --base-lr",
+    ),
 )
 STILL = 1e-4  # a patch whose bands change by less than this is silence
 
@@ -34,7 +44,9 @@ class PretrainLoss:
         self.step = -1  # the last one
         held = model.mel.mean or (0.0,), model.mel.std or (1.0,)  # cached log-mels come without them
         self._mean, self._std = torch.tensor(held, device=device)[..., None]  # (1 or mels, 1) each
-        self._sum = torch.zeros(4, device=device)  # silent share of hidden patches, spread of embeddings, parts of each
+        self._sum = torch.zeros(
+            4, device=device
+        )  # silent share of hidden patches, spread of embeddings, parts of each
 
     def __call__(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
         """Mean squared error of the hidden patches; a clip that could not be read adds none."""
@@ -45,7 +57,9 @@ class PretrainLoss:
             mel = (batch.wave.float().mT - self._mean) / self._std
         else:
             mel = log_mel(batch.wave, self.model.mel, band=band)
-        mel, weight = (one.repeat_interleave(config.masks_per_clip, dim=0) for one in (mel, batch.weight[:, 0]))
+        mel, weight = (
+            one.repeat_interleave(config.masks_per_clip, dim=0) for one in (mel, batch.weight[:, 0])
+        )
         drawn = torch.rand(
             place.total * config.masks_per_clip,
             self.model.rows * self.model.num_columns(mel.shape[-1]),
@@ -68,7 +82,9 @@ class PretrainLoss:
         latent = out.latent[:, 1:].float().mean(dim=1)  # (B, D)
         spread = latent.var(dim=0, unbiased=False).mean().sqrt() / latent.square().mean().sqrt()
         several = float(len(latent) > 1)  # a clip alone does not differ from others
-        self._sum += torch.stack([silent, spread * several, torch.ones_like(spread), torch.full_like(spread, several)])
+        self._sum += torch.stack(
+            [silent, spread * several, torch.ones_like(spread), torch.full_like(spread, several)]
+        )
 
     def seen(self) -> dict[str, float]:
         """Means since the last call."""

@@ -51,7 +51,9 @@ class Probe:
         self.groups = np.where(one == "", np.array(clips.names()), one)
         self.splits = min(MAX_FOLDS, len({*self.groups.tolist()}), int(clips.class_counts().min()))
         if self.splits < 2:
-            raise DataError(f"{clips.root}: a probe needs two clips of every class, in two folds if it has folds")
+            raise DataError(
+                f"{clips.root}: a probe needs two clips of every class, in two folds if it has folds"
+            )
         self.clips = clips
         self.classes = clips.targets().argmax(axis=1)
 
@@ -68,7 +70,9 @@ class Probe:
     def judge(self, name: str, model: Tagger, precision: Precision) -> Subject:
         """Both classifiers on what a model hears."""
         features = self.features(model, precision)
-        return Subject(name, self.neighbours(features), self._right(LogisticRegression(max_iter=3000), features))
+        return Subject(
+            name, self.neighbours(features), self._right(LogisticRegression(max_iter=3000), features)
+        )
 
     def _right(self, classifier: object, features: np.ndarray) -> Bool[np.ndarray, "clip"]:
         folds = StratifiedGroupKFold(self.splits)
@@ -96,10 +100,14 @@ def gain(before: Subject, after: Subject) -> tuple[int, int, float]:
 def table(subjects: Sequence[Subject]) -> str:
     """A line an encoder, and whether the last one is better than the one before it, as far as the clips can tell."""
     count = len(subjects[0].linear)
-    lines = [f"accuracy of frozen embeddings on {count} clips (95 % interval): nearest neighbours, linear model"]
+    lines = [
+        f"accuracy of frozen embeddings on {count} clips (95 % interval): nearest neighbours, linear model"
+    ]
     for name, *answers in subjects:
         told = [(right.mean(), *wilson_interval(float(right.mean()), count)) for right in answers]
-        lines.append(f"  {name:<18}" + "   ".join(f"{one:.3f} ({low:.3f} - {high:.3f})" for one, low, high in told))
+        lines.append(
+            f"  {name:<18}" + "   ".join(f"{one:.3f} ({low:.3f} - {high:.3f})" for one, low, high in told)
+        )
     better, worse, chance = gain(subjects[-2], subjects[-1])
     helped = "it helped" if better > worse else "it did harm"
     verdict = helped if chance < CHANCE else f"{count} clips cannot tell a difference"

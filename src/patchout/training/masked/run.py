@@ -39,7 +39,11 @@ LARGEST_BATCH = 512  # the published one
 
 
 def run(
-    config: PretrainConfig, listener: Listener = SILENT, *, restart: bool = False, accept_changes: bool = False
+    config: PretrainConfig,
+    listener: Listener = SILENT,
+    *,
+    restart: bool = False,
+    accept_changes: bool = False,
 ) -> Scores:
     """Pre-train, write the run folder `config.out`, return what was seen last: loss, silence, spread, the probe.
 
@@ -59,7 +63,9 @@ def _prepare(config: PretrainConfig, host: Host) -> "_Masked":
     clips = cut_long(sounds, config.clip_s)
     probe = Probe(scan(config.probe)) if config.probe else None
     if stored and "mask_ratio" not in stored:
-        raise ValueError(f"{config.out} holds a run of `patchout train {stored['recipe']}`: choose another --out")
+        raise ValueError(
+            f"{config.out} holds a run of `patchout train {stored['recipe']}`: choose another --out"
+        )
     if config.init == "auto" and stored.get("recipe") == config.recipe:  # as it was decided then
         config = replace(config, init=stored["init"])
     heard = survey(clips, MelConfig(), per_band=config.statistics == "data", floor=config.std_floor)
@@ -109,7 +115,9 @@ def start(config: PretrainConfig, heard: Survey, *, device: torch.device) -> Mas
         model = MaskSpec(shape, rng=augment.keyed("weights", config.seed))
     frames, patch = _frames(config, model.config.mel), model.config.patch
     if frames < patch:
-        raise ValueError(f"clip_s {config.clip_s:g} gives {frames} frames, a patch needs {patch}: lengthen it")
+        raise ValueError(
+            f"clip_s {config.clip_s:g} gives {frames} frames, a patch needs {patch}: lengthen it"
+        )
     return model.to(device)
 
 
@@ -159,7 +167,9 @@ class _Masked(Training):
         optimizer = optim.adamw(groups, config.peak_lr(config.batch), betas=config.betas)
         steps = (config.horizon_epochs or config.epochs) * clips // config.batch
         warm_up = round(config.warm_up_epochs * clips / config.batch)
-        return self.common_job(folder, optimizer=optimizer, rate=partial(optim.cosine, steps=steps, warm_up=warm_up))
+        return self.common_job(
+            folder, optimizer=optimizer, rate=partial(optim.cosine, steps=steps, warm_up=warm_up)
+        )
 
     def validate(self, model: nn.Module) -> Scores:
         """After an epoch: what the loss has seen, and now and then the probe; what looks wrong is told once."""
@@ -185,9 +195,13 @@ class _Masked(Training):
             models = {"random weights": MaskSpec(shape, rng=augment.keyed("weights", config.seed)).to(device)}
             models |= {"starting weights": zoo.load_pretrained(config.init, device)} if config.init else {}
             models |= {"pre-trained here": zoo.load_pretrained(folder.path / "model.safetensors", device)}
-            subjects = [self.probe.judge(name, encoder_of(model), config.precision) for name, model in models.items()]
+            subjects = [
+                self.probe.judge(name, encoder_of(model), config.precision) for name, model in models.items()
+            ]
             self.host.listener.on_result(table(subjects))
-        judged = {of.name: {"neighbours": of.neighbours.mean(), "linear": of.linear.mean()} for of in subjects}
+        judged = {
+            of.name: {"neighbours": of.neighbours.mean(), "linear": of.linear.mean()} for of in subjects
+        }
         write_json(folder.path / "scores.json", {"scores": scores, "probe": judged})
         return scores
 
@@ -197,4 +211,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     named = dict(model.named_parameters())
     decayed = {name for name, parameter in named.items() if parameter.ndim > 1 or name.endswith("_token")}
     both = (weight_decay, sorted(decayed)), (0.0, sorted(named.keys() - decayed))
-    return [{"params": [*map(named.get, names)], "weight_decay": decay, "scale": 1.0} for decay, names in both]
+    return [
+        {"params": [*map(named.get, names)], "weight_decay": decay, "scale": 1.0} for decay, names in both
+    ]

@@ -70,12 +70,16 @@ def survey(clips: ClipSet, mel: MelConfig, *, per_band: bool, floor: float) -> S
         raise DataError(f"{clips.root}: none of {len(problems)} clips could be read ({problems[0]})")
     total_s = sum(seconds) / len(seconds) * len(clips)
     if total_s < LEAST_S:
-        raise DataError(f"{clips.root}: {total_s:.0f} s of sound are too little to learn from: bring hours of it")
+        raise DataError(
+            f"{clips.root}: {total_s:.0f} s of sound are too little to learn from: bring hours of it"
+        )
     if silent == len(seconds):
         raise DataError(f"{clips.root}: {silent} clips, and only silence in them: there is nothing to learn")
     found = frame_statistics(mels, floor=floor, per_band=per_band)
     if silent:
-        problems.insert(0, f"{silent} of the {len(seconds)} clips that were listened to are silent: leave them out")
+        problems.insert(
+            0, f"{silent} of the {len(seconds)} clips that were listened to are silent: leave them out"
+        )
     return Survey(total_s / 3600, found, tuple(problems))
 
 
@@ -87,14 +91,22 @@ def cut_long(clips: ClipSet, clip_s: float) -> ClipSet:
     """
     if clips.packed:
         return clips
-    held = {name: clips.table[name].to_pylist() for name in clips.table.column_names if name in ("start_s", "end_s")}
+    held = {
+        name: clips.table[name].to_pylist()
+        for name in clips.table.column_names
+        if name in ("start_s", "end_s")
+    }
     spans = (held.get(name, [None] * len(clips)) for name in ("start_s", "end_s"))
     edges = [_edges(*span, least_s=2 * clip_s) for span in zip(clips.names(), *spans, strict=True)]
     if all(len(found) == 2 for found in edges):
         return clips
-    table = clips.take(np.repeat(np.arange(len(clips)), [len(found) - 1 for found in edges])).table.drop([*held])
+    table = clips.take(np.repeat(np.arange(len(clips)), [len(found) - 1 for found in edges])).table.drop(
+        [*held]
+    )
     for name, part in (("start_s", slice(None, -1)), ("end_s", slice(1, None))):
-        table = table.append_column(name, pa.array([edge for found in edges for edge in found[part]], pa.float64()))
+        table = table.append_column(
+            name, pa.array([edge for found in edges for edge in found[part]], pa.float64())
+        )
     return replace(clips, table=table)
 
 

@@ -29,7 +29,9 @@ def recipe(name: str) -> Recipe:
             return Recipe(replace(module.VARIANTS[name], recipe=name), (module.__doc__ or "").strip())
     sets = ", ".join(path.rpartition(".")[2] for path in _modules())
     meant = near(name, names())
-    raise ValueError(f"unknown recipe {name!r}{meant}: recipes are {sets}; `patchout train --help` lists variants")
+    raise ValueError(
+        f"unknown recipe {name!r}{meant}: recipes are {sets}; `patchout train --help` lists variants"
+    )
 
 
 def _modules() -> list[str]:

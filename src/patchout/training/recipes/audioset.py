@@ -52,18 +52,20 @@ S = TrainConfig(
     evaluate_every=5,
 )
 B = replace(S, patchout_freq=0, patchout_time=0)
-SCRATCH = replace(  # of MaskSpec's set-up what a PaSST can have: it standardises no bands, so masks may be 0.9
-    maskspec.AUDIOSET,
-    recipe="audioset",
-    init="",
-    model=None,
-    size="base",
-    patchout_freq=4,
-    patchout_time=40,
-    patchout_patches=0,
-    mask_fill="published",
-    layer_decay=1.0,
-    drop_path=0.0,
+SCRATCH = (
+    replace(  # of MaskSpec's set-up what a PaSST can have: it standardises no bands, so masks may be 0.9
+        maskspec.AUDIOSET,
+        recipe="audioset",
+        init="",
+        model=None,
+        size="base",
+        patchout_freq=4,
+        patchout_time=40,
+        patchout_patches=0,
+        mask_fill="published",
+        layer_decay=1.0,
+        drop_path=0.0,
+    )
 )
 
 VARIANTS = {
@@ -81,7 +83,9 @@ VARIANTS = {
     "audioset-hop100": replace(S, hop_length=100, patchout_time=150, patchout_freq=6),
     "audioset-20s": replace(S, table_s=20.0),
     "audioset-30s": replace(S, table_s=30.0),
-    "audioset-paper": replace(S, lr=1e-5, draws=200_000, epochs=120, gain_db=(-7, 7), roll_s=S.clip_s, result="last"),
+    "audioset-paper": replace(
+        S, lr=1e-5, draws=200_000, epochs=120, gain_db=(-7, 7), roll_s=S.clip_s, result="last"
+    ),
     "audioset-tiny": replace(S, size="tiny", init="deit-tiny"),
     "audioset-small": replace(S, size="small", init="deit-small"),
     "audioset-scratch": SCRATCH,

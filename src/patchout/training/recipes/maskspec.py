@@ -55,7 +55,9 @@ ESC50 = replace(SMALL_SET, folds=("1", "2", "3", "4", "5"), clip_s=5.0, patchout
 SCENES = replace(SMALL_SET, split="test")
 CHANNELS = replace(SCENES, channel="each", epochs=200, lr=1.25e-3, mixup=0.2)
 OPENMIC = replace(SMALL_SET, split="test", wave_mix=0.0, mixup=0.0)
-WORDS = replace(SMALL_SET, split="valid", test="test", clip_s=1.0, patchout_patches=0, result="best", evaluate_every=5)
+WORDS = replace(
+    SMALL_SET, split="valid", test="test", clip_s=1.0, patchout_patches=0, result="best", evaluate_every=5
+)
 
 
 def _paper(task: TrainConfig) -> TrainConfig:
@@ -87,11 +89,16 @@ TASKS = {
 }
 VARIANTS = {
     **TASKS,
-    **{f"{name}-scratch": replace(task, init="", size="base", layer_decay=1.0) for name, task in TASKS.items()},
+    **{
+        f"{name}-scratch": replace(task, init="", size="base", layer_decay=1.0)
+        for name, task in TASKS.items()
+    },
     **{
         f"{name}-tuned": replace(task, init="runs/maskspec-audioset")
         for name, task in TASKS.items()
         if task.split != "eval"  # that start knows the labels
     },
-    **{f"{name}-paper": _paper(task) for name, task in TASKS.items() if task is not SCENES},  # no task of the paper
+    **{
+        f"{name}-paper": _paper(task) for name, task in TASKS.items() if task is not SCENES
+    },  # no task of the paper
 }

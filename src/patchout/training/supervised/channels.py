@@ -46,7 +46,8 @@ def _ensemble(config: TrainConfig, single: list[TrainConfig]) -> Scores:
         return {}
     models = [zoo.load(one.out, one.device) for one in single]
     parts = [
-        evaluate.predict(model, clips, precision=config.precision, batch_size=EVALUATION_BATCH) for model in models
+        evaluate.predict(model, clips, precision=config.precision, batch_size=EVALUATION_BATCH)
+        for model in models
     ]
     first = models[0].config
     both = evaluate.ensemble(parts, evaluate.label_orders([model.config for model in models]))

@@ -10,7 +10,11 @@ from patchout.training.config import RunConfig
 LIMITS = (  # fields, the lowest value, and what they stay below
     ("depth hop_length epochs parts seeds ramp_epochs swa_every", 1, math.inf),
     ("clip_s table_s roll_s wave_mix_alpha mixup lr weight_decay seed workers", 0, math.inf),
-    ("warm_up_epochs plateau_epochs clip_norm batch draws evaluate_every swa_start mask_freq mask_time", 0, math.inf),
+    (
+        "warm_up_epochs plateau_epochs clip_norm batch draws evaluate_every swa_start mask_freq mask_time",
+        0,
+        math.inf,
+    ),
     ("speed label_smoothing ema hold_out floor drop_path", 0, 1),
     ("wave_mix", 0, 1 + 1e-9),
     ("layer_decay", 1e-3, 1 + 1e-9),
@@ -144,14 +148,21 @@ class TrainConfig(RunConfig):
         watched = self.evaluate_every and (self.split or self.hold_out)
         folds = ", ".join(self.folds)
         refusals = {
-            f"stride counts pixels and must be at least 1, got {self.stride}": self.stride and min(self.stride) < 1,
-            f"gain_db goes from the lower to the higher end, got {self.gain_db}": self.gain_db[0] > self.gain_db[1],
+            f"stride counts pixels and must be at least 1, got {self.stride}": self.stride
+            and min(self.stride) < 1,
+            f"gain_db goes from the lower to the higher end, got {self.gain_db}": self.gain_db[0]
+            > self.gain_db[1],
             "ema and swa_start are two averages: set one of them to 0": self.ema and self.swa_start,
-            "result average needs an average: set ema or swa_start": self.result == "average" and not averaging,
-            "result best would choose by the fold that is scored: set result to last or average": best and folds,
-            "result best needs clips to choose by: set split or hold_out, and evaluate_every": best and not watched,
-            f"split {self.split} and folds {folds} both hold clips out: give one of them": folds and self.split,
-            f"freeze {self.freeze} needs start weights worth keeping: set init": self.freeze and not self.init,
+            "result average needs an average: set ema or swa_start": self.result == "average"
+            and not averaging,
+            "result best would choose by the fold that is scored: set result to last or average": best
+            and folds,
+            "result best needs clips to choose by: set split or hold_out, and evaluate_every": best
+            and not watched,
+            f"split {self.split} and folds {folds} both hold clips out: give one of them": folds
+            and self.split,
+            f"freeze {self.freeze} needs start weights worth keeping: set init": self.freeze
+            and not self.init,
         }
         if reasons := [reason for reason, is_so in refusals.items() if is_so]:
             raise ValueError(reasons[0])

@@ -39,7 +39,11 @@ def class_scores(
     order = np.argsort(-scores, kind="stable")[: int(np.isfinite(scores).sum())]
     shown = order[-MAX_BARS:]
     texts = [f"{scores[c]:.2f}   {counts[c]} clip{'s' * bool(counts[c] != 1)}" for c in shown]
-    title = f"{what}, lowest {len(shown)} of {len(order)} classes" if len(shown) < len(order) else f"{what} by class"
+    title = (
+        f"{what}, lowest {len(shown)} of {len(order)} classes"
+        if len(shown) < len(order)
+        else f"{what} by class"
+    )
     _bars(path, [plain(names[c], NAME) for c in shown], scores[shown], texts, title=title, full=1.0)
 
 
@@ -66,7 +70,9 @@ def confusion_matrix(path: Path_, names: Sequence[str], counts: Int[np.ndarray, 
         _draw_matrix(figure.subplots(), names, counts, cell=cell)
 
 
-def _draw_matrix(axes: Axes, names: Sequence[str], counts: Int[np.ndarray, "class taken"], *, cell: float) -> None:
+def _draw_matrix(
+    axes: Axes, names: Sequence[str], counts: Int[np.ndarray, "class taken"], *, cell: float
+) -> None:
     """Numbers of clips in cells of a width in inches."""
     size = len(names)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -74,7 +80,9 @@ def _draw_matrix(axes: Axes, names: Sequence[str], counts: Int[np.ndarray, "clas
     letters = min(10.0, 24 * cell)
     for row, column in np.argwhere(counts):
         colour = "white" if share[row, column] > 0.55 else "black"
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=letters)
+        axes.text(
+            column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=letters
+        )
     ticks = [plain(name, NAME) for name in names]
     style: dict[str, Any] = {"fontfamily": fonts(), "parse_math": False, "fontsize": min(10.0, 32 * cell)}
     axes.set_xticks(range(size), ticks, rotation=90, **style)
@@ -100,7 +108,8 @@ def training(path: Path_, lines: Sequence[Mapping[str, Any]]) -> None:
     Scores of groups and scores beyond 1 are left out. `path` is treated as by `figures.picture`.
     """
     curves = {
-        name: [(line["epoch"], line[name]) for line in lines if line.get(name) is not None] for name in _names(lines)
+        name: [(line["epoch"], line[name]) for line in lines if line.get(name) is not None]
+        for name in _names(lines)
     }
     scores = [name for name in curves if name not in _PANELS]
     shown = {panel: [name] for name, panel in _PANELS.items() if name in curves}
@@ -121,13 +130,23 @@ def training(path: Path_, lines: Sequence[Mapping[str, Any]]) -> None:
 
 def _names(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a log holds curves of: loss, learning rate, speed, and scores of all clips within 0 ... 1."""
-    names = dict.fromkeys(name for line in lines for name in line if "/" not in name and name not in _NO_CURVE)
-    numbers = {name: [line[name] for line in lines if isinstance(line.get(name), float | int)] for name in names}
+    names = dict.fromkeys(
+        name for line in lines for name in line if "/" not in name and name not in _NO_CURVE
+    )
+    numbers = {
+        name: [line[name] for line in lines if isinstance(line.get(name), float | int)] for name in names
+    }
     return [name for name, values in numbers.items() if values and (name in _PANELS or max(values) <= 1)]
 
 
 def _bars(
-    path: Path_, rows: Sequence[str], values: Float[np.ndarray, "bar"], texts: Sequence[str], *, title: str, full: float
+    path: Path_,
+    rows: Sequence[str],
+    values: Float[np.ndarray, "bar"],
+    texts: Sequence[str],
+    *,
+    title: str,
+    full: float,
 ) -> None:
     """Draw horizontal bars, the first on top, on a pale one of length `full`, with a text behind each."""
     with picture(path, (9, 0.9 + 0.24 * max(len(rows), 2))) as figure:

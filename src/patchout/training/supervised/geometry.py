@@ -16,18 +16,25 @@ def model_config(config: TrainConfig, clips: ClipSet, source: TaggerConfig | Non
     than the table of positions, are ValueErrors.
     """
     if not clips.classes:
-        raise ValueError(f"{config.data}: its clips have no labels to train on: give labels, or run patchout pretrain")
+        raise ValueError(
+            f"{config.data}: its clips have no labels to train on: give labels, or run patchout pretrain"
+        )
     name = config.model or (family_of(source) if source else "passt")
     family = FAMILIES[name].config
     foreign = set().union(*(other.config.options for other in FAMILIES.values())) - family.options
     if strange := [option for option in sorted(foreign) if getattr(config, option)]:
-        raise ValueError(f"{name} has no {', '.join(strange)}: leave {'them' if len(strange) > 1 else 'it'} out")
+        raise ValueError(
+            f"{name} has no {', '.join(strange)}: leave {'them' if len(strange) > 1 else 'it'} out"
+        )
     start = source if isinstance(source, family) else None
     heard = {"labels": clips.classes, "task": clips.task, "pad_s": config.clip_s, "channel": config.channel}
     shape = replace(start or family.fresh(), **heard, **_sizes(config), licence="", provenance={})
     if config.hop_length is not None:
         shape = replace(shape, mel=replace(shape.mel, hop_length=config.hop_length))
-    needed, table_s = num_columns(shape, config.clip_s), config.table_s if "table_s" in family.options else None
+    needed, table_s = (
+        num_columns(shape, config.clip_s),
+        config.table_s if "table_s" in family.options else None,
+    )
     columns = max(needed, shape.columns) if table_s is None else num_columns(shape, table_s or config.clip_s)
     shape = replace(shape, columns=columns if start is None or start.lends(columns) else start.columns)
     if needed > shape.columns:
@@ -40,7 +47,9 @@ def model_config(config: TrainConfig, clips: ClipSet, source: TaggerConfig | Non
 
 def _sizes(config: TrainConfig) -> dict[str, object]:
     """The sizes that a run sets; the others are as they were."""
-    sizes: dict[str, object] = dict(zip(("width", "heads"), SIZES[config.size], strict=True)) if config.size else {}
+    sizes: dict[str, object] = (
+        dict(zip(("width", "heads"), SIZES[config.size], strict=True)) if config.size else {}
+    )
     own = {name: getattr(config, name) for name in ("depth", "stride", "positions", "pooling")}
     return sizes | {name: value for name, value in own.items() if value}
 
@@ -49,7 +58,9 @@ def num_columns(shape: TaggerConfig, seconds: float) -> int:
     """Patch columns of so many seconds."""
     frames = shape.mel.num_frames(max(1, round(seconds * shape.mel.sample_rate)))
     if frames < shape.patch:
-        raise ValueError(f"clip_s {seconds:g} gives {frames} frames, a patch needs {shape.patch}: lengthen it")
+        raise ValueError(
+            f"clip_s {seconds:g} gives {frames} frames, a patch needs {shape.patch}: lengthen it"
+        )
     return shape.num_columns(frames)
 
 

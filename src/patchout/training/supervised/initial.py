@@ -37,7 +37,9 @@ def find(init: str) -> Start:
     if is_own(path):
         return Start(init, model=zoo.load(path, "cpu"))
     public = read_public(path)
-    return Start(init, images=public) if public.family == "image" else Start(init, model=zoo.tagger_of(public))
+    return (
+        Start(init, images=public) if public.family == "image" else Start(init, model=zoo.tagger_of(public))
+    )
 
 
 def start(config: TaggerConfig, found: Start, *, rng: Generator | None, device: torch.device) -> Tagger:
@@ -63,9 +65,15 @@ def _check_sizes(has: TaggerConfig, asked: TaggerConfig, name: str) -> None:
     pairs = [(field, getattr(has, field), getattr(asked, field)) for field in asked.fixed]
     mel = [field.name for field in fields(MelConfig)]
     pairs += [(f"mel {field}", getattr(has.mel, field), getattr(asked.mel, field)) for field in mel]
-    wrong = [f"{field} {reprlib.repr(old)} (asked for: {reprlib.repr(new)})" for field, old, new in pairs if old != new]
+    wrong = [
+        f"{field} {reprlib.repr(old)} (asked for: {reprlib.repr(new)})"
+        for field, old, new in pairs
+        if old != new
+    ]
     if not has.lends(asked.columns):
         clip_s, longest_s = (size.max_samples / size.mel.sample_rate for size in (asked, has))
-        wrong.append(f"{has.columns} time positions, {longest_s:.2f} s (asked for: {asked.columns}, {clip_s:.2f} s)")
+        wrong.append(
+            f"{has.columns} time positions, {longest_s:.2f} s (asked for: {asked.columns}, {clip_s:.2f} s)"
+        )
     if wrong:
         raise ValueError(f"{name} has {', '.join(wrong)}: choose what it has, or another start")

@@ -24,7 +24,9 @@ HEAVIEST = 10  # times the lightest class, where rare classes weigh more
 class StepLoss:
     """Everything random in it is drawn from (seed, step, part), for the clips of all processes."""
 
-    def __init__(self, config: TrainConfig, model: TaggerConfig, class_weight: Float[Tensor, "class"]) -> None:
+    def __init__(
+        self, config: TrainConfig, model: TaggerConfig, class_weight: Float[Tensor, "class"]
+    ) -> None:
         self.config = config
         self.model = model
         self.class_weight = class_weight
@@ -33,7 +35,9 @@ class StepLoss:
         longest = min(config.mask_time, int(LONGEST_MASK * frames))
         self.masks = Masks(config.mask_freq, longest, shared=config.mask_shared, fill=fill)
         self.spare_columns = model.columns - model.num_columns(frames) if "table_s" in model.options else 0
-        self.arguments = {name: getattr(config, name) for name in ("patchout", "drop_path") if name in model.options}
+        self.arguments = {
+            name: getattr(config, name) for name in ("patchout", "drop_path") if name in model.options
+        }
 
     def __call__(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
         """Cross entropy (multi-class) or binary cross entropy (multi-label) against the mixed targets, mean over all.
@@ -47,7 +51,9 @@ class StepLoss:
         mel = augment.spec_augment(mel, self.masks, rng, share=share)
         target, weight = batch.target, batch.weight
         if config.mixup:  # of two clips a label has the weight of those that know it
-            mel, both = augment.mixup(mel, torch.cat([weight * target, weight], 1), config.mixup, rng, share=share)
+            mel, both = augment.mixup(
+                mel, torch.cat([weight * target, weight], 1), config.mixup, rng, share=share
+            )
             told, weight = both.chunk(2, dim=1)
             target = told / weight.clamp(min=1e-6)
         place_in_table = {}

@@ -42,7 +42,9 @@ def repeat(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> Scores:
     result = _mean(seeds)
     if len(seeds) > 1:
         with np.errstate(invalid="ignore"):  # infinite scores have no spread: NaN is the answer
-            result |= {f"{name}_std": float(np.std([seed[name] for seed in seeds], ddof=1)) for name in result}
+            result |= {
+                f"{name}_std": float(np.std([seed[name] for seed in seeds], ddof=1)) for name in result
+            }
     if PartialState().is_main_process:
         write_json(config.out / "scores.json", finite({"mean": result, "runs": by_run}))
     return result

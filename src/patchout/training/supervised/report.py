@@ -23,9 +23,13 @@ Mask = Bool[np.ndarray, "clip class"]
 class Mistakes(NamedTuple):
     """Of each clip, the highest class that it does not have (its rival), and where that beats the classes it has."""
 
-    counts: Int[np.ndarray, "class taken"]  # clips by each of their classes and the rival that beats it, else itself
+    counts: Int[
+        np.ndarray, "class taken"
+    ]  # clips by each of their classes and the rival that beats it, else itself
     rival: Int[np.ndarray, "clip"]
-    lead: Float[np.ndarray, "clip"]  # the rival's score less the lowest of the clip's own classes; above 0: wrong
+    lead: Float[
+        np.ndarray, "clip"
+    ]  # the rival's score less the lowest of the clip's own classes; above 0: wrong
 
 
 def mistakes(scores: Table, has: Mask, lacks: Mask) -> Mistakes:
@@ -34,7 +38,9 @@ def mistakes(scores: Table, has: Mask, lacks: Mask) -> Mistakes:
     rival = others.argmax(axis=1)
     clip, own = np.nonzero(has)
     gap = others[clip, rival[clip]] - scores[clip, own]
-    is_beaten = (gap > 0) | ((gap == 0) & (rival[clip] < own))  # of equal scores the first counts, as in the accuracy
+    is_beaten = (gap > 0) | (
+        (gap == 0) & (rival[clip] < own)
+    )  # of equal scores the first counts, as in the accuracy
     counts = np.zeros((scores.shape[1], scores.shape[1]), np.int64)
     np.add.at(counts, (own, np.where(is_beaten, rival[clip], own)), 1)
     lowest = np.where(has, scores, 2.0).min(axis=1)
@@ -55,7 +61,9 @@ def write_report(
     wrong = mistakes(scores, (targets > 0) & known, (targets == 0) & known)
     ranks = metrics.ranking(scores, targets, known=known.astype(np.float32))
     log, folder = run / "metrics.jsonl", run / "report"
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    lines = (
+        [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    )
     folder.mkdir(parents=True, exist_ok=True)
     parts = [
         f"# Report of {run.resolve().name}\n\n{_summary(found, clips, weights, len(labels))}",
@@ -65,9 +73,13 @@ def write_report(
     ]
     if lines:
         plots_report.training(folder / "training.png", lines)
-        parts.append("## Training\n\n![loss, scores, learning rate and speed over the epochs](training.png)\n")
+        parts.append(
+            "## Training\n\n![loss, scores, learning rate and speed over the epochs](training.png)\n"
+        )
     if found.failed:
-        parts.append("## Clips that could not be read\n\n" + "".join(f"- {problem}\n" for problem in found.failed))
+        parts.append(
+            "## Clips that could not be read\n\n" + "".join(f"- {problem}\n" for problem in found.failed)
+        )
     with write_aside(folder / "report.md") as aside:
         aside.write_text("\n".join(parts), encoding="utf-8", errors="replace")  # a file name may be any bytes
     return folder / "report.md"
@@ -76,7 +88,11 @@ def write_report(
 def _summary(found: Evaluation, clips: ClipSet, weights: str, num_classes: int) -> str:
     """Scores, and on what they stand."""
     rows = [
-        (name, metrics.score_text(value), " and ".join(metrics.score_text(end, 3) for end in found.intervals[name]))
+        (
+            name,
+            metrics.score_text(value),
+            " and ".join(metrics.score_text(end, 3) for end in found.intervals[name]),
+        )
         for name, value in found.scores.items()
     ]
     facts = [
@@ -93,7 +109,9 @@ def _summary(found: Evaluation, clips: ClipSet, weights: str, num_classes: int) 
     return _table(("score", "value", "95 % within"), rows) + "\n" + "".join(f"- {fact}\n" for fact in facts)
 
 
-def _classes(folder: Path, found: Evaluation, wrong: Mistakes, ranks: metrics.Ranking, labels: Sequence[str]) -> str:
+def _classes(
+    folder: Path, found: Evaluation, wrong: Mistakes, ranks: metrics.Ranking, labels: Sequence[str]
+) -> str:
     """Every class with its scores, the best first; draws the first score."""
     counts = wrong.counts.sum(axis=1)
     columns = {"average precision": ranks.precision[:, 0], "AUC": ranks.auc[:, 0]}
@@ -103,7 +121,10 @@ def _classes(folder: Path, found: Evaluation, wrong: Mistakes, ranks: metrics.Ra
     what, first = next(iter(columns.items()))
     plots_report.class_scores(folder / "classes.png", labels, first, counts, what=what)
     order = np.argsort(-first, kind="stable").tolist()
-    rows = ((labels[c], counts[c], *(metrics.score_text(values[c], 3) for values in columns.values())) for c in order)
+    rows = (
+        (labels[c], counts[c], *(metrics.score_text(values[c], 3) for values in columns.values()))
+        for c in order
+    )
     return _table(("class", "clips", *columns), rows)
 
 
@@ -113,7 +134,9 @@ def _confusions(folder: Path, found: Evaluation, wrong: Mistakes, labels: Sequen
     draw = plots_report.confusion_matrix if is_matrix else plots_report.confused_pairs
     draw(folder / "confusions.png", labels, wrong.counts)
     pairs = plots_report.pairs(wrong.counts)[:MAX_ROWS]
-    return _table(("class", "taken for", "clips"), ((labels[a], labels[b], wrong.counts[a, b]) for a, b in pairs))
+    return _table(
+        ("class", "taken for", "clips"), ((labels[a], labels[b], wrong.counts[a, b]) for a, b in pairs)
+    )
 
 
 def _worst_clips(wrong: Mistakes, scores: Table, read: ClipSet, labels: Sequence[str]) -> str:
@@ -123,12 +146,18 @@ def _worst_clips(wrong: Mistakes, scores: Table, read: ClipSet, labels: Sequence
     def named(clip: int, classes: Int[np.ndarray, "some"]) -> str:
         return ", ".join(f"{labels[c]} ({scores[clip, c]:.2f})" for c in classes.tolist())
 
-    order = [clip for clip in np.argsort(-wrong.lead, kind="stable")[:MAX_ROWS].tolist() if wrong.lead[clip] > 0]
+    order = [
+        clip for clip in np.argsort(-wrong.lead, kind="stable")[:MAX_ROWS].tolist() if wrong.lead[clip] > 0
+    ]
     rows = [
         (read.name(clip), named(clip, np.flatnonzero(targets[clip])), named(clip, wrong.rival[[clip]]))
         for clip in order
     ]
-    return _table(("file", "class (score)", "highest wrong class"), rows) if rows else "None: no wrong class leads.\n"
+    return (
+        _table(("file", "class (score)", "highest wrong class"), rows)
+        if rows
+        else "None: no wrong class leads.\n"
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -97,7 +97,9 @@ class _Supervised(Training):
 
     def sounds(self) -> Waves:
         config, rate = self.config, self.model.config.mel.sample_rate
-        change = partial(wave_augment, config=config, rate=rate)  # unlike a closure it can be sent to a spawned worker
+        change = partial(
+            wave_augment, config=config, rate=rate
+        )  # unlike a closure it can be sent to a spawned worker
         mix = WaveMix(config.wave_mix, config.wave_mix_alpha) if config.wave_mix else None
         size = round(config.clip_s * rate)
         return Waves(self.clips, rate=rate, num_samples=size, seed=config.seed, augment=change, mix=mix)
@@ -105,7 +107,9 @@ class _Supervised(Training):
     def job(self, folder: RunFolder) -> loop.Job:
         config, per_epoch = self.config, Fraction(self.epoch, self.config.batch)
         decay, layer_decay = config.weight_decay, config.layer_decay
-        groups = optim.parameter_groups(self.model, decay, decay_all=config.decay_all, layer_decay=layer_decay)
+        groups = optim.parameter_groups(
+            self.model, decay, decay_all=config.decay_all, layer_decay=layer_decay
+        )
         swa = optim.swa_steps(per_epoch, config.epochs, start=config.swa_start, every=config.swa_every)
         score = "accuracy" if self.clips.task == "multi_class" else "mAP"
         metric = f"{loop.AVERAGE if self.averages else ''}{score}"
@@ -152,12 +156,16 @@ class _Supervised(Training):
 
     def conclude(self, folder: RunFolder, scores: Scores) -> Scores:
         """Score the test split with the weights that the run reports, and write the report; returns the last word."""
-        clips, which = (self.split.test, "test") if len(self.split.test) else (self.split.validation, "validation")
+        clips, which = (
+            (self.split.test, "test") if len(self.split.test) else (self.split.validation, "validation")
+        )
         if not len(clips):
             return scores
         path = folder.path / "model.safetensors"
         model = zoo.load(path, str(self.host.device))
-        predictions = evaluate.predict(model, clips, precision=self.config.precision, batch_size=EVALUATION_BATCH)
+        predictions = evaluate.predict(
+            model, clips, precision=self.config.precision, batch_size=EVALUATION_BATCH
+        )
         weights = f"{path.name}, the {self.config.result} of {self.steps} steps, on the {which} clips"
         labels, task = model.config.labels, model.config.task
         write_report(folder.path, predictions, clips, labels=labels, task=task, weights=weights)
@@ -168,5 +176,8 @@ class _Supervised(Training):
             self.host.listener.tell(f"{which} clips: {judged.unscored}")
         if which == "test":
             self.save(model, path, judged.scores)
-        write_json(folder.path / "scores.json", finite({"clips": which, "scores": judged.scores, "validation": scores}))
+        write_json(
+            folder.path / "scores.json",
+            finite({"clips": which, "scores": judged.scores, "validation": scores}),
+        )
         return judged.scores

@@ -46,7 +46,9 @@ def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
     if max(config.batch, 1) > len(training):
         have = f"the {len(training)} clips to train on"
         fewer = " or start fewer processes" if config.batch_per_process else ""
-        raise DataError(f"{config.data}: a batch of {config.batch} is larger than {have}: lower --batch{fewer}")
+        raise DataError(
+            f"{config.data}: a batch of {config.batch} is larger than {have}: lower --batch{fewer}"
+        )
     for what, other in (("validation", validation), ("test", test)):
         _report(what, training, other, on_problem)
     return Split(training, validation, test)
@@ -99,7 +101,9 @@ def _report(what: str, training: ClipSet, held: ClipSet, on_problem: Callable[[s
     for kind, shared in (("groups", sorted(groups)), ("files", sorted(files))):
         if shared:
             names = ", ".join(shared[:5])
-            on_problem(f"{len(shared)} {kind} are trained on and held out ({names}): the scores will be too good")
+            on_problem(
+                f"{len(shared)} {kind} are trained on and held out ({names}): the scores will be too good"
+            )
     for name, first, second in (("training", training, held), (what, held, training)):
         missing = np.flatnonzero((first.class_counts() == 0) & (second.class_counts() > 0))
         if len(missing):
