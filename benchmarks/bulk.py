@@ -1,9 +1,11 @@
-"""The bulk job from files to shards against its model alone, both measured in this run: python benchmarks/bulk.py
+"""The bulk job from files to shards against its model alone, both measured in this run:
+python benchmarks/bulk.py
 
-The built-in model on clips like those of ESC-10 (5 s, 44.1 kHz, 16-bit wav): made up, or those of `PATCHOUT_DATA`/esc10
-if that is set. Model alone: the same clips, decoded before, through the same embedder, as many at a time as the job
-takes. Every round runs each side once; the best round of each counts. Then the resident memory of one job over 10,000
-clips of one second, read while it runs. Run it on an otherwise idle machine.
+The built-in model on clips like those of ESC-10 (5 s, 44.1 kHz, 16-bit wav): made up, or those of
+`PATCHOUT_DATA`/esc10 if that is set. Model alone: the same clips, decoded before, through the same embedder,
+as many at a time as the job takes. Every round runs each side once; the best round of each counts. Then the
+resident memory of one job over 10,000 clips of one second, read while it runs. Run it on an otherwise idle
+machine.
 """
 
 import argparse

@@ -1,8 +1,10 @@
-"""Speed and memory of the five variants of recipe esc10, as they train: python benchmarks/esc10_variants.py DATA/esc10
+"""Speed and memory of the five variants of recipe esc10, as they train:
+python benchmarks/esc10_variants.py DATA/esc10
 
-A step of the recipe's batch on real clips: log-mel, masks, mixup, forward and backward pass, clipping and AdamW are in
-it; decoding and the augmentation of waveforms are not. Every round times each variant once; the best round counts.
-Memory is what autograd keeps for the backward pass, a clip. Accuracies come from the runs that `docs/results.md` names.
+A step of the recipe's batch on real clips: log-mel, masks, mixup, forward and backward pass, clipping and
+AdamW are in it; decoding and the augmentation of waveforms are not. Every round times each variant once; the
+best round counts. Memory is what autograd keeps for the backward pass, a clip. Accuracies come from the runs
+that `docs/results.md` names.
 """
 
 import argparse

@@ -1,9 +1,12 @@
-"""Scoring of events and the training of probes against slower ways, measured in this run: python benchmarks/hear.py
+"""Scoring of events and the training of probes against slower ways, measured in this run:
+python benchmarks/hear.py
 
-Made-up piano rolls of the size of a MAESTRO fold (37 files of 120 s). The other side compares every event of a
-file with every other one and augments the matching path by path, as the HEAR kit's library does. The scores must agree.
+Made-up piano rolls of the size of a MAESTRO fold (37 files of 120 s). The other side compares every event of
+a file with every other one and augments the matching path by path, as the HEAR kit's library does. The scores
+must agree.
 
-Then the eight probes of the kit's grid on made-up embeddings of 1295 values: all in one group, and one after another.
+Then the eight probes of the kit's grid on made-up embeddings of 1295 values: all in one group, and one after
+another.
 """
 
 import argparse

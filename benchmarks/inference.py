@@ -1,8 +1,9 @@
 """Speed of PaSST-S against the plain baseline, both measured in this run: python benchmarks/inference.py
 
-Random weights, clips of 10 s, on the CPU. One side is `baseline.clip_seconds`: fp32, one clip at a time; the other is
-the package, one batch at a time. Both go from waveform to logits. Every round times each case once, so that a slow
-minute of the machine hits all of them, and the best round of each counts. Run it on an otherwise idle machine.
+Random weights, clips of 10 s, on the CPU. One side is `baseline.clip_seconds`: fp32, one clip at a time; the
+other is the package, one batch at a time. Both go from waveform to logits. Every round times each case once,
+so that a slow minute of the machine hits all of them, and the best round of each counts. Run it on an
+otherwise idle machine.
 """
 
 import argparse

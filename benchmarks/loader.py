@@ -1,10 +1,11 @@
 """Clips a second and core that reach the training loop from mp3: python benchmarks/loader.py
 
-Makes clips of 10 s (mono mp3 at 32 kHz, 128 kbit/s), packs them as `patchout prepare` does, and reads them as training
-does: from the memory map, decoded, gain and roll, stacked to batches, by spawned workers, without and with waveform
-mixing (which decodes every other clip twice). Decoding with libav alone, in the same round, is what there is to reach.
-Rates are clips over the processor time of all processes together, the best round of each; so other work on the machine
-counts little, and what the training loop's process spends on taking the batches counts in full.
+Makes clips of 10 s (mono mp3 at 32 kHz, 128 kbit/s), packs them as `patchout prepare` does, and reads them as
+training does: from the memory map, decoded, gain and roll, stacked to batches, by spawned workers, without
+and with waveform mixing (which decodes every other clip twice). Decoding with libav alone, in the same round,
+is what there is to reach. Rates are clips over the processor time of all processes together, the best round
+of each; so other work on the machine counts little, and what the training loop's process spends on taking the
+batches counts in full.
 """
 
 import argparse

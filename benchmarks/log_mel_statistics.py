@@ -1,7 +1,7 @@
 """A HEAR module without weights, the floor under every model: mean and deviation of each mel band.
 
-With `benchmarks` on PYTHONPATH: `patchout hear run log_mel_statistics --tasks TASKS --out RESULTS`. Its timestamps are
-the same statistics of the 160 ms around every 50 ms.
+With `benchmarks` on PYTHONPATH: `patchout hear run log_mel_statistics --tasks TASKS --out RESULTS`. Its
+timestamps are the same statistics of the 160 ms around every 50 ms.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """Time and memory of `patchout tag` on one very long file: python benchmarks/long_file.py 10
 
-Writes so many hours of synthetic sound (FLAC, 32 kHz, mono) into a temporary folder, block by block, tags the file in a
-process of its own, and prints wall time, how many times faster than real time that is, and the peak resident memory of
-that process. Needs a Unix system.
+Writes so many hours of synthetic sound (FLAC, 32 kHz, mono) into a temporary folder, block by block, tags the
+file in a process of its own, and prints wall time, how many times faster than real time that is, and the peak
+resident memory of that process. Needs a Unix system.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""The mask-ratio curve of MaskSpec (Figure 2) by one command: python benchmarks/mask_ratios.py own --data SOUNDS
---labelled LABELLED --out runs/ratios --pretrain "--epochs 100" --train "--epochs 100 --split 5"
+"""The mask-ratio curve of MaskSpec (Figure 2) by one command:
+python benchmarks/mask_ratios.py own --data SOUNDS --labelled LABELLED --out runs/ratios --pretrain "--epochs
+100" --train "--epochs 100 --split 5"
 
-For each ratio a pre-training of the recipe, then fine-tuning on the labelled set; all else is equal. The score is the
-first that `patchout train` writes: accuracy, or mAP of several labels a clip; of the test clips if there are any, else
-of those held out. Writes curve.json and curve.png into the folder; what stands in curve.json with the same commands is
-not run again, and a run that was stopped goes on.
+For each ratio a pre-training of the recipe, then fine-tuning on the labelled set; all else is equal. The
+score is the first that `patchout train` writes: accuracy, or mAP of several labels a clip; of the test clips
+if there are any, else of those held out. Writes curve.json and curve.png into the folder; what stands in
+curve.json with the same commands is not run again, and a run that was stopped goes on.
 """
 
 import argparse

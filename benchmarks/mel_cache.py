@@ -1,9 +1,11 @@
-"""What cached log-mels and several masks a clip save in pre-training: python benchmarks/mel_cache.py --data SOUNDS
+"""What cached log-mels and several masks a clip save in pre-training:
+python benchmarks/mel_cache.py --data SOUNDS
 
-Reads a folder of sounds as `patchout pretrain` does, in batches of random crops, in this process on one thread: decoded
-every time, with `--mel-cache` in its first epoch (decoded, turned into log-mels, written) and in a later one. Then a
-step (log-mel, forward and backward pass) of `pretrain own` with and without the cache, and with more masks a clip. All
-rates are clips (or masked clips) a second of processor time, the best of the rounds.
+Reads a folder of sounds as `patchout pretrain` does, in batches of random crops, in this process on one
+thread: decoded every time, with `--mel-cache` in its first epoch (decoded, turned into log-mels, written) and
+in a later one. Then a step (log-mel, forward and backward pass) of `pretrain own` with and without the cache,
+and with more masks a clip. All rates are clips (or masked clips) a second of processor time, the best of the
+rounds.
 """
 
 import argparse
@@ -74,7 +76,8 @@ def main() -> None:
     waves = Waves(clips, rate=mel.sample_rate, num_samples=size, seed=0, crop=True)
     waves.cache_samples = 0
     print(
-        f"{processor()}, one thread, torch {torch.__version__}, {len(clips)} clips, crops of {config.clip_s} s"
+        f"{processor()}, one thread, torch {torch.__version__}, {len(clips)} clips, "
+        f"crops of {config.clip_s} s"
     )
     with tempfile.TemporaryDirectory() as folder:
         cache = MelCache(clips, MelConfig(), Path(folder) / "mels", size, 0)
@@ -86,7 +89,8 @@ def main() -> None:
         }
         for name, work in rows.items():
             print(
-                f"{name:<22}{many / best(work, 1 if 'first' in name else options.rounds):>9.1f} clips/s and core"
+                f"{name:<22}{many / best(work, 1 if 'first' in name else options.rounds):>9.1f} "
+                "clips/s and core"
             )
         held = {"waveforms": epoch_of(waves, len(clips))[0], "cached": epoch_of(cache, len(clips))[0]}
     for masks in MASKS:

@@ -1,9 +1,9 @@
 """What hiding patches saves in pre-training, all measured in this run: python benchmarks/pretrain_step.py
 
-A step of MaskSpec (log-mel, forward and backward pass, AdamW) at mask ratio 0.75 against the same model whose encoder
-takes all patches, hidden ones too; the decoder and its work are the same in both. Once with the published decoder
-(8 x 512) and once with the light one (4 x 384). Every round times each case once, so that a slow minute of the machine
-hits all of them, and the best round of each counts. Run it on an idle machine.
+A step of MaskSpec (log-mel, forward and backward pass, AdamW) at mask ratio 0.75 against the same model whose
+encoder takes all patches, hidden ones too; the decoder and its work are the same in both. Once with the
+published decoder (8 x 512) and once with the light one (4 x 384). Every round times each case once, so that a
+slow minute of the machine hits all of them, and the best round of each counts. Run it on an idle machine.
 """
 
 import argparse

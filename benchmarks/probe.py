@@ -1,8 +1,9 @@
 """What scene embeddings of the built-in model know: python benchmarks/probe.py DATA
 
-DATA holds `esc10/` and `fsdd/recordings/`. A 5-nearest-neighbour and a logistic-regression probe on the embeddings
-(`mid`), and on log-mel statistics (mean and deviation of every band over the clip). ESC-10: trained on
-folds 1-4, as the model was, tested on fold 5. Spoken digits, which the model never heard: tested on takes 0-4.
+DATA holds `esc10/` and `fsdd/recordings/`. A 5-nearest-neighbour and a logistic-regression probe on the
+embeddings (`mid`), and on log-mel statistics (mean and deviation of every band over the clip). ESC-10:
+trained on folds 1-4, as the model was, tested on fold 5. Spoken digits, which the model never heard: tested
+on takes 0-4.
 """
 
 import argparse
@@ -76,7 +77,8 @@ def main() -> None:
                 low, high = wilson_interval(score, int(test.sum()))
                 method = type(probe).__name__
                 print(
-                    f"{name:<8}{what:<20}{method:<22}{score:.3f} ({low:.3f} - {high:.3f}), {test.sum()} clips",
+                    f"{name:<8}{what:<20}{method:<22}{score:.3f} ({low:.3f} - {high:.3f}), "
+                    f"{test.sum()} clips",
                     flush=True,
                 )
 

@@ -1,7 +1,8 @@
-"""A small CNN on the log-mel, to judge beside the transformers: python benchmarks/small_cnn.py ESC-10 --out cnn.pt
+"""A small CNN on the log-mel, to judge beside the transformers:
+python benchmarks/small_cnn.py ESC-10 --out cnn.pt
 
-Trained on folds 1-4 of ESC-10, fold 5 held out. The file itself is a HEAR module, so that with `benchmarks` on
-PYTHONPATH `patchout hear run small_cnn --weights cnn.pt --tasks TASKS --out RESULTS` judges it.
+Trained on folds 1-4 of ESC-10, fold 5 held out. The file itself is a HEAR module, so that with `benchmarks`
+on PYTHONPATH `patchout hear run small_cnn --weights cnn.pt --tasks TASKS --out RESULTS` judges it.
 """
 
 import argparse
@@ -24,7 +25,9 @@ EPOCHS, BATCH, PEAK_LR = 30, 32, 3e-3
 
 
 class SmallCnn(nn.Module):
-    """Five blocks of convolution, batch norm and ReLU, each halving the mels and all but the last the frames."""
+    """Five blocks of convolution, batch norm and ReLU,
+    each halving the mels and all but the last the frames.
+    """
 
     sample_rate = MEL.sample_rate
     scene_embedding_size = timestamp_embedding_size = WIDTHS[-1]
@@ -40,7 +43,9 @@ class SmallCnn(nn.Module):
         self.head = nn.Linear(WIDTHS[-1], num_classes)
 
     def embed(self, mel: Tensor) -> Tensor:
-        """Log-mel (clip, 128, frame), any number of frames -> the mean over what the last block sees, (clip, 256)."""
+        """Log-mel (clip, 128, frame),
+        any number of frames -> the mean over what the last block sees, (clip, 256).
+        """
         padded = F.pad(mel, (0, max(0, FIELD - mel.shape[-1])), value=float(mel.min()))
         features: Tensor = self.blocks(padded[:, None])
         return features.mean(dim=(2, 3))
@@ -51,7 +56,7 @@ class SmallCnn(nn.Module):
         return logits
 
 
-# -- the HEAR module --------------------------------------------------------------------------------------------------
+# -- the HEAR module -----------------------------------------------------------------------------------------
 
 
 def load_model(model_file_path: str) -> SmallCnn:
@@ -79,7 +84,7 @@ def get_timestamp_embeddings(audio: Tensor, model: SmallCnn) -> tuple[Tensor, Te
     return values, times_ms.expand(len(audio), -1)
 
 
-# -- training ---------------------------------------------------------------------------------------------------------
+# -- training ------------------------------------------------------------------------------------------------
 
 
 def read_mels(root: Path) -> tuple[Tensor, Tensor, Tensor]:

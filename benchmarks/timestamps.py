@@ -1,9 +1,10 @@
-"""Timestamp embeddings of PaSST-S against the plain loop, both measured in this run: python benchmarks/timestamps.py
+"""Timestamp embeddings of PaSST-S against the plain loop, both measured in this run:
+python benchmarks/timestamps.py
 
-Random weights, one clip of 10 s, on the CPU. One side is `baseline.timestamps`: fp32, one window of 160 ms after
-another; the other is the package. The log-mels of the windows are timed by themselves too: shared between windows, as
-the package does it, against one `log_mel` of all of them. Every round times each case once, and the best round counts.
-Run it on an otherwise idle machine.
+Random weights, one clip of 10 s, on the CPU. One side is `baseline.timestamps`: fp32, one window of 160 ms
+after another; the other is the package. The log-mels of the windows are timed by themselves too: shared
+between windows, as the package does it, against one `log_mel` of all of them. Every round times each case
+once, and the best round counts. Run it on an otherwise idle machine.
 """
 
 import argparse

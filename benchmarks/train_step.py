@@ -1,10 +1,11 @@
 """Speed and memory of training PaSST-S, all measured in this run: python benchmarks/train_step.py
 
 Random weights, clips of 10 s, on the CPU: log-mel, forward and backward pass, AdamW. The baseline is
-`baseline.train_step` with Patchout (t40 f4): fp32, explicit attention, patches dropped after projection. The rest is
-the package: without Patchout (B), with it (S), and without overlap (S-N). Every round times each case once, so that a
-slow minute of the machine hits all of them, and the best round of each counts. Memory is what autograd keeps for the
-backward pass of one more clip: every storage once, weights and their casts not counted. Run it on an idle machine.
+`baseline.train_step` with Patchout (t40 f4): fp32, explicit attention, patches dropped after projection. The
+rest is the package: without Patchout (B), with it (S), and without overlap (S-N). Every round times each case
+once, so that a slow minute of the machine hits all of them, and the best round of each counts. Memory is what
+autograd keeps for the backward pass of one more clip: every storage once, weights and their casts not
+counted. Run it on an idle machine.
 """
 
 import argparse
@@ -83,7 +84,9 @@ def seconds_per_step(cases: dict[str, Case], rounds: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One case against another; `limit` is the least speed-up, or the largest share of memory, that is asked for."""
+    """One case against another; `limit` is the least speed-up, or the largest share of memory,
+    that is asked for.
+    """
 
     what: str
     ratio: float
@@ -131,7 +134,8 @@ def main() -> None:
     ratios = compare(cases, best)
     for row in ratios:
         print(
-            f"{row.what:<28}{row.ratio:>7.2f}   asked: {'at most' if 'memory' in row.what else 'at least'} {row.limit}"
+            f"{row.what:<28}{row.ratio:>7.2f}   "
+            f"asked: {'at most' if 'memory' in row.what else 'at least'} {row.limit}"
         )
     if options.json:
         rows = {name: {"s": best[name], "activation_mb": case.activation_mb} for name, case in cases.items()}

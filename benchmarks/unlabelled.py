@@ -1,8 +1,9 @@
 """Sounds to pre-train on, without labels and without any test split: python benchmarks/unlabelled.py DATA OUT
 
-Streams of about six seconds, 32 kHz: spoken digits (takes 5-49, a stream per speaker), notes (training instruments, a
-stream per instrument), piano pieces (training, in thirds), and the clips of ESC-10 outside fold 5: 1.3 hours. Digits
-and notes last under a second, and padded to a crop they would be mostly silence; so they follow one another.
+Streams of about six seconds, 32 kHz: spoken digits (takes 5-49, a stream per speaker), notes (training
+instruments, a stream per instrument), piano pieces (training, in thirds), and the clips of ESC-10 outside
+fold 5: 1.3 hours. Digits and notes last under a second, and padded to a crop they would be mostly silence; so
+they follow one another.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
     python examples/demo_sounds.py OUT_DIR
 
-Writes nine sounds of 5 s and `synthetic-street.wav` (20 s, seven sounds one after the other), all mono, 32 kHz, 16 bit,
-the same on each run. Eight imitate a class of ESC-10; `synthetic-siren` is in none of its ten classes.
-Each sound is a function `name(seconds, rate, rng)` that returns float samples of shape (seconds * rate,) within -1..1.
+Writes nine sounds of 5 s and `synthetic-street.wav` (20 s, seven sounds one after the other), all mono, 32
+kHz, 16 bit, the same on each run. Eight imitate a class of ESC-10; `synthetic-siren` is in none of its ten
+classes. Each sound is a function `name(seconds, rate, rng)` that returns float samples of shape (seconds *
+rate,) within -1..1.
 """
 
 import argparse
@@ -57,7 +58,9 @@ def siren(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
 
 
 def chainsaw(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
-    """A revving two-stroke engine: a sawtooth of 80 to 120 Hz with overtones up to 8 kHz, and a rattling chain."""
+    """A revving two-stroke engine: a sawtooth of 80 to 120 Hz with overtones up to 8 kHz,
+    and a rattling chain.
+    """
     time_s = np.arange(round(seconds * rate)) / rate
     rev = 1 / (1 + np.exp(-12 * np.sin(2 * np.pi * (time_s / 2.6 - 0.1))))
     pitch_hz = 82 + 36 * rev + 1.5 * _noise(seconds, rate, rng, slope_db=-12, low_hz=3)
@@ -115,7 +118,9 @@ def dog_bark(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
 
 
 def street(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
-    """Seven of the other sounds one after the other, with short pauses, at different levels, over a faint hum."""
+    """Seven of the other sounds one after the other, with short pauses,
+    at different levels, over a faint hum.
+    """
     sounds = (dog_bark, rain, siren, chainsaw, clock_tick, rooster, sea_waves)
     wave = 0.002 * _noise(seconds, rate, rng, slope_db=-6)
     slot = len(wave) // len(sounds)

@@ -53,7 +53,8 @@ def main() -> None:
     model.config = replace(model.config, licence=LICENCE, provenance=provenance)
     checkpoint.save(model, TARGET, half=True)
     print(
-        f"{TARGET}: {TARGET.stat().st_size / 1e6:.1f} MB, {result.clips} clips of fold {fold}, {result.scores}"
+        f"{TARGET}: {TARGET.stat().st_size / 1e6:.1f} MB, "
+        f"{result.clips} clips of fold {fold}, {result.scores}"
     )
 
 

@@ -15,8 +15,8 @@ import soundfile
 import torch
 from jaxtyping import install_import_hook
 
-# The same on every machine, also in processes that tests start: one thread (threads of models this small wait for each
-# other), and kernels that are not measured.
+# The same on every machine, also in processes that tests start: one thread (threads of models this small wait
+# for each other), and kernels that are not measured.
 torch.set_num_threads(1)
 os.environ |= {"OMP_NUM_THREADS": "1", "PATCHOUT_UNMEASURED": "1"}
 install_import_hook("patchout", "beartype.beartype")  # before the first import of the package

@@ -11,7 +11,9 @@ RATE = 32_000
 
 
 def golden_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Every parameter under its public name: normal noise seeded by the name, scaled so that each layer matters."""
+    """Every parameter under its public name: normal noise seeded by the name,
+    scaled so that each layer matters.
+    """
     return {name: torch.from_numpy(_tensor(name, shape)) for name, shape in shapes.items()}
 
 
@@ -29,7 +31,9 @@ def _tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def golden_wave(seconds: float) -> np.ndarray:
-    """Two clips (2, samples): a swelling sweep in noise; tones, clicks and silence. Cut from 15 s at 32 kHz."""
+    """Two clips (2, samples): a swelling sweep in noise; tones,
+    clicks and silence. Cut from 15 s at 32 kHz.
+    """
     t = np.arange(15 * RATE) / RATE
     noise = np.random.Generator(np.random.PCG64(4793)).standard_normal((2, t.size))
     swell = 0.55 + 0.45 * np.sin(2 * np.pi * 0.7 * t)

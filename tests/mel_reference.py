@@ -8,7 +8,9 @@ EXACT = 3e-5  # of a log-mel before it is standardised
 
 
 def hold(wave: np.ndarray, config: MelConfig) -> None:
-    """Assert that the log-mel of waveforms (batch, sample) is the reference's, within the tolerance of each value."""
+    """Assert that the log-mel of waveforms (batch, sample) is the reference's,
+    within the tolerance of each value.
+    """
     mel, tolerance = reference(wave, config)
     off = np.abs(log_mel(wave, config).numpy() - mel) / tolerance
     assert off.max() <= 1, (
@@ -17,12 +19,14 @@ def hold(wave: np.ndarray, config: MelConfig) -> None:
 
 
 def reference(wave: np.ndarray, config: MelConfig) -> tuple[np.ndarray, np.ndarray]:
-    """The log-mel (batch, mel, frame) of waveforms (batch, sample) in float64, and the tolerance of each value.
+    """The log-mel (batch, mel, frame) of waveforms (batch, sample) in float64, and the tolerance of each
+    value.
 
-    What is published in float32 stays so: the pre-emphasis, with its two roundings, and the bank. The tolerance is
-    3e-5, or, where a band is so quiet that it is more, float32's rounding: a transform leaves up to four roundings of
-    the frame's loudest bin in every other, which is nothing beside a loud bin and a lot beside one 90 dB below. The
-    libraries behind torch.stft (MKL on AMD, MKL on Intel, pocketfft) differ by that much.
+    What is published in float32 stays so: the pre-emphasis, with its two roundings, and the bank. The
+    tolerance is 3e-5, or, where a band is so quiet that it is more, float32's rounding: a transform leaves up
+    to four roundings of the frame's loudest bin in every other, which is nothing beside a loud bin and a lot
+    beside one 90 dB below. The libraries behind torch.stft (MKL on AMD, MKL on Intel, pocketfft) differ by
+    that much.
     """
     emphasised = wave[:, 1:] - np.float32(PRE_EMPHASIS) * wave[:, :-1]
     bank = mel_bank(config).double().numpy()

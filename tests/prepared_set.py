@@ -18,7 +18,8 @@ def wav(wave: np.ndarray) -> bytes:
 
 
 def write_prepared(folder: Path, sounds: list[np.ndarray | bytes], **more: Any) -> Path:
-    """Sounds called `clip 0` ... of the classes cat and dog in turn, the fifth of both; split train and test in turn.
+    """Sounds called `clip 0` ... of the classes cat and dog in turn, the fifth of both; split train and test
+    in turn.
 
     `more` are further columns, of the same value in every row.
     """

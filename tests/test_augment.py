@@ -50,7 +50,7 @@ def stretches(on: Tensor) -> int:
     return int((torch.diff(on.int(), prepend=torch.zeros(1, dtype=torch.int32)) == 1).sum())
 
 
-# -- keys -------------------------------------------------------------------------------------------------------------
+# -- keys ----------------------------------------------------------------------------------------------------
 
 
 def test_the_same_key_gives_the_same_stream() -> None:
@@ -101,7 +101,7 @@ def test_no_function_touches_a_global_generator(name: str) -> None:
     assert states() == before
 
 
-# -- waveforms --------------------------------------------------------------------------------------------------------
+# -- waveforms -----------------------------------------------------------------------------------------------
 
 
 def test_gain_draws_every_whole_decibel_of_its_range_and_no_other() -> None:
@@ -187,7 +187,7 @@ def test_own_shares_are_at_least_a_half_and_follow_the_beta_distribution() -> No
     assert float(own_shares(1000.0, 1000, rng()).mean()) == pytest.approx(0.5, abs=0.02)
 
 
-# -- spectrograms -----------------------------------------------------------------------------------------------------
+# -- spectrograms --------------------------------------------------------------------------------------------
 
 
 def test_mel_bands_are_those_of_the_published_training() -> None:

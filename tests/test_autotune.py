@@ -51,7 +51,7 @@ def choose_again() -> kernels.Kernels:
     return kernels.chosen()
 
 
-# -- the choice -------------------------------------------------------------------------------------------------------
+# -- the choice ----------------------------------------------------------------------------------------------
 
 
 def test_bf16_that_is_slower_is_not_taken(timed: list[Seconds]) -> None:
@@ -92,7 +92,7 @@ def test_where_nothing_is_measured_every_machine_takes_the_same(monkeypatch: pyt
     assert pick_precision("auto", CPU) == "fp32"
 
 
-# -- the cache --------------------------------------------------------------------------------------------------------
+# -- the cache -----------------------------------------------------------------------------------------------
 
 
 def test_a_machine_is_measured_once(timed: list[Seconds], cache: Path) -> None:
@@ -166,7 +166,7 @@ def test_processes_that_start_together_measure_once(
     assert timed == []
 
 
-# -- measuring --------------------------------------------------------------------------------------------------------
+# -- measuring -----------------------------------------------------------------------------------------------
 
 
 def clock(costs: Callable[[str, int], float], monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Cases]:

@@ -36,7 +36,7 @@ def test_a_clip_that_is_cut_short_is_used_and_told(tmp_path: Path) -> None:
     assert [remark.partition(": ")[2][:15] for remark in batch.remarks] == ["is cut short, i"]
 
 
-# -- steps ------------------------------------------------------------------------------------------------------------
+# -- steps ---------------------------------------------------------------------------------------------------
 
 
 def steps(num_clips: int, batch: int, *, start: int = 0, last: int, seed: int = 0) -> list[list[Key]]:
@@ -76,7 +76,7 @@ def test_no_clips_give_no_steps() -> None:
         StepSampler(0, 4, seed=0, first=0, last=1)
 
 
-# -- waves ------------------------------------------------------------------------------------------------------------
+# -- waves ---------------------------------------------------------------------------------------------------
 
 
 def waves(folder: Path, *, seed: int = 0, augmented: bool = True, mix: WaveMix | None = None) -> Waves:
@@ -172,7 +172,7 @@ def test_what_is_not_known_has_no_weight(tmp_path: Path) -> None:
     assert (item.target.tolist(), item.weight.tolist()) == ([0.25, 0.75], [1.0, 0.0])
 
 
-# -- batches ----------------------------------------------------------------------------------------------------------
+# -- batches -------------------------------------------------------------------------------------------------
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -254,7 +254,7 @@ def test_the_order_of_an_epoch_is_keyed_by_its_number() -> None:
     assert [index for _, index in step] == torch.randperm(8, generator=keyed("order", 3, 0)).tolist()
 
 
-# -- waveform mixing --------------------------------------------------------------------------------------------------
+# -- waveform mixing -----------------------------------------------------------------------------------------
 
 ALWAYS = WaveMix(1.0, 2.0)
 
@@ -320,7 +320,7 @@ def test_an_unreadable_partner_is_named_and_the_clip_stays_as_it_is(apart: Path)
     assert all(item.wave.abs().sum() > 0 for item in items)
 
 
-# -- balance ----------------------------------------------------------------------------------------------------------
+# -- balance -------------------------------------------------------------------------------------------------
 
 
 def labelled(*labels: list[int], classes: int = 2) -> ClipSet:
@@ -339,7 +339,9 @@ def test_the_published_example_of_a_weight() -> None:
 
 
 def drawn(world: int, *, draws: int = 40, steps: int = 10, seed: int = 0) -> list[list[Key]]:
-    """The keys of every rank: 120 clips, of which the last 20 weigh ten times as much and the first nothing."""
+    """The keys of every rank: 120 clips,
+    of which the last 20 weigh ten times as much and the first nothing.
+    """
     weights = torch.tensor([0.0] + [1.0] * 99 + [10.0] * 20)
     options: Any = {
         "seed": seed,

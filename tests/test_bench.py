@@ -52,7 +52,7 @@ def settings(**changes: object) -> bench.Settings:
     return bench.Settings(**(values | changes))  # type: ignore[arg-type]
 
 
-# -- the rows ---------------------------------------------------------------------------------------------------------
+# -- the rows ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_fine_tuning_has_the_clips_and_the_patchout_of_its_recipe() -> None:
     assert MEASURED["openmic-s-l"].config(BASE).depth == 7
 
 
-# -- whole tables -----------------------------------------------------------------------------------------------------
+# -- whole tables --------------------------------------------------------------------------------------------
 
 
 def made_up(name: str) -> bench.Row:
@@ -153,7 +153,7 @@ def test_what_was_not_measured_has_no_speed_up() -> None:
     assert text.splitlines()[-1] == "AST: no room"
 
 
-# -- what is counted --------------------------------------------------------------------------------------------------
+# -- what is counted -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["S", "S-N"])
@@ -215,7 +215,9 @@ def test_cnn14_takes_a_clip_and_learns() -> None:
 
 
 def test_the_best_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that a call moves by 9 (not counted), then by 5, 1, 1 ... seconds: rounds of one call, twelve seconds."""
+    """A clock that a call moves by 9 (not counted), then by 5, 1, 1 ... seconds:
+    rounds of one call, twelve seconds.
+    """
     clock, took = [0.0], iter([9.0, 5.0, *[1.0] * 100])
     calls: list[float] = []
 
@@ -228,7 +230,7 @@ def test_the_best_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [9.0, 5.0] + [1.0] * 7
 
 
-# -- measuring --------------------------------------------------------------------------------------------------------
+# -- measuring -----------------------------------------------------------------------------------------------
 
 
 def test_a_row_is_measured() -> None:
@@ -288,7 +290,7 @@ def test_a_line_stands_under_its_heading() -> None:
     assert cited.split() == ["0.471", "474", "88.7", "62.5", "0.513"]
 
 
-# -- picture and command ----------------------------------------------------------------------------------------------
+# -- picture and command -------------------------------------------------------------------------------------
 
 
 def test_the_radius_of_a_circle_is_its_memory(tmp_path: Path) -> None:

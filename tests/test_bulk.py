@@ -77,7 +77,7 @@ def do(items: Sequence[Item], job: EmbedJob, out: Path, **options: Any) -> Summa
     return run(items, job, str(out), device="cpu", **options)
 
 
-# -- values -----------------------------------------------------------------------------------------------------------
+# -- values --------------------------------------------------------------------------------------------------
 
 
 def test_scenes_equal_those_of_single_calls(
@@ -186,7 +186,7 @@ def test_silence_and_one_sample_have_embeddings(
     assert np.isfinite(values_of(rows_of(tmp_path / "out"))).all()
 
 
-# -- columns ----------------------------------------------------------------------------------------------------------
+# -- columns -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["scene", "timestamp"])
@@ -229,7 +229,7 @@ def test_a_job_refuses_nonsense(make_job: MakeJob, change: dict[str, Any], reaso
         make_job(**change)
 
 
-# -- what fails -------------------------------------------------------------------------------------------------------
+# -- what fails ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["scene", "timestamp"])
@@ -283,7 +283,7 @@ def test_no_items_are_refused(make_job: MakeJob, tmp_path: Path) -> None:
         do([], make_job(), tmp_path / "out")
 
 
-# -- the folder -------------------------------------------------------------------------------------------------------
+# -- the folder ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_an_unknown_kind_of_url_is_refused(sounds: list[Item], make_job: MakeJob
         run(sounds, make_job(), "nowhere://x", device="cpu")
 
 
-# -- going on ---------------------------------------------------------------------------------------------------------
+# -- going on ------------------------------------------------------------------------------------------------
 
 
 def test_finished_shards_are_kept(sounds: list[Item], make_job: MakeJob, tmp_path: Path) -> None:
@@ -445,7 +445,7 @@ def test_the_process_ends_well_after_reading_shards(
     assert subprocess.run(command, check=False).returncode == 0
 
 
-# -- bounds -----------------------------------------------------------------------------------------------------------
+# -- bounds --------------------------------------------------------------------------------------------------
 
 
 def test_decoding_keeps_order_and_runs_only_so_far_ahead(

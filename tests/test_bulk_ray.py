@@ -66,7 +66,8 @@ class Work:
 
 @pytest.fixture
 def work(tiny: Passt, tmp_path: Path) -> Work:
-    """Five good files of several lengths, one segment, one that is no sound, one that is not there; four shards.
+    """Five good files of several lengths, one segment, one that is no sound, one that is not there; four
+    shards.
 
     The first has two channels, of which the model hears the left one.
     """
@@ -129,7 +130,7 @@ def model_processes() -> list[psutil.Process]:
     ]
 
 
-# -- without a cluster ------------------------------------------------------------------------------------------------
+# -- without a cluster ---------------------------------------------------------------------------------------
 
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +211,7 @@ def test_other_addresses_are_left_to_ray(address: str) -> None:
         check_address(address.format(server.getsockname()[1]))
 
 
-# -- on a cluster -----------------------------------------------------------------------------------------------------
+# -- on a cluster --------------------------------------------------------------------------------------------
 
 
 @needs_ray

@@ -157,8 +157,8 @@ def test_evaluating_the_three_models_gives_the_ensemble_of_the_training(
     sizes = (
         "--size tiny --depth 1 --clip-s 0.5 --patchout-freq 1 --patchout-patches 0 --init  --layer-decay 1"
     )
-    line = f"train maskspec-dcase2019 --data {tmp_path} --out {run} {sizes} --split 2 --epochs 1 --batch 6 --device cpu"
-    assert run_command([*line.split(" "), "--warm-up-epochs", "0"]) == 0
+    line = f"train maskspec-dcase2019 --data {tmp_path} --out {run} {sizes} --split 2 --epochs 1 --batch 6"
+    assert run_command([*line.split(" "), "--device", "cpu", "--warm-up-epochs", "0"]) == 0
     told = json.loads((run / "scores.json").read_text())
     assert {f"accuracy/{channel}" for channel in ("left", "right", "mean")} <= told.keys()
     assert f"| mAP | {told['mAP']:.4f} |" in (run / "report" / "report.md").read_text()

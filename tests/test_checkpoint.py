@@ -34,7 +34,7 @@ def public_of(width: int = 64, **changes: object) -> dict[str, torch.Tensor]:
     return export_passt(model)
 
 
-# -- our own file -----------------------------------------------------------------------------------------------------
+# -- our own file --------------------------------------------------------------------------------------------
 
 
 def test_a_saved_model_comes_back_whole(tiny: Passt, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
         load(tmp_path / "nowhere.safetensors")
 
 
-# -- public weights ---------------------------------------------------------------------------------------------------
+# -- public weights ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_a_header_without_its_config_is_refused(tiny: Passt, tmp_path: Path) -> 
         load(tmp_path / "m.safetensors")
 
 
-# -- MaskSpec ---------------------------------------------------------------------------------------------------------
+# -- MaskSpec ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [MaskSpec, MaskSpecClassifier])

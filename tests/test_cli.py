@@ -1,4 +1,6 @@
-"""The command as a user runs it: results on standard output, reasons on standard error, exit codes 0, 1 and 2."""
+"""The command as a user runs it: results on standard output, reasons on standard error,
+exit codes 0, 1 and 2.
+"""
 
 import csv
 import io
@@ -65,7 +67,7 @@ def sound(tmp_path: Path) -> Path:
     return write_wav(tmp_path / "sound.wav", noise(2.0))
 
 
-# -- tag: formats -----------------------------------------------------------------------------------------------------
+# -- tag: formats --------------------------------------------------------------------------------------------
 
 
 def test_json_has_the_promised_keys(run: Run, model: Path, sound: Path) -> None:
@@ -150,7 +152,7 @@ def test_label_names_can_be_brought(run: Run, sound: Path, tmp_path: Path) -> No
     assert {row["label"] for row in json.loads(ran.out)[0]["tags"]} == {"Bark", "Bell", "Rain"}
 
 
-# -- tag: bad input ---------------------------------------------------------------------------------------------------
+# -- tag: bad input ------------------------------------------------------------------------------------------
 
 
 def bad_files(folder: Path) -> dict[str, str]:
@@ -306,7 +308,7 @@ def test_an_output_folder_that_cannot_be_written(
     assert "sound.wav" in ran.err
 
 
-# -- the other commands -----------------------------------------------------------------------------------------------
+# -- the other commands --------------------------------------------------------------------------------------
 
 
 def test_models_lists_the_zoo(run: Run) -> None:

@@ -42,7 +42,7 @@ def many(count: int) -> ClipSet:
     return ClipSet(Path("many"), tuple(f"class {index}" for index in range(501)), "multi_label", table)
 
 
-# -- parts ------------------------------------------------------------------------------------------------------------
+# -- parts ---------------------------------------------------------------------------------------------------
 
 
 def test_only_and_without_divide_the_clips(folds: ClipSet) -> None:
@@ -78,7 +78,7 @@ def test_a_column_that_is_not_there_is_empty(folds: ClipSet) -> None:
     assert folds.column("nothing").tolist() == ["", "", ""]
 
 
-# -- labels -----------------------------------------------------------------------------------------------------------
+# -- labels --------------------------------------------------------------------------------------------------
 
 
 def test_targets_by_hand(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_labels_that_a_model_does_not_know_are_named(folds: ClipSet) -> None:
         folds.targets(("dog", "fox"))
 
 
-# -- ids --------------------------------------------------------------------------------------------------------------
+# -- ids -----------------------------------------------------------------------------------------------------
 
 
 def test_the_hash_is_of_the_ids_one_a_line(folds: ClipSet) -> None:
@@ -126,7 +126,7 @@ def test_a_set_that_was_moved_keeps_its_hash(class_folder: Path) -> None:
     assert scan(class_folder.rename(class_folder.with_name("moved"))).ids_sha256() == before
 
 
-# -- size -------------------------------------------------------------------------------------------------------------
+# -- size ----------------------------------------------------------------------------------------------------
 
 
 def test_a_large_set_takes_some_bytes_a_clip_here_and_on_its_way_to_a_worker() -> None:
@@ -172,7 +172,10 @@ def test_no_file_stays_open(class_folder: Path, tmp_path: Path) -> None:
 def test_a_process_that_read_shards_ends_well(tmp_path: Path) -> None:
     """The reader threads of pyarrow would abort it, with torch loaded."""
     folder = write_prepared(tmp_path / "set", [tone(0.02)] * 4)
-    code = f"import torch; from patchout.data import scan; c = scan({str(folder)!r}).only('test'); c.wave(1, 32_000)"
+    code = (
+        "import torch; from patchout.data import scan;"
+        f"c = scan({str(folder)!r}).only('test'); c.wave(1, 32_000)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

@@ -23,7 +23,7 @@ def labels(clips: ClipSet) -> list[list[str]]:
     return [clips.labels(clip) for clip in range(len(clips))]
 
 
-# -- folders ----------------------------------------------------------------------------------------------------------
+# -- folders -------------------------------------------------------------------------------------------------
 
 
 def test_every_sub_folder_is_a_class(class_folder: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_data_error_is_a_fault_of_the_input() -> None:
     assert issubclass(InputError, ValueError)
 
 
-# -- tables -----------------------------------------------------------------------------------------------------------
+# -- tables --------------------------------------------------------------------------------------------------
 
 
 def test_a_table_wins_over_class_folders(class_folder: Path) -> None:
@@ -260,7 +260,7 @@ def test_rows_beyond_one_chunk_are_joined(tmp_path: Path, monkeypatch: pytest.Mo
     assert [len(clips.wave(clip, 32_000)) for clip in (2, 3)] == [640, 320]
 
 
-# -- lists of JSON ----------------------------------------------------------------------------------------------------
+# -- lists of JSON -------------------------------------------------------------------------------------------
 
 
 def test_json_lines_say_what_a_table_says(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_a_first_line_that_is_no_object_is_refused(text: str, reason: str, tmp_p
         table(tmp_path, text, name="c.jsonl")
 
 
-# -- prepared sets ----------------------------------------------------------------------------------------------------
+# -- prepared sets -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -391,7 +391,7 @@ def test_the_channel_is_chosen_when_a_clip_is_read(channel: Channel, level: floa
         assert scan(tmp_path / folder, channel=channel).wave(0, 32_000).tolist() == [level] * 640
 
 
-# -- without labels ---------------------------------------------------------------------------------------------------
+# -- without labels ------------------------------------------------------------------------------------------
 
 
 def test_sounds_at_any_depth_need_no_labels(class_folder: Path) -> None:

@@ -374,7 +374,9 @@ def whole(kind: str) -> tuple[bytes, np.ndarray]:
 )
 @settings(max_examples=60, deadline=None)
 def test_damage_leaves_what_came_before(kind: str, action: str, place: float, size: int) -> None:
-    """Samples and a sentence, or a named refusal: of bounded length, and the same until shortly before the damage."""
+    """Samples and a sentence, or a named refusal: of bounded length,
+    and the same until shortly before the damage.
+    """
     content, samples = whole(kind)
     at = int(place * len(content))
     damaged = {

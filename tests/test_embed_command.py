@@ -70,7 +70,7 @@ def size_of(path: Path) -> int:
     return int(pq.read_schema(path).field("embedding").type.list_size)
 
 
-# -- results ----------------------------------------------------------------------------------------------------------
+# -- results -------------------------------------------------------------------------------------------------
 
 
 def test_one_parquet_file(run: Run, clips: Path, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_another_engine_is_called(
     assert run(clips, "--out", tmp_path / "x.parquet", "--engine", "ray").code == 0
 
 
-# -- again ------------------------------------------------------------------------------------------------------------
+# -- again ---------------------------------------------------------------------------------------------------
 
 
 def test_a_finished_result_is_left_alone(run: Run, clips: Path, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_the_result_of_another_job_is_refused_by_name(
     assert f"{name}: belongs to another job (kind 'scene' there, 'timestamp' here)" in done.err
 
 
-# -- what fails -------------------------------------------------------------------------------------------------------
+# -- what fails ----------------------------------------------------------------------------------------------
 
 
 def test_a_broken_file_fails_alone(run: Run, clips: Path, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_hdf5_without_its_library_names_the_extra(
     assert "pip install 'patchout[hdf5]'" in run(clips, "--out", tmp_path / "x.h5", "--format", "hdf5").err
 
 
-# -- pictures ---------------------------------------------------------------------------------------------------------
+# -- pictures ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["x", "x.parquet"])

@@ -1,4 +1,6 @@
-"""Embeddings: what stands where, which window belongs to which time, and that no batch or block changes a value."""
+"""Embeddings: what stands where, which window belongs to which time,
+and that no batch or block changes a value.
+"""
 
 import io
 import tracemalloc
@@ -52,7 +54,7 @@ def around(wave: np.ndarray, centre: int, size: int) -> np.ndarray:
     return wave[last - np.abs(last - index)]
 
 
-# -- what an embedding holds ------------------------------------------------------------------------------------------
+# -- what an embedding holds ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_a_field_that_no_level_uses_is_not_checked(tiny: Passt) -> None:
     )
 
 
-# -- timestamps: which samples belong to which time -------------------------------------------------------------------
+# -- timestamps: which samples belong to which time ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("samples", [1, 1599, 1600, 1601, 2560, 2561, 31_999, 32_000])
@@ -228,7 +230,7 @@ def test_a_clip_of_half_a_window_or_less_gets_zeros_after_it(tiny: Passt, sample
         np.testing.assert_allclose(value, np.concatenate([alone["high"], alone["mid"]]), **CLOSE)
 
 
-# -- scenes -----------------------------------------------------------------------------------------------------------
+# -- scenes --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("samples", [1, 513, 4801, 20_000, FULL - 1, FULL])
@@ -271,7 +273,7 @@ def test_low_of_a_scene_is_a_mean_even_of_six_frames() -> None:
     )
 
 
-# -- batches and blocks change nothing --------------------------------------------------------------------------------
+# -- batches and blocks change nothing -----------------------------------------------------------------------
 
 
 def test_a_clip_has_the_same_embedding_in_every_batch(tiny: Passt) -> None:
@@ -378,7 +380,7 @@ def test_bf16_is_close_to_fp32(tiny: Passt) -> None:
     assert 0 < (half - exact).abs().max() < 0.05
 
 
-# -- embed: one sound from anywhere -----------------------------------------------------------------------------------
+# -- embed: one sound from anywhere --------------------------------------------------------------------------
 
 
 def test_embed_gives_both_kinds_of_one_file(tiny: Passt, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def clips(class_folder: Path) -> ClipSet:
     return scan(class_folder)
 
 
-# -- what a model says ------------------------------------------------------------------------------------------------
+# -- what a model says ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", ["multi_class", "multi_label"])
@@ -172,7 +172,7 @@ def test_parts_by_rank_join_to_the_whole(world: int, tiny: Passt, clips: ClipSet
     assert joined.failed == whole.failed
 
 
-# -- ensembles --------------------------------------------------------------------------------------------------------
+# -- ensembles -----------------------------------------------------------------------------------------------
 
 
 def test_an_ensemble_averages_logits() -> None:
@@ -217,7 +217,7 @@ def test_what_makes_no_ensemble_is_refused(changes: dict[str, object], message: 
         label_orders([tiny_config(), tiny_config(**changes)])
 
 
-# -- scores -----------------------------------------------------------------------------------------------------------
+# -- scores --------------------------------------------------------------------------------------------------
 
 
 def test_scores_by_hand(clips: ClipSet) -> None:
@@ -329,7 +329,7 @@ def test_large_sets_get_fewer_draws(num: int, draws: int) -> None:
     assert evaluate.draws_for(num, 527) == draws
 
 
-# -- the command ------------------------------------------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""Our numbers against those of the public implementation (golden/passt.npz): full-size models, float32 on a CPU."""
+"""Our numbers against those of the public implementation (golden/passt.npz):
+full-size models, float32 on a CPU.
+"""
 
 from functools import lru_cache
 from pathlib import Path
@@ -81,7 +83,7 @@ def test_parameters_of_passt_s_and_l_are_counted_as_published() -> None:
     assert count(depth=7) == 50_714_398
 
 
-# -- embeddings: key of the case, module, mode ------------------------------------------------------------------------
+# -- embeddings: key of the case, module, mode ---------------------------------------------------------------
 
 HEAR_NET = "net:10x10:998:12:320:2"
 SCENES: tuple[tuple[str, Mode], ...] = (

@@ -69,11 +69,13 @@ def model_file(tmp_path: Path, request: pytest.FixtureRequest) -> str:
     return str(tmp_path / "small.safetensors")
 
 
-# -- the public validator, rule by rule -------------------------------------------------------------------------------
+# -- the public validator, rule by rule ----------------------------------------------------------------------
 
 
 def validate(hear: Any, model_file_path: str) -> list[str]:
-    """What hear-validator 2021.0.6 calls errors raises an AssertionError; what it calls warnings is returned."""
+    """What hear-validator 2021.0.6 calls errors raises an AssertionError;
+    what it calls warnings is returned.
+    """
     model = hear.load_model(model_file_path) if model_file_path else hear.load_model()
     assert isinstance(model, nn.Module), "load_model gives no torch Module"
     assert model.sample_rate in (16_000, 22_050, 32_000, 44_100, 48_000), "sample rate"
@@ -161,7 +163,7 @@ def test_the_rebuilt_validator_finds_wrong_times() -> None:
             check_timestamps(values, wrong_ms, 8, 120.0)
 
 
-# -- presets ----------------------------------------------------------------------------------------------------------
+# -- presets -------------------------------------------------------------------------------------------------
 
 
 def test_names_are_frozen() -> None:
@@ -242,7 +244,8 @@ def test_modules_can_be_imported_in_every_way() -> None:
     code = (
         "import importlib; a = importlib.import_module('patchout.hear.base2level');"
         "import patchout.hear.base2level as b; from patchout.hear import base2level as c;"
-        "from patchout.hear.base2level import load_model; assert a is b is c; assert a.load_model is load_model"
+        "from patchout.hear.base2level import load_model;"
+        "assert a is b is c; assert a.load_model is load_model"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -332,7 +335,7 @@ def test_a_public_weight_file_is_taken(tmp_path: Path) -> None:
         assert model.scene_embedding_size == 3 + 64
 
 
-# -- audio ------------------------------------------------------------------------------------------------------------
+# -- audio ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("samples", [1, 320, 2560, 33_600, 33_601, 70_000])
@@ -378,7 +381,7 @@ def test_what_the_rules_do_not_allow_is_refused_in_words(
             get(audio, model)
 
 
-# -- fusions ----------------------------------------------------------------------------------------------------------
+# -- fusions -------------------------------------------------------------------------------------------------
 
 
 def foreign(name: str, *, rate: int = 32_000, hop_ms: float = 50.0) -> ModuleType:

@@ -90,7 +90,7 @@ def same(ours: Rows, others: Rows) -> bool:
     return all(bool(np.all(np.asarray(a) == np.asarray(b))) for a, b in zip(ours, others, strict=True))
 
 
-# -- what is kept -----------------------------------------------------------------------------------------------------
+# -- what is kept --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["trainvaltest", "presplit_kfold", "new_split_kfold"])
@@ -162,7 +162,7 @@ def test_a_call_has_as_many_clips_as_in_the_kit(duration_s: float | None, rate: 
     assert batch_size(duration_s, rate) == clips
 
 
-# -- going on ---------------------------------------------------------------------------------------------------------
+# -- going on ------------------------------------------------------------------------------------------------
 
 
 def test_a_task_that_is_done_is_not_embedded_again(tmp_path: Path, scene_task: Task) -> None:
@@ -271,7 +271,7 @@ def test_a_missing_rate_and_a_broken_wav_are_refused(tmp_path: Path, scene_task:
         embed_task(loudness(), scene_task, tmp_path / "out")
 
 
-# -- modules that break a rule ----------------------------------------------------------------------------------------
+# -- modules that break a rule -------------------------------------------------------------------------------
 
 
 def moved(change_times: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Loudness], tuple[Tensor, Tensor]]:
@@ -483,7 +483,7 @@ def test_other_code_is_another_model(tmp_path: Path) -> None:
     assert one.identity() != before
 
 
-# -- the kit's folders ------------------------------------------------------------------------------------------------
+# -- the kit's folders ---------------------------------------------------------------------------------------
 
 
 def kit_folder(task: Task, labels: object, stamps: list[tuple[str, float]] | None) -> Path:

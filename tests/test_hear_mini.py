@@ -1,4 +1,6 @@
-"""The five small tasks: built from made-up sources of the same layout, and from the real ones where they are."""
+"""The five small tasks: built from made-up sources of the same layout,
+and from the real ones where they are.
+"""
 
 import csv
 import hashlib
@@ -174,7 +176,7 @@ def test_the_same_sources_give_the_same_bytes(data: Path, tmp_path: Path) -> Non
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
 
 
-# -- what is not there ------------------------------------------------------------------------------------------------
+# -- what is not there ---------------------------------------------------------------------------------------
 
 
 def test_a_missing_part_is_named_and_the_others_are_built(

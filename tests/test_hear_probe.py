@@ -54,7 +54,9 @@ def rng(seed: int = 0) -> Generator:
 
 @pytest.fixture
 def double() -> Iterator[None]:
-    """A bias before a BatchNorm has no gradient but rounding, of which Adam makes whole steps unless it is tiny."""
+    """A bias before a BatchNorm has no gradient but rounding,
+    of which Adam makes whole steps unless it is tiny.
+    """
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -137,7 +139,7 @@ def run(embedded: Task, out: Path, *, seed: int = 0) -> dict[str, Any]:
     return probe_task(embedded, out, grid="two", seed=seed)
 
 
-# -- the network and its training -------------------------------------------------------------------------------------
+# -- the network and its training ----------------------------------------------------------------------------
 
 
 def plain(probe: Probe) -> nn.Sequential:
@@ -275,7 +277,7 @@ def test_the_network_starts_as_in_the_kit(name: str) -> None:
         assert bounds == pytest.approx([0.0508657, 0.0765466, 0.1057033], rel=1e-4)
 
 
-# -- the grid ---------------------------------------------------------------------------------------------------------
+# -- the grid ------------------------------------------------------------------------------------------------
 
 
 def test_the_points_are_those_that_the_kit_draws(tmp_path: Path) -> None:
@@ -298,7 +300,7 @@ def test_a_task_may_set_its_own_grid(tmp_path: Path) -> None:
     assert {one.check_val_every_n_epoch for one in grid_points(dcase, "full")} == {10}
 
 
-# -- validation -------------------------------------------------------------------------------------------------------
+# -- validation ----------------------------------------------------------------------------------------------
 
 
 def test_of_equal_scores_the_longer_events_win(tmp_path: Path) -> None:
@@ -333,7 +335,7 @@ def test_an_error_rate_is_the_better_the_lower(tmp_path: Path) -> None:
     assert scores == pytest.approx([0.0, -2.0])  # two false labels beside the right one
 
 
-# -- one task, with its files -----------------------------------------------------------------------------------------
+# -- one task, with its files --------------------------------------------------------------------------------
 
 
 def test_the_record_has_the_keys_of_the_kit(tmp_path: Path) -> None:
@@ -395,7 +397,7 @@ def test_the_validation_chooses_the_point(tmp_path: Path) -> None:
     assert run(embedded, tmp_path / "out")["hparams"]["lr"] == 3e-2
 
 
-# -- going on ---------------------------------------------------------------------------------------------------------
+# -- going on ------------------------------------------------------------------------------------------------
 
 
 def test_an_interrupted_run_goes_on_after_its_last_fold(tmp_path: Path) -> None:
@@ -448,7 +450,7 @@ def test_scores_of_the_kit_are_not_overwritten(tmp_path: Path) -> None:
         run(embedded, tmp_path)
 
 
-# -- what cannot be probed --------------------------------------------------------------------------------------------
+# -- what cannot be probed -----------------------------------------------------------------------------------
 
 
 def test_a_class_without_an_example_makes_scores_nan_not_the_run_fail(tmp_path: Path) -> None:
@@ -500,7 +502,7 @@ def test_a_grid_that_the_kit_does_not_have_is_refused(
         run(embedded, tmp_path / "out")
 
 
-# -- the original kit, over five random streams (mean, standard deviation) ---------------------------------------------
+# -- the original kit, over five random streams (mean, standard deviation) -----------------------------------
 
 KIT = {
     "toy_ml": {"test_mAP": (0.9401, 0.0044), "test_d_prime": (2.546, 0.038), "test_aucroc": (0.9602, 0.0028)},

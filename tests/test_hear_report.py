@@ -1,4 +1,6 @@
-"""A HEAR report: official numbers by hand, results read or named as damaged, tables, CSV files and what is left out."""
+"""A HEAR report: official numbers by hand, results read or named as damaged, tables,
+CSV files and what is left out.
+"""
 
 import csv
 import json
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from patchout.cli.hear import main
-from patchout.hear import figures as plots_hear
+from patchout.hear import figures as hear_figures
 from patchout.hear import report
 from patchout.hear.figures import Line
 from patchout.hear.results import ReportError, read_results
@@ -54,12 +56,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Sequence[Line]]:
     lines: dict[str, Sequence[Line]] = {}
     for name in ("rows", "pair"):
         monkeypatch.setattr(
-            plots_hear, name, lambda path, given, *more, title, score: lines.update({path.name: given})
+            hear_figures, name, lambda path, given, *more, title, score: lines.update({path.name: given})
         )
     return lines
 
 
-# -- official scores --------------------------------------------------------------------------------------------------
+# -- official scores -----------------------------------------------------------------------------------------
 
 
 def official(fsd50k: str = "fsd50k") -> report.Board:
@@ -152,7 +154,7 @@ def test_both_folds_of_beehive_average_to_the_leaderboard() -> None:
         )  # they are rounded to 0.001
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
+# -- reading -------------------------------------------------------------------------------------------------
 
 
 def test_a_file_of_the_kit_is_read(tmp_path: Path) -> None:
@@ -270,7 +272,7 @@ def test_nothing_to_report_says_where_it_looked(tmp_path: Path) -> None:
         read_results([tmp_path / "nowhere"])
 
 
-# -- the report -------------------------------------------------------------------------------------------------------
+# -- the report ----------------------------------------------------------------------------------------------
 
 
 def test_ours_stand_beside_the_official_ones(tmp_path: Path, drawn: dict[str, Sequence[Line]]) -> None:
@@ -368,7 +370,10 @@ def test_levels_are_compared_at_the_shortest_field_and_fields_at_the_same_levels
     assert [line.name for line in drawn["open-levels.png"]] == ["b: L", "a: L+M, 160 ms"]
     assert [line.name for line in drawn["open-fields.png"]] == ["a: L+M, 160 ms", "d: L+M, 160 + 640 ms"]
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    settings = "low + mid (scenes: high + mid), fields of 160 and 640 ms, a time every 50 ms, log-mel frames every 10 ms"
+    settings = (
+        "low + mid (scenes: high + mid), fields of 160 and 640 ms, a time every 50 ms, "
+        "log-mel frames every 10 ms"
+    )
     assert f"- **d**: d, {settings}; grid of the probe: two\n" in text
     left_out = text.partition("## Left out")[2]
     assert "by level: without c (M+H, 640 ms), d (L+M, 160 + 640 ms), e (settings" in left_out
@@ -464,7 +469,7 @@ def test_the_first_model_is_compared_with_the_best_unless_they_are_named(
     assert [line.name for line in drawn["open-pair.png"]] == pair
 
 
-# -- the command ------------------------------------------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------------------------------
 
 
 def test_the_command_writes_pictures_and_names_a_damaged_file(

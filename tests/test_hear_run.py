@@ -100,7 +100,7 @@ def results(tmp_path: Path, model: str = "loudness") -> dict[str, Any]:
     return {path.parent.name: json.loads(path.read_text()) for path in found}
 
 
-# -- what it writes ---------------------------------------------------------------------------------------------------
+# -- what it writes ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["scene", "event"])
@@ -210,7 +210,7 @@ def test_a_module_in_this_folder_is_found(tmp_path: Path, run: Run, monkeypatch:
     assert run(model="lying_here").code == 0
 
 
-# -- going on ---------------------------------------------------------------------------------------------------------
+# -- going on ------------------------------------------------------------------------------------------------
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, run: Run, models: list[Loudness]) -> None:
@@ -246,8 +246,8 @@ def test_embeddings_with_nan_name_the_task(tmp_path: Path, run: Run, monkeypatch
     ran = run()
     assert ran.code == 1
     assert (
-        ran.err
-        == "patchout: toy-v1-full: loudness: scene embeddings have NaN or infinite values; every value must be finite\n"
+        ran.err == "patchout: toy-v1-full: loudness: scene embeddings have NaN or infinite values; "
+        "every value must be finite\n"
     )
     assert set(results(tmp_path)) == {"frames-v1-full"}
 
@@ -309,7 +309,7 @@ def test_another_seed_wants_another_folder(tmp_path: Path, run: Run) -> None:
     assert re.search(r"was made with seed 0, this is 1; give another --out", ran.err)
 
 
-# -- wrong requests ---------------------------------------------------------------------------------------------------
+# -- wrong requests ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The HEAR scores against the outputs of the original kit, and against numbers that can be checked by hand."""
+"""The HEAR scores against the outputs of the original kit,
+and against numbers that can be checked by hand.
+"""
 
 import json
 import math
@@ -33,7 +35,7 @@ def score(name: str, target: list[EventRow], found: list[EventRow]) -> float:
     return event_scores({"f": target}, {"f": found}, [name])[name]
 
 
-# -- the original kit -------------------------------------------------------------------------------------------------
+# -- the original kit ----------------------------------------------------------------------------------------
 
 
 def test_scene_scores_are_those_of_the_kit() -> None:
@@ -60,7 +62,7 @@ def test_events_and_frame_targets_are_those_of_the_kit() -> None:
         assert np.array_equal(target, arrays["target"][frames])
 
 
-# -- clips, by hand ---------------------------------------------------------------------------------------------------
+# -- clips, by hand ------------------------------------------------------------------------------------------
 
 
 def test_scene_scores_of_six_clips() -> None:
@@ -122,7 +124,7 @@ def test_what_cannot_be_scored_is_refused(prediction: np.ndarray, names: list[st
         scene_scores(np.eye(2), prediction, names)
 
 
-# -- events, by hand --------------------------------------------------------------------------------------------------
+# -- events, by hand -----------------------------------------------------------------------------------------
 
 TARGET = {"f1": events(("a", 0, 1000), ("b", 1500, 2500), ("a", 3000, 3500)), "f2": events(("c", 500, 900))}
 
@@ -189,7 +191,7 @@ def test_only_the_files_of_the_predictions_are_scored() -> None:
         event_scores(TARGET, {"f3": []}, [F50])
 
 
-# -- frames, by hand --------------------------------------------------------------------------------------------------
+# -- frames, by hand -----------------------------------------------------------------------------------------
 
 PROBABILITIES = np.array(
     [[p] for p in (0.1, 0.9, 0.9, 0.9, 0.1, 0.9, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.9, 0.1, 0.1)]

@@ -17,7 +17,7 @@ from patchout.hear.sources import sources
 from patchout.hear.tasks import BOARD_OF, BOARDS, TABLE, TaskError, find_tasks, read_task
 from patchout.hear.wavs import inspect, read_wav, resample, write_wav
 
-# -- the table --------------------------------------------------------------------------------------------------------
+# -- the table -----------------------------------------------------------------------------------------------
 
 
 def test_the_table_has_the_19_tasks_of_the_leaderboard() -> None:
@@ -59,7 +59,7 @@ def test_only_the_official_mode_stands_on_the_leaderboard(tmp_path: Path) -> Non
     assert inspect(make_task(tmp_path))["board"] == ""
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
+# -- reading -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["trainvaltest", "presplit_kfold", "new_split_kfold"])
@@ -202,7 +202,7 @@ def test_tasks_are_found_by_either_name(tmp_path: Path) -> None:
         find_tasks(tmp_path, ["toys"])
 
 
-# -- wavs -------------------------------------------------------------------------------------------------------------
+# -- wavs ----------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_rate_is_refused_with_the_command(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_written_wavs_are_cut_filled_and_clipped(tmp_path: Path) -> None:
     assert soundfile.info(tmp_path / "a.wav").subtype == "PCM_16"
 
 
-# -- resampling -------------------------------------------------------------------------------------------------------
+# -- resampling ----------------------------------------------------------------------------------------------
 
 
 def test_a_resampled_tone_is_the_same_tone(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_broken_wav_is_named_and_the_others_are_resampled(tmp_path: Path) -> N
     assert len(list((task.folder / "16000").rglob("*.wav"))) == 8
 
 
-# -- the command ------------------------------------------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------------------------------
 
 
 def test_list_says_what_is_whole_and_what_is_damaged(

@@ -17,7 +17,9 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder owner/name stands in for the set of that name, and what `datasets` makes of it stays in the test."""
+    """A folder owner/name stands in for the set of that name,
+    and what `datasets` makes of it stays in the test.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)

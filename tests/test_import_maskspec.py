@@ -211,7 +211,7 @@ def test_patches_in_order_of_time_are_no_maskspec() -> None:
     assert import_maskspec_classifier(fine_tuned() | {"pos_embed": learnt}).config.columns == 6
 
 
-# -- the start of fine-tuning -----------------------------------------------------------------------------------------
+# -- the start of fine-tuning --------------------------------------------------------------------------------
 
 
 def test_from_pre_training_head_and_norm_are_new() -> None:

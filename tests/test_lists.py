@@ -1,4 +1,6 @@
-"""Lists of sounds in the dialects that people have, folders as labels and splits: what every reader makes of them."""
+"""Lists of sounds in the dialects that people have, folders as labels and splits:
+what every reader makes of them.
+"""
 
 import csv
 import io
@@ -44,7 +46,7 @@ def segments(clips: ClipSet) -> list[Segment]:
     return [(os.path.normpath(name), *span) for name, *span in zip(clips.names(), *spans, strict=True)]
 
 
-# -- columns ----------------------------------------------------------------------------------------------------------
+# -- columns -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_a_column_that_stands_there_twice_is_refused() -> None:
         columns_of(["file", "label", "Label"])
 
 
-# -- dialects ---------------------------------------------------------------------------------------------------------
+# -- dialects ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -226,7 +228,7 @@ def test_addresses_are_not_fetched(source: str) -> None:
             read(source)
 
 
-# -- labels -----------------------------------------------------------------------------------------------------------
+# -- labels --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_a_label_that_says_none_is_told(tmp_path: Path) -> None:
     assert clips.notes == ("the label 'nan' (1 clips) is a class: leave the cell empty if it means none",)
 
 
-# -- folders ----------------------------------------------------------------------------------------------------------
+# -- folders -------------------------------------------------------------------------------------------------
 
 
 def sounds(root: Path, *paths: str) -> Path:
@@ -341,7 +343,7 @@ def test_whatever_can_be_decoded_is_a_sound_and_typescript_is_none(tmp_path: Pat
     assert list(walk(tmp_path, pytest.fail)) == [str(tmp_path / "stream.ts")]
 
 
-# -- all readers ------------------------------------------------------------------------------------------------------
+# -- all readers ---------------------------------------------------------------------------------------------
 
 FILES = {"a.wav": "a.wav", "./a.wav": "a.wav", "ü b.wav": "audio/ü b.wav", "gone.wav": "", "": ""}
 LABELS = ("dog", "Child speech, kid speaking", "katzé", "")

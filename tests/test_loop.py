@@ -33,7 +33,8 @@ def batch_of(*clips: int, problems: tuple[str, ...] = (), remarks: tuple[str, ..
 
 
 class Line:
-    """A job on one weight: the loss of step s is `slopes[s]` times the weight, so its gradient is that number.
+    """A job on one weight: the loss of step s is `slopes[s]` times the weight, so its gradient is that
+    number.
 
     Two clips a step, four an epoch; every part of a step has clips 1 and 3.
     """
@@ -119,7 +120,7 @@ def save_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SAVING_SHARE", 0)
 
 
-# -- steps ------------------------------------------------------------------------------------------------------------
+# -- steps ---------------------------------------------------------------------------------------------------
 
 
 def test_every_step_moves_the_weight_by_rate_times_gradient(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_a_compiled_model_gives_the_same_weights(tmp_path: Path, monkeypatch: py
     assert line.result == -6.0
 
 
-# -- progress and the log ---------------------------------------------------------------------------------------------
+# -- progress and the log ------------------------------------------------------------------------------------
 
 
 def test_progress_tells_the_step_and_at_the_end_of_an_epoch_the_mean_loss(tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_a_tracker_that_is_not_installed_says_what_to_install(
         loop.engine(CPU, tmp_path, trackers=("wandb",))
 
 
-# -- averages, best, last ---------------------------------------------------------------------------------------------
+# -- averages, best, last ------------------------------------------------------------------------------------
 
 
 def test_ema_is_a_running_mean_with_decay(tmp_path: Path) -> None:
@@ -280,7 +281,9 @@ def test_swa_is_the_equal_mean_of_the_weights_before_its_steps(tmp_path: Path) -
 
 
 def test_every_kind_of_weights_is_kept_with_its_own_scores(tmp_path: Path) -> None:
-    """Slopes -1, -1, 1, 1: weight 1, 2, 1, 0; the best is 2 after the first epoch, the mean of 1 and 1 is 1."""
+    """Slopes -1, -1, 1, 1: weight 1, 2, 1, 0; the best is 2 after the first epoch,
+    the mean of 1 and 1 is 1.
+    """
     options: dict[str, Any] = {"evaluate_every": 1, "metric": "weight", "swa": frozenset({1, 3})}
     line = Line(tmp_path, [-1, -1, 1, 1], **options, result="best")
     assert line.run() == {"weight": 2.0, "depth": -2.0}
@@ -343,7 +346,7 @@ def test_what_contradicts_itself_is_refused(wrong: dict[str, Any], message: str,
         Line(tmp_path, [1, 1], **wrong).run()
 
 
-# -- not finite, not readable -----------------------------------------------------------------------------------------
+# -- not finite, not readable --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])
@@ -433,13 +436,16 @@ def test_too_many_unreadable_clips_stop_the_run(clips: int, allowed: int, tmp_pa
     line = Line(tmp_path, [1] * 20, clips=clips)
     broken = [f"{number:02}.wav: broken" for number in range(20)]
     line.job.batches = lambda first: [batch_of(0, 1, problems=(text,)) for text in broken]
-    told = rf"{allowed + 1} of {clips} clips cannot be read, more than 1% or a few: repair them, .* \(00.wav: broken"
-    with pytest.raises(step.UnreadableClipsError, match=told):
+    message = (
+        rf"{allowed + 1} of {clips} clips cannot be read, more than 1% or a few: "
+        r"repair them, .* \(00.wav: broken"
+    )
+    with pytest.raises(step.UnreadableClipsError, match=message):
         line.run()
     assert line.problems == broken[: allowed + 1]
 
 
-# -- stop and resume --------------------------------------------------------------------------------------------------
+# -- stop and resume -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("save_always")
@@ -601,7 +607,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_state_before(
     assert last.result == -4.0
 
 
-# -- processes --------------------------------------------------------------------------------------------------------
+# -- processes -----------------------------------------------------------------------------------------------
 
 SCRIPT = """
 import json, os, sys, time
@@ -616,7 +622,8 @@ from patchout.models.device import pick_device
 from patchout.training.run_folder import open_run
 from patchout.training.signals import Stopped
 
-out, parts, pause_s, average = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), json.loads(sys.argv[4])
+out, parts, pause_s = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+average = json.loads(sys.argv[4])
 loop.FIRST_SAVE_S, loop.SAVE_EVERY_S = 0.05, 0.05
 CLIPS, BATCH, STEPS = 10, 4, 30
 device = pick_device("cpu")
@@ -639,7 +646,8 @@ def loss(model, batch, place):
     assert len(place.gather(batch.wave)) == place.total
     noise = torch.randn(place.total, 2, generator=keyed("step", place.step, place.part))
     time.sleep(pause_s)
-    return (model(batch.wave) + noise[place.first : place.first + len(batch.wave)] - batch.target).square().mean()
+    part = noise[place.first : place.first + len(batch.wave)]
+    return (model(batch.wave) + part - batch.target).square().mean()
 
 
 with open_run(out, {}, {}, is_main=world.is_main_process) as folder:

@@ -1,4 +1,6 @@
-"""MaskSpec: the numbers of its published model, its masks and targets, the classifier, a look at what it fills in."""
+"""MaskSpec: the numbers of its published model, its masks and targets, the classifier,
+a look at what it fills in.
+"""
 
 import subprocess
 import sys
@@ -69,7 +71,7 @@ def tiny() -> MaskSpec:
     return MaskSpec(tiny_config(), rng=rng()).eval()
 
 
-# -- the published numbers --------------------------------------------------------------------------------------------
+# -- the published numbers -----------------------------------------------------------------------------------
 
 
 def full_size(size: str, **changes: object) -> MaskSpecConfig:
@@ -79,7 +81,9 @@ def full_size(size: str, **changes: object) -> MaskSpecConfig:
 
 
 def shapes_and_tables(config: MaskSpecConfig) -> dict[str, torch.Tensor]:
-    """What a full size exports: tensors without values, but for the tables, which a model of two blocks has too."""
+    """What a full size exports: tensors without values, but for the tables,
+    which a model of two blocks has too.
+    """
     with torch.device("meta"):
         own = export_maskspec(MaskSpec(config))
     small = export_maskspec(MaskSpec(replace(config, depth=1, decoder_depth=1)))
@@ -203,7 +207,7 @@ def test_parameters_are_counted_as_published(size: str, encoder: int, whole: int
     assert (count(model.embed, model.encoder), count(model), count(tagger)) == (encoder, whole, classifier)
 
 
-# -- the maths --------------------------------------------------------------------------------------------------------
+# -- the maths -----------------------------------------------------------------------------------------------
 
 
 def test_positions_are_the_published_ones() -> None:
@@ -272,7 +276,7 @@ def test_predicting_nothing_costs_what_was_published(normalize: bool, loss: floa
     assert error.item() == pytest.approx(loss, abs=2e-5)
 
 
-# -- pre-training -----------------------------------------------------------------------------------------------------
+# -- pre-training --------------------------------------------------------------------------------------------
 
 
 def test_shapes_of_a_step(tiny: MaskSpec) -> None:
@@ -323,7 +327,9 @@ def test_every_parameter_gets_a_gradient(tiny: MaskSpec) -> None:
 
 
 def test_a_step_never_asks_the_device() -> None:
-    """On the meta device there is nothing to ask: a value read on the way, or an index by a mask, would raise."""
+    """On the meta device there is nothing to ask: a value read on the way,
+    or an index by a mask, would raise.
+    """
     model, clips = MaskSpec(tiny_config()).to("meta"), torch.empty(2, 128, 96, device="meta")
     model(clips).loss.backward()
     model(clips, rng=rng()).loss.backward()
@@ -333,7 +339,8 @@ def test_a_step_never_asks_the_device() -> None:
 COMPILE = """
 import torch
 from patchout.models.maskspec import MaskSpec, MaskSpecConfig
-config = MaskSpecConfig(width=32, depth=2, heads=2, columns=6, decoder_width=16, decoder_depth=1, decoder_heads=2)
+decoder = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+config = MaskSpecConfig(width=32, depth=2, heads=2, columns=6, **decoder)
 model, mel, noise = MaskSpec(config).eval(), torch.randn(2, 128, 96), torch.rand(2, 48)
 compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
 torch.testing.assert_close(compiled(mel, 0.75, noise).loss, model(mel, 0.75, noise).loss)
@@ -399,7 +406,7 @@ def test_impossible_sizes_are_refused(changes: dict[str, object], text: str) -> 
         tiny_config(**changes)
 
 
-# -- the classifier ---------------------------------------------------------------------------------------------------
+# -- the classifier ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pooling", ["mean", "token"])
@@ -471,7 +478,7 @@ def test_limits_are_those_of_the_published_ten_seconds() -> None:
     assert tiny_classifier()(mel(111)).tokens.shape[1] == 49  # frames that fill no further patch are left out
 
 
-# -- reconstruction ---------------------------------------------------------------------------------------------------
+# -- reconstruction ------------------------------------------------------------------------------------------
 
 
 def statistics_variants() -> Iterator[MelConfig]:

@@ -160,7 +160,7 @@ def test_what_was_cached_in_inference_mode_serves_autograd_later() -> None:
     assert wave.grad is not None
 
 
-# -- statistics and the switches of MaskSpec's public weights ---------------------------------------------------------
+# -- statistics and the switches of MaskSpec's public weights ------------------------------------------------
 
 
 def chirp() -> torch.Tensor:

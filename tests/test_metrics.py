@@ -22,7 +22,9 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def scores_and_targets(clips: int = 40, classes: int = 5, *, steps: int = 0, seed: int = 0) -> Pair:
-    """Scores (equal ones among them with `steps`), and targets of one class a clip that leave no class out."""
+    """Scores (equal ones among them with `steps`),
+    and targets of one class a clip that leave no class out.
+    """
     rng = np.random.default_rng(seed)
     targets = np.eye(classes, dtype=np.float32)[np.arange(clips) % classes]
     scores = rng.random((clips, classes)) + 0.3 * targets
@@ -52,7 +54,9 @@ def test_a_ranking_by_hand() -> None:
 
 
 def test_equal_scores_are_one_threshold() -> None:
-    """Two of the three clips at 0.5 are right: precision 2/3 for both; of 2 x 2 pairs two are tied and two in order."""
+    """Two of the three clips at 0.5 are right: precision 2/3 for both;
+    of 2 x 2 pairs two are tied and two in order.
+    """
     found = ranking(column(0.5, 0.5, 0.5, 0.1), column(1, 0, 1, 0))
     assert found.precision == pytest.approx(np.array([[2 / 3]]))
     assert found.auc == pytest.approx(np.array([[(2 + 2 / 2) / 4]]))
@@ -143,7 +147,7 @@ def test_d_prime_by_its_definition() -> None:
     assert d_prime(np.array([0.81])) == pytest.approx(math.sqrt(2) * norm.ppf(0.81))
 
 
-# -- intervals --------------------------------------------------------------------------------------------------------
+# -- intervals -----------------------------------------------------------------------------------------------
 
 
 def interval(

@@ -71,7 +71,7 @@ def test_the_groups_are_what_an_optimizer_takes() -> None:
     assert model.bias.item() == 1.0
 
 
-# -- the published schedule -------------------------------------------------------------------------------------------
+# -- the published schedule ----------------------------------------------------------------------------------
 
 AUDIOSET = {"warm_up": 5, "plateau_end": 50, "ramp": 50, "floor": 0.01}
 FSD50K = {"warm_up": 5, "plateau_end": 10, "ramp": 10, "floor": 0.01}
@@ -124,7 +124,7 @@ def test_a_snapshot_comes_before_the_first_whole_step_of_its_epoch() -> None:
     assert swa_steps(Fraction(10, 4), 4, start=2, every=1) == {3, 5, 8}
 
 
-# -- groups and state -------------------------------------------------------------------------------------------------
+# -- groups and state ----------------------------------------------------------------------------------------
 
 
 def test_the_public_code_decays_everything(tiny: Passt) -> None:
@@ -134,7 +134,9 @@ def test_the_public_code_decays_everything(tiny: Passt) -> None:
 
 
 class Classifier(nn.Module):
-    """The names and sizes of the MaskSpec classifier: ViT-Base, 496 patches and a class token, 527 classes."""
+    """The names and sizes of the MaskSpec classifier: ViT-Base,
+    496 patches and a class token, 527 classes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +154,9 @@ class Classifier(nn.Module):
 
 
 def test_layer_decay_has_the_published_groups() -> None:
-    """MaskSpec: 28 groups, 0.75 to the power of 13 for the first layer, of 12 for block 0, 1 for norm and head."""
+    """MaskSpec: 28 groups, 0.75 to the power of 13 for the first layer, of 12 for block 0,
+    1 for norm and head.
+    """
     with torch.device("meta"):
         groups = parameter_groups(Classifier(), 0.05, layer_decay=0.75)
     assert len(groups) == 28
@@ -207,7 +211,9 @@ def test_the_optimizers_memory_survives_a_change_of_groups() -> None:
 
 @pytest.mark.parametrize("average", [False, True])
 def test_memory_is_what_torch_holds_after_a_step(average: bool) -> None:
-    """A linear layer of 9 float32 weights: 36 bytes each of weights and gradients, two moments, an average."""
+    """A linear layer of 9 float32 weights: 36 bytes each of weights and gradients,
+    two moments, an average.
+    """
     model = nn.Linear(2, 3)
     optimizer = stepped(model, decay_all=True)
     moments = [value for state in optimizer.state.values() for key, value in state.items() if key != "step"]

@@ -1,4 +1,6 @@
-"""docs/papers.md against the code: every name is there, every value is the code's, every cited score the recipe's."""
+"""docs/papers.md against the code: every name is there, every value is the code's,
+every cited score the recipe's.
+"""
 
 import ast
 import importlib

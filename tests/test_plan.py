@@ -65,7 +65,8 @@ def test_a_plan_in_words() -> None:
     assert plan.describe() == (
         "80 clips, 10 classes of 4 to 12 clips (middle: 8), one class a clip; batches of 16, 200 steps, "
         "peak learning rate 0.001\n"
-        "5.4 M parameters, 234 of 590 tokens a clip; about 0.50 GiB (0.25 of it weights, gradients, optimizer and "
-        "averages) and 2 min on this machine, without validation"
+        "5.4 M parameters, 234 of 590 tokens a clip; about 0.50 GiB "
+        "(0.25 of it weights, gradients, optimizer and averages) and 2 min on this machine, "
+        "without validation"
     )
     assert replace(plan, origin="label from label").describe() == f"{plan.describe()}\nlabel from label"

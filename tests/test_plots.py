@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from patchout import figures as plots
 from patchout.inference.events import Event
 from patchout.inference.figures.tags import TagTrack, tags_over_time, top_rows
 
@@ -154,19 +153,19 @@ def test_text_is_never_read_as_markup_or_refused(tmp_path: Path) -> None:
 
 def test_pooling_keeps_the_largest_of_each_run() -> None:
     x = np.array([[1.0, 5.0, 2.0, 3.0, 4.0], [9.0, 0.0, 0.0, 0.0, -1.0]])
-    np.testing.assert_array_equal(plots.pool_columns(x, 3), [[5.0, 3.0, 4.0], [9.0, 0.0, -1.0]])
+    np.testing.assert_array_equal(pool_columns(x, 3), [[5.0, 3.0, 4.0], [9.0, 0.0, -1.0]])
 
 
 @pytest.mark.parametrize(
     ("columns", "pooled"), [(1, 1), (1999, 1999), (2000, 2000), (2001, 1001), (4001, 1334)]
 )
 def test_pooled_size_stays_below_the_limit(columns: int, pooled: int) -> None:
-    assert plots.pool_columns(np.zeros((4, columns)), 2000).shape == (4, pooled)
+    assert pool_columns(np.zeros((4, columns)), 2000).shape == (4, pooled)
 
 
 def test_pooling_to_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 column, got 0"):
-        plots.pool_columns(np.zeros((4, 9)), 0)
+        pool_columns(np.zeros((4, 9)), 0)
 
 
 def test_rows_are_events_first_then_the_highest_peaks() -> None:

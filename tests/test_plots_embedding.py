@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 
-from patchout import figures as plots
 from patchout.figures import save
-from patchout.inference.figures import embedding as plots_embedding
+from patchout.inference.figures import embedding as embedding_figures
 from patchout.inference.figures.embedding import (
     EmbeddingTrack,
     embedding_over_time,
@@ -58,7 +57,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         figures.append(figure)
         save(figure, path, kind)
 
-    monkeypatch.setattr(plots, "save", keep)
+    monkeypatch.setattr("patchout.figures.save", keep)
     return figures
 
 
@@ -79,7 +78,7 @@ def colour_of(drawn: Collection) -> bytes:
     return np.asarray(drawn.get_facecolor(), np.float64).tobytes()
 
 
-# -- over time --------------------------------------------------------------------------------------------------------
+# -- over time -----------------------------------------------------------------------------------------------
 
 
 def test_moments_that_sound_alike_are_similar(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -132,11 +131,13 @@ def test_rounding_errors_are_no_pattern(tmp_path: Path, drawn: list[Figure]) -> 
     assert np.abs(matrix_of(drawn[0]).get_array()).max() < 0.01
 
 
-# -- maps -------------------------------------------------------------------------------------------------------------
+# -- maps ----------------------------------------------------------------------------------------------------
 
 
 def spread(plane: np.ndarray, names: list[str]) -> float:
-    """The largest distance of a point from the centre of its class, against the smallest between two centres."""
+    """The largest distance of a point from the centre of its class,
+    against the smallest between two centres.
+    """
     classes = np.array(names)
     centres = {name: plane[classes == name].mean(axis=0) for name in set(names)}
     within = max(np.linalg.norm(point - centres[name]) for point, name in zip(plane, names, strict=True))
@@ -233,14 +234,14 @@ def test_class_names_are_never_read_as_markup_or_left_out(tmp_path: Path, drawn:
 def test_a_large_folder_is_thinned_out(
     tmp_path: Path, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plots_embedding, "MAX_POINTS", 30)
+    monkeypatch.setattr(embedding_figures, "MAX_POINTS", 30)
     values, names = clouds(1000, 3)
     map_2d(tmp_path / "x.png", values, sorted(names))
     assert drawn[0].get_suptitle() == "30 of 1000 clips"
     assert len(legend_of(drawn[0])) == 3
 
 
-# -- refused ----------------------------------------------------------------------------------------------------------
+# -- refused -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from patchout import figures as plots
 from patchout.figures import save
 from patchout.inference.figures.reconstruction import (
     DB_PER_UNIT,
@@ -40,7 +39,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         figures.append(figure)
         save(figure, path, kind)
 
-    monkeypatch.setattr(plots, "save", keep)
+    monkeypatch.setattr("patchout.figures.save", keep)
     return figures
 
 

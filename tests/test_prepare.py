@@ -93,7 +93,7 @@ def sounds_of(out: Path) -> dict[str, bytes]:
     return {row["id"]: row["audio"] for row in load_from_disk(str(out))}
 
 
-# -- problems ----------------------------------------------------------------------------------------------------------
+# -- problems ------------------------------------------------------------------------------------------------
 
 
 PROBLEMS = {
@@ -184,7 +184,7 @@ def test_a_set_without_a_usable_clip_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out/dataset.json").exists()
 
 
-# -- encodings ---------------------------------------------------------------------------------------------------------
+# -- encodings -----------------------------------------------------------------------------------------------
 
 
 def stereo(seconds: float = 1.0) -> np.ndarray:
@@ -300,7 +300,7 @@ def test_segments_need_an_encoding(tmp_path: Path) -> None:
     }
 
 
-# -- stop and go on ----------------------------------------------------------------------------------------------------
+# -- stop and go on ------------------------------------------------------------------------------------------
 
 
 def interrupt_at(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -445,7 +445,7 @@ def test_two_jobs_in_one_folder_are_refused(many: Path, tmp_path: Path) -> None:
         prepare(plan("esc50", many, out=tmp_path / "out"))
 
 
-# -- what is read back -------------------------------------------------------------------------------------------------
+# -- what is read back ---------------------------------------------------------------------------------------
 
 
 def test_the_set_is_read_by_scan(many: Path, tmp_path: Path) -> None:
@@ -473,7 +473,7 @@ def test_nothing_is_left_but_the_set(many: Path, tmp_path: Path) -> None:
     assert names == {*shards, "state.json", "dataset_info.json", "dataset.json", "job.json", "report.csv"}
 
 
-# -- the command -------------------------------------------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------------------------------
 
 
 def test_the_command_tells_what_it_did(many: Path, tmp_path: Path, run: Run) -> None:

@@ -50,7 +50,7 @@ def without_audio(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in ("id", "audio")}
 
 
-# -- one class a clip --------------------------------------------------------------------------------------------------
+# -- one class a clip ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("folder", ["audio", "audio_32k"])
@@ -107,7 +107,7 @@ def test_speech_commands(tmp_path: Path) -> None:
     assert info["official"]["train"] == {"listed": 84_843, "present": 2}
 
 
-# -- several classes a clip --------------------------------------------------------------------------------------------
+# -- several classes a clip ----------------------------------------------------------------------------------
 
 
 def test_fsd50k(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_openmic(tmp_path: Path) -> None:
     assert tuple(info["classes"]) == classes
 
 
-# -- AudioSet ----------------------------------------------------------------------------------------------------------
+# -- AudioSet ------------------------------------------------------------------------------------------------
 
 
 def segments(*rows: str) -> str:
@@ -188,8 +188,11 @@ def hdf5(root: Path) -> Path:
             file["audio_name"] = np.array([f"12/Y{id}.mp3".encode()], "S20")
             sounds = file.create_dataset("mp3", (1,), h5py.vlen_dtype(np.uint8))
             sounds[0] = np.frombuffer(wav_bytes(), np.uint8)
-            packed = np.array([[sum(int(bit) << (7 - place) for place, bit in enumerate(target[first : first + 8]))
-                                for first in range(0, 527, 8)]], np.uint8)  # fmt: skip
+            octets = [target[first : first + 8] for first in range(0, 527, 8)]
+            packed = np.array(
+                [[sum(int(bit) << (7 - place) for place, bit in enumerate(octet)) for octet in octets]],
+                np.uint8,
+            )
             assert packed.shape == (1, 66)
             file["target"] = packed
     return root
@@ -260,7 +263,7 @@ def test_a_listed_clip_without_a_sound_is_missing(tmp_path: Path) -> None:
     assert f"{DOG_IDS[2]},,missing," in (tmp_path / "prepared/report.csv").read_text().replace('"', "")
 
 
-# -- a user's own ------------------------------------------------------------------------------------------------------
+# -- a user's own --------------------------------------------------------------------------------------------
 
 
 def test_class_folders(class_folder: Path) -> None:
@@ -299,7 +302,7 @@ def test_a_prepared_set_is_not_prepared_again(class_folder: Path, tmp_path: Path
         read_layout("folder", tmp_path / "prepared")
 
 
-# -- wrong layouts -----------------------------------------------------------------------------------------------------
+# -- wrong layouts -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - {"folder"}))

@@ -74,7 +74,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-# -- the config -------------------------------------------------------------------------------------------------------
+# -- the config ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_the_recipes_build_the_published_models(
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
-# -- the start --------------------------------------------------------------------------------------------------------
+# -- the start -----------------------------------------------------------------------------------------------
 
 
 def test_the_hours_decide_what_to_start_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_without_decay_every_parameter_still_learns() -> None:
     assert sum(len(group["params"]) for group in groups) == 85 + 167
 
 
-# -- every field does something ---------------------------------------------------------------------------------------
+# -- every field does something ------------------------------------------------------------------------------
 
 CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must show
     "recipe": ("other", "provenance"),
@@ -337,7 +337,7 @@ def test_every_field_changes_what_it_says(
     assert after[place] != before[place]
 
 
-# -- the loss ---------------------------------------------------------------------------------------------------------
+# -- the loss ------------------------------------------------------------------------------------------------
 
 
 def test_two_processes_have_the_mean_loss_of_one() -> None:
@@ -422,7 +422,7 @@ def test_an_encoder_that_hears_no_difference_has_no_spread() -> None:
     assert healthy > 0.01
 
 
-# -- whole runs -------------------------------------------------------------------------------------------------------
+# -- whole runs ----------------------------------------------------------------------------------------------
 
 
 def test_a_stopped_run_ends_with_the_bits_of_a_whole_one(class_folder: Path, tmp_path: Path) -> None:
@@ -585,7 +585,7 @@ def test_the_run_of_a_tagger_is_not_continued(class_folder: Path, tmp_path: Path
         pretrain.run(config(class_folder, tmp_path / "run"))
 
 
-# -- what comes of it -------------------------------------------------------------------------------------------------
+# -- what comes of it ----------------------------------------------------------------------------------------
 
 
 def test_a_pre_trained_model_embeds_but_tags_nothing(tmp_path: Path) -> None:

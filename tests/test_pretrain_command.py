@@ -34,7 +34,9 @@ SMALL = (
 def run(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Path:
-    """The run folder of a small pre-training on the sounds of `class_folder`, beside what it said and told."""
+    """The run folder of a small pre-training on the sounds of `class_folder`,
+    beside what it said and told.
+    """
     monkeypatch.setattr(survey, "LEAST_S", 1.0)
     monkeypatch.setitem(passt.SIZES, "tiny", (32, 2))
     out = tmp_path / "run"

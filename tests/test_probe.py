@@ -27,7 +27,7 @@ def answers(name: str, *right: int) -> Subject:
     return Subject(name, hits, hits)
 
 
-# -- the probe --------------------------------------------------------------------------------------------------------
+# -- the probe -----------------------------------------------------------------------------------------------
 
 
 def test_classes_that_lie_apart_are_told_apart(class_folder: Path) -> None:
@@ -108,7 +108,7 @@ def test_the_verdict_needs_more_than_chance(before: int, after: int, verdict: st
     assert "own against random" in table(subjects)
 
 
-# -- the survey -------------------------------------------------------------------------------------------------------
+# -- the survey ----------------------------------------------------------------------------------------------
 
 
 def test_the_statistics_are_those_of_the_sounds(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_silent_and_broken_clips_are_counted(class_folder: Path, monkeypatch: py
     assert ["1.wav" in problem for problem in found.problems] == [False, True]
 
 
-# -- long recordings --------------------------------------------------------------------------------------------------
+# -- long recordings -----------------------------------------------------------------------------------------
 
 
 def test_a_long_recording_is_cut_into_equal_stretches(tmp_path: Path) -> None:

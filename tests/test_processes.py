@@ -22,8 +22,9 @@ from patchout.cli.main import run_command
 
 
 def start(rank, world, port, commands):
-    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in here.items()}
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world}
+    master = {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in (ranks | master).items()}
     code = max(run_command(line) for line in commands)
     sys.stdout.flush()
     os._exit(code)
@@ -53,7 +54,8 @@ COMMON = "--init  --size tiny --clip-s 0.5 --patchout-freq 2 --patchout-time 1 -
 ALIKE = "--device cpu --precision fp32"
 RECIPES = {  # 12 clips; the batch is that of a process where the recipe's is
     "passt": f"train openmic {COMMON} --depth 1 --stride 16 16 --split  --swa-start 0 --result last",
-    "maskspec": f"train maskspec-openmic {COMMON} --depth 1 --split  --batch 4 --patchout-patches 2 --warm-up-epochs 0",
+    "maskspec": f"train maskspec-openmic {COMMON} --depth 1 --split  --batch 4 --patchout-patches 2"
+    " --warm-up-epochs 0",
     "pretrain": "pretrain maskspec --size tiny --decoder 32 1 2 --clip-s 0.5 --batch 4 --warm-up-epochs 0",
 }
 
@@ -78,7 +80,9 @@ def lines(sounds: Path, out: Path, *, passt_batch: int, epochs: int) -> list[lis
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has torch")
 def test_three_and_then_four_processes_train_as_one(sounds: Path, tmp_path: Path) -> None:
-    """PaSST's batch of 2 a process is 6 in all, and stays so when four go on; the others' 4 are shared 1, 1, 2."""
+    """PaSST's batch of 2 a process is 6 in all, and stays so when four go on;
+    the others' 4 are shared 1, 1, 2.
+    """
     one = [
         line for epochs in (1, 2) for line in lines(sounds, tmp_path / "one", passt_batch=6, epochs=epochs)
     ]

@@ -1,4 +1,6 @@
-"""Public weights as people have them: every wrapping read, everything else told as what it is, at every door alike."""
+"""Public weights as people have them: every wrapping read, everything else told as what it is,
+at every door alike.
+"""
 
 import json
 import zipfile
@@ -54,7 +56,7 @@ def maskspec() -> dict[str, Tensor]:
     return export_maskspec(MaskSpecClassifier(config, rng=torch.Generator().manual_seed(0)))
 
 
-# -- what tools put around them ---------------------------------------------------------------------------------------
+# -- what tools put around them ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_strided_tensors_are_read_and_integers_refused() -> None:
         import_passt(WEIGHTS | {"norm.bias": torch.zeros(32, dtype=torch.int8)})
 
 
-# -- one behaviour at every door --------------------------------------------------------------------------------------
+# -- one behaviour at every door -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -188,7 +190,7 @@ def test_weights_for_images_are_a_start_and_no_model(tmp_path: Path) -> None:
         import_maskspec(WEIGHTS)
 
 
-# -- without a head ---------------------------------------------------------------------------------------------------
+# -- without a head ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("left", [("head.0.weight", "head.0.bias"), ()])
@@ -228,7 +230,7 @@ def test_training_starts_from_a_passt_without_a_head(tmp_path: Path) -> None:
     assert model.config == config
 
 
-# -- what is no file of weights ---------------------------------------------------------------------------------------
+# -- what is no file of weights ------------------------------------------------------------------------------
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 345579424\n"
 
@@ -332,7 +334,7 @@ def test_an_unpacked_pt_file_is_known(tmp_path: Path) -> None:
         zoo.load(tmp_path, "cpu")
 
 
-# -- addresses --------------------------------------------------------------------------------------------------------
+# -- addresses -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Every command and every line of Python in README and guide works as written (make's own targets run in CI)."""
+"""Every command and every line of Python in README and guide works as written
+(make's own targets run in CI).
+"""
 
 import re
 import shlex

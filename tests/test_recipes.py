@@ -13,15 +13,17 @@ from patchout.models.patches import Patchout
 from patchout.training.recipes import names, recipe
 from patchout.training.supervised.config import TrainConfig
 
-# Columns of the published table of recipes (code values): batch, epochs, peak rate, plateau end, ramp, epoch (from
-# 1) at whose start the first snapshot is taken, epochs between snapshots, masks, chance of a waveform mix.
+# Columns of the published table of recipes (code values): batch, epochs, peak rate, plateau end, ramp, epoch
+# (from 1) at whose start the first snapshot is taken, epochs between snapshots, masks, chance of a waveform
+# mix.
 PUBLISHED: dict[str, tuple[Any, ...]] = {
     "audioset": (12, 130, 2e-5, 50, 50, 50, 5, (48, 192), 0.5),
     "esc50": (12, 10, 1e-5, 50, 50, 2, 1, (48, 80), 0.0),
     "openmic": (6, 10, 1e-5, 50, 50, 2, 1, (48, 192), 0.5),
     "fsd50k": (12, 50, 1e-5, 10, 10, 10, 3, (0, 0), 0.5),
 }
-# Tokens of a training step, C and D included: the paper's, the released models', or about half of what there is.
+# Tokens of a training step, C and D included: the paper's, the released models', or about half of what there
+# is.
 TOKENS = {
     "audioset-b": 1190,
     "audioset-u": 790,
@@ -221,10 +223,10 @@ def test_the_command_goes_on_as_a_run_began_and_says_so(
     assert "goes on as it began (lr 0.001 -> 0.00025)" in capfd.readouterr().err
 
 
-# -- MaskSpec ---------------------------------------------------------------------------------------------------------
+# -- MaskSpec ------------------------------------------------------------------------------------------------
 
-# Columns of the published table of fine-tuning (code values): epochs, batch, peak rate, patches dropped, patches of a
-# clip, chance of a waveform mix, mixup.
+# Columns of the published table of fine-tuning (code values): epochs, batch, peak rate, patches dropped,
+# patches of a clip, chance of a waveform mix, mixup.
 MASKSPEC: dict[str, tuple[Any, ...]] = {
     "audioset": (80, 512, 2e-3, 200, 496, 0.5, 0.3),
     "audioset20k": (80, 512, 2e-3, 200, 496, 0.5, 0.3),

@@ -17,7 +17,9 @@ from patchout.training.supervised.config import TrainConfig
 
 
 class Layout(NamedTuple):
-    """What `patchout prepare` makes of a data set: classes, task, the splits or folds of six clips, further columns."""
+    """What `patchout prepare` makes of a data set: classes, task,
+    the splits or folds of six clips, further columns.
+    """
 
     classes: int | str  # a number, or the name of a list
     task: str
@@ -43,7 +45,9 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one prepared set a data set: four clips of 0.3 s in every split, of the classes 0, 1, 0, 1."""
+    """A folder with one prepared set a data set: four clips of 0.3 s in every split,
+    of the classes 0, 1, 0, 1.
+    """
     import datasets
 
     datasets.disable_progress_bars()

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from patchout.data.sets import ClipSet, DataError
 from patchout.inference.evaluate import Predictions, Task, judge
 from patchout.inference.metrics import accuracy
-from patchout.training.supervised import figures as plots_report
+from patchout.training.supervised import figures as report_figures
 from patchout.training.supervised.report import mistakes, write_report
 
 NAMES = ("cat", "dog", "owl")
@@ -51,7 +51,7 @@ def log(run: Path, *lines: dict[str, object]) -> None:
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-# -- mistakes ---------------------------------------------------------------------------------------------------------
+# -- mistakes ------------------------------------------------------------------------------------------------
 
 
 def test_what_is_taken_for_what_by_hand() -> None:
@@ -95,10 +95,10 @@ def test_a_clip_without_labels_is_as_wrong_as_its_highest_score() -> None:
 
 
 def test_pairs_come_by_their_number() -> None:
-    assert plots_report.pairs(np.array([[9, 1, 0], [3, 9, 0], [0, 2, 9]])) == [(1, 0), (2, 1), (0, 1)]
+    assert report_figures.pairs(np.array([[9, 1, 0], [3, 9, 0], [0, 2, 9]])) == [(1, 0), (2, 1), (0, 1)]
 
 
-# -- the text ---------------------------------------------------------------------------------------------------------
+# -- the text ------------------------------------------------------------------------------------------------
 
 
 def test_the_report_says_what_was_scored(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_nothing_to_score_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# -- pictures ---------------------------------------------------------------------------------------------------------
+# -- pictures ------------------------------------------------------------------------------------------------
 
 
 def test_every_picture_of_the_text_is_there(tmp_path: Path) -> None:
@@ -187,9 +187,9 @@ def test_any_number_of_classes_is_drawn(count: int, tmp_path: Path) -> None:
     """Pictures grow with the classes and stay below 20 inches at 150 dots."""
     names = [f"$class_{number} 鳥" for number in range(count)]
     counts = np.eye(count, dtype=np.int64) + np.eye(count, k=1, dtype=np.int64)
-    plots_report.confusion_matrix(tmp_path / "matrix.png", names, counts)
-    plots_report.confused_pairs(tmp_path / "pairs.png", names, counts)
-    plots_report.class_scores(
+    report_figures.confusion_matrix(tmp_path / "matrix.png", names, counts)
+    report_figures.confused_pairs(tmp_path / "pairs.png", names, counts)
+    report_figures.class_scores(
         tmp_path / "bars.png", names, np.linspace(0, 1, count), counts.sum(axis=1), what="recall"
     )
     heights = [imread(path).shape[0] for path in tmp_path.glob("*.png")]
@@ -203,8 +203,8 @@ def test_too_many_classes_for_a_matrix_are_drawn_as_pairs(
     limit: int, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[str] = []
-    monkeypatch.setattr(plots_report, "MAX_MATRIX", limit)
-    monkeypatch.setattr(plots_report, method, lambda path, names, counts: called.append(path.name))
+    monkeypatch.setattr(report_figures, "MAX_MATRIX", limit)
+    monkeypatch.setattr(report_figures, method, lambda path, names, counts: called.append(path.name))
     written(tmp_path)
     assert called == ["confusions.png"]
 
@@ -226,21 +226,21 @@ def test_a_matrix_shows_the_number_of_clips_of_every_pair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = drawn(monkeypatch, "text")
-    plots_report.confusion_matrix(tmp_path / "x.png", NAMES, np.array([[5, 0, 2], [0, 7, 0], [1, 0, 0]]))
+    report_figures.confusion_matrix(tmp_path / "x.png", NAMES, np.array([[5, 0, 2], [0, 7, 0], [1, 0, 0]]))
     assert [call[:3] for call in calls] == [(0, 0, "5"), (2, 0, "2"), (1, 1, "7"), (0, 2, "1")]
 
 
 def test_bars_are_sorted_and_name_their_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = drawn(monkeypatch, "text")
     scores, counts = np.array([0.25, np.nan, 0.75]), np.array([4, 0, 1])
-    plots_report.class_scores(tmp_path / "x.png", NAMES, scores, counts, what="average precision")
+    report_figures.class_scores(tmp_path / "x.png", NAMES, scores, counts, what="average precision")
     assert [call[1:3] for call in calls] == [(0, "0.75   1 clip"), (1, "0.25   4 clips")]
 
 
 def test_of_many_classes_the_lowest_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots_report, "MAX_BARS", 2)
+    monkeypatch.setattr(report_figures, "MAX_BARS", 2)
     calls = drawn(monkeypatch, "text")
-    plots_report.class_scores(
+    report_figures.class_scores(
         tmp_path / "x.png", NAMES, np.array([0.5, 0.9, 0.1]), np.array([1, 1, 1]), what="recall"
     )
     assert [call[2] for call in calls] == ["0.50   1 clip", "0.10   1 clip"]
@@ -260,7 +260,7 @@ def test_curves_are_those_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyP
             "kept": "last",
         },
     ]
-    plots_report.training(tmp_path / "x.png", lines)
+    report_figures.training(tmp_path / "x.png", lines)
     assert calls == [
         ((1, 2), (3.0, 2.0), "loss"),
         ((1,), (1e-4,), "lr"),

@@ -164,7 +164,8 @@ def test_a_restart_moves_the_old_run_aside_and_says_so(tmp_path: Path) -> None:
     again = enter(tmp_path, CONFIG | {"lr": 0.2}, restart=True)
     moved = tmp_path / "replaced-1"
     assert again.replaced == (
-        f"replaces a run of 20 steps in {tmp_path}: its config.json, metrics.jsonl, state.pt are now in {moved}"
+        f"replaces a run of 20 steps in {tmp_path}: "
+        f"its config.json, metrics.jsonl, state.pt are now in {moved}"
     )
     assert sorted(path.name for path in moved.iterdir()) == ["config.json", "metrics.jsonl", "state.pt"]
     assert (tmp_path / "notes.txt").read_text() == "mine"

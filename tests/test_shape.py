@@ -55,7 +55,7 @@ def begun(folder: Path) -> dict[str, Any]:
     return {"init": str(folder), "size": None, "depth": None, "model": None}
 
 
-# -- the model --------------------------------------------------------------------------------------------------------
+# -- the model -----------------------------------------------------------------------------------------------
 
 
 def test_from_random_weights_it_fits_the_clips(class_folder: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_pre_trained_encoder_takes_longer_clips_than_it_heard(class_folder: Pa
     )
 
 
-# -- the start --------------------------------------------------------------------------------------------------------
+# -- the start -----------------------------------------------------------------------------------------------
 
 
 def test_the_encoder_is_kept_and_the_head_is_new(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_clips_without_a_class_are_refused(family: str, class_folder: Path) -> N
         model_config(config(model=family), unlabelled, None)
 
 
-# -- runs -------------------------------------------------------------------------------------------------------------
+# -- runs ----------------------------------------------------------------------------------------------------
 
 
 def test_layers_learn_at_their_own_rates(class_folder: Path) -> None:

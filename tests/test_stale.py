@@ -1,4 +1,6 @@
-"""The same job again: what had failed, what has changed, what an earlier version wrote, and kills in the middle."""
+"""The same job again: what had failed, what has changed, what an earlier version wrote,
+and kills in the middle.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -76,7 +78,7 @@ def assert_same(one: pa.Table, other: pa.Table) -> None:
     np.testing.assert_allclose(first, second, atol=1e-5)
 
 
-# -- again ------------------------------------------------------------------------------------------------------------
+# -- again ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["scene", "timestamp"])
@@ -176,7 +178,7 @@ def test_a_retry_at_a_url(job: EmbedJob, items: list[Item], tmp_path: Path) -> N
     assert sorted(Path(name).name for name in names) == ["job.json", *map(shard_name, range(3))]
 
 
-# -- stopped in the middle --------------------------------------------------------------------------------------------
+# -- stopped in the middle -----------------------------------------------------------------------------------
 
 
 def stop(*_: object) -> None:
@@ -202,7 +204,7 @@ def test_a_retry_that_is_stopped_leaves_the_old_rows(
     ]
 
 
-# -- joined results ---------------------------------------------------------------------------------------------------
+# -- joined results ------------------------------------------------------------------------------------------
 
 RESULTS: list[tuple[Format, str]] = [("parquet", "x.parquet"), ("npy", "x"), ("hdf5", "x.h5")]
 
@@ -262,7 +264,7 @@ def test_what_a_kill_left_beside_a_result_that_holds_is_removed(
     assert not parts.exists()
 
 
-# -- rows and items ---------------------------------------------------------------------------------------------------
+# -- rows and items ------------------------------------------------------------------------------------------
 
 
 def test_rows_belong_to_items_also_where_one_stands_twice_or_breaks_on_the_way() -> None:

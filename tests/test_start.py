@@ -41,7 +41,7 @@ def saved(folder: Path, **changes: object) -> tuple[Passt, Path]:
     return model, folder / "model.safetensors"
 
 
-# -- what a start may be ----------------------------------------------------------------------------------------------
+# -- what a start may be -------------------------------------------------------------------------------------
 
 
 def test_nothing_is_random_weights_from_the_generator() -> None:
@@ -95,7 +95,7 @@ def test_an_unknown_name_lists_the_names_for_images() -> None:
         begin(tiny_config(), "diet-tiny")
 
 
-# -- what is kept -----------------------------------------------------------------------------------------------------
+# -- what is kept --------------------------------------------------------------------------------------------
 
 
 def test_the_same_labels_keep_the_whole_head(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_fewer_blocks_are_every_other_one(tmp_path: Path) -> None:
     assert torch.equal(found.encoder.blocks[2].mlp.fc1.weight, model.encoder.blocks[3].mlp.fc1.weight)  # type: ignore[union-attr, arg-type]
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------
+# -- what is refused -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""What version 0.1.0 wrote (`golden/stored/make.py`) is opened by today's code: nothing on a user's disk is lost."""
+"""What version 0.1.0 wrote (`golden/stored/make.py`) is opened by today's code:
+nothing on a user's disk is lost.
+"""
 
 import json
 import shutil
@@ -22,7 +24,9 @@ EMBED = ["embed", "sounds", "--model", "passt.safetensors", "--device", "cpu", "
 
 @pytest.fixture(autouse=True)
 def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the stored files, which is also the working directory, as they were written in theirs; one thread."""
+    """A copy of the stored files, which is also the working directory,
+    as they were written in theirs; one thread.
+    """
     folder = tmp_path / "stored"
     shutil.copytree(STORED, folder)
     monkeypatch.chdir(folder)

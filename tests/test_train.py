@@ -41,7 +41,9 @@ Weights = dict[str, Tensor]
 
 @pytest.fixture
 def folds(class_folder: Path) -> Path:
-    """The sounds of `class_folder` with a table: takes 0 and 1 are fold 1, 2 fold 2, 3 fold 3; devices a and b."""
+    """The sounds of `class_folder` with a table: takes 0 and 1 are fold 1, 2 fold 2,
+    3 fold 3; devices a and b.
+    """
     rows = ["filename,category,fold,device"]
     for path in sorted(class_folder.rglob("*.wav")):
         fold = max(1, int(path.stem))
@@ -71,7 +73,7 @@ def log(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-# -- the config -------------------------------------------------------------------------------------------------------
+# -- the config ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_a_run_needs_data_and_a_folder() -> None:
         train.run(config(""))
 
 
-# -- the model --------------------------------------------------------------------------------------------------------
+# -- the model -----------------------------------------------------------------------------------------------
 
 
 def test_the_model_fits_the_clips(class_folder: Path) -> None:
@@ -141,7 +143,7 @@ def test_clips_too_short_for_a_patch_are_refused(class_folder: Path) -> None:
         model_config(config(clip_s=0.1), scan(class_folder), None)
 
 
-# -- every field does something ---------------------------------------------------------------------------------------
+# -- every field does something ------------------------------------------------------------------------------
 
 Probe = dict[str, Any]
 CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must show
@@ -309,7 +311,7 @@ def test_every_field_changes_what_it_says(
     assert after[place] != before[place]
 
 
-# -- the loss ---------------------------------------------------------------------------------------------------------
+# -- the loss ------------------------------------------------------------------------------------------------
 
 
 def batch_of(clips: int = 4) -> Batch:
@@ -468,7 +470,7 @@ def test_bf16_stays_near_fp32_and_the_loss_is_float32(tiny: Passt) -> None:
     assert coarse.item() == pytest.approx(exact.item(), abs=0.02)
 
 
-# -- whole runs -------------------------------------------------------------------------------------------------------
+# -- whole runs ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

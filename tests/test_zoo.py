@@ -51,7 +51,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hf" / "patchout"
 
 
-# -- the list ---------------------------------------------------------------------------------------------------------
+# -- the list ------------------------------------------------------------------------------------------------
 
 
 def test_every_published_model_stands_in_the_list() -> None:
@@ -112,7 +112,7 @@ def test_listing_the_models_needs_neither_torch_nor_the_hub() -> None:
     assert result.stdout.strip() == "set()"
 
 
-# -- names to files ---------------------------------------------------------------------------------------------------
+# -- names to files ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path: Path, monkeypatch:
         zoo.locate("ada/barks")
 
 
-# -- files to models --------------------------------------------------------------------------------------------------
+# -- files to models -----------------------------------------------------------------------------------------
 
 
 def test_load_gives_back_what_was_saved(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_brought(cache:
         zoo.load("passt-s", "cuda:99")
 
 
-# -- MaskSpec ---------------------------------------------------------------------------------------------------------
+# -- MaskSpec ------------------------------------------------------------------------------------------------
 
 
 def public_maskspec(*, tuned: bool) -> dict[str, torch.Tensor]:

@@ -1,7 +1,8 @@
-"""Writes the files beside it by a version's public names and commands alone: `python make.py`, once a version.
+"""Writes the files beside it by a version's public names and commands alone: `python make.py`, once a
+version.
 
-They are what people have on their disks: checkpoints, runs that were stopped, a prepared set, an embedding job of which
-a shard is missing, HEAR results. `tests/test_stored_files.py` opens them with today's code.
+They are what people have on their disks: checkpoints, runs that were stopped, a prepared set, an embedding
+job of which a shard is missing, HEAR results. `tests/test_stored_files.py` opens them with today's code.
 """
 
 import json
