@@ -27,6 +27,7 @@ def gain_and_roll(wave: Tensor, rng: Generator) -> Tensor:
     return augment.roll(augment.gain(wave, (-7, 6), rng), 1600, rng)
 
 
+@pytest.mark.slow
 def test_a_clip_that_is_cut_short_is_used_and_told(tmp_path: Path) -> None:
     whole = write_wav(tmp_path / "dog" / "a.wav", tone(1.0)).read_bytes()
     (tmp_path / "dog" / "a.wav").write_bytes(whole[: len(whole) // 2])

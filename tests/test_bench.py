@@ -156,6 +156,7 @@ def test_what_was_not_measured_has_no_speed_up() -> None:
 # -- what is counted -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["S", "S-N"])
 def test_the_formula_counts_what_the_operators_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against torch's counter, which knows neither the CPU's fused attention nor oneDNN's products."""
@@ -249,6 +250,7 @@ def test_a_row_is_measured() -> None:
     assert got.peak_gb is None  # a CPU does not tell
 
 
+@pytest.mark.slow
 def test_the_cnn_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cnn14, "Cnn14", partial(Cnn14, channels=(2, 2, 2, 2, 2, 2)))
     (row,) = bench.rows(["CNN14"], settings(), peak_flops=1e9)
@@ -259,12 +261,14 @@ def test_the_cnn_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.measured.training_gflop == pytest.approx(3 * row.measured.inference_gflop, rel=0.3)
 
 
+@pytest.mark.slow
 def test_one_model_is_measured_once() -> None:
     plain, fine = bench.rows(["B", "hop320"], settings(), peak_flops=1e9)
     assert plain.measured is fine.measured
     assert plain.cited != fine.cited
 
 
+@pytest.mark.slow
 def test_a_row_that_does_not_fit_does_not_stop_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     measure = bench.measure
 
@@ -293,6 +297,7 @@ def test_a_line_stands_under_its_heading() -> None:
 # -- picture and command -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_radius_of_a_circle_is_its_memory(tmp_path: Path) -> None:
     def blue(memory_gb: float) -> int:
         circles = [Circle("", 1.0, 0.46, memory_gb), Circle("", 4.0, 0.47, 4.0)]
@@ -315,6 +320,7 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bench.MATRIX, "cpu", 64)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_models")
 def test_the_command_prints_and_writes_the_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     args = ["bench", "--rows", "S", "S-N", "--batch", "1", "--seconds", "0.001", "--device", "cpu"]

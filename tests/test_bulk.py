@@ -91,6 +91,7 @@ def test_scenes_equal_those_of_single_calls(
     np.testing.assert_allclose(table["duration_s"].to_numpy(), [0.5, 0.7, 0.5, 1.8, 0.7, 0.5], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_s", [60.0, 0.6], ids=["held", "streamed"])
 def test_timestamps_equal_those_of_single_calls(
     tiny: Passt,
@@ -112,6 +113,7 @@ def test_timestamps_equal_those_of_single_calls(
     assert table["file"].to_pylist() == files
 
 
+@pytest.mark.slow
 def test_long_scenes_are_streamed_to_the_same_values(
     tiny: Passt, sounds: list[Item], make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +136,7 @@ def test_small_chunks_change_nothing(
     assert pq.read_metadata(tmp_path / "many" / "part-000000.parquet").num_row_groups == len(sounds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 3])
 def test_chunks_side_by_side_stay_in_order(
     tiny: Passt,
@@ -404,6 +407,7 @@ run(read_items([folder]), job, out, device="cpu", on_progress=lambda *_: time.sl
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
 def test_a_job_killed_at_70_percent_goes_on_at_70_percent(make_job: MakeJob, tmp_path: Path) -> None:
     items = [
@@ -434,6 +438,7 @@ def test_a_job_killed_at_70_percent_goes_on_at_70_percent(make_job: MakeJob, tmp
     assert not list(out.glob(".part*"))
 
 
+@pytest.mark.slow
 def test_the_process_ends_well_after_reading_shards(
     sounds: list[Item], make_job: MakeJob, tmp_path: Path
 ) -> None:

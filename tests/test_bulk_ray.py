@@ -166,6 +166,7 @@ def test_gpus_can_be_left_alone_but_not_made_up() -> None:
         plan_actors([8], 1, device="mps")
 
 
+@pytest.mark.slow
 def test_a_task_decodes_only_what_a_block_holds(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk_ray, "BLOCK_BYTES", 4 * 32_000 * 2)
     table = pa.table({"shard": [7], "content": [pickle.dumps(work.items[:5])]})
@@ -192,6 +193,7 @@ def test_a_worker_that_cannot_write_says_so(work: Work) -> None:
     assert re.match(r"part-000001.parquet: .*directory", row["problem"])
 
 
+@pytest.mark.slow
 @needs_ray
 @pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "127.0.0.1:99999"])
 def test_a_wrong_address_fails_at_once(work: Work, address: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,7 @@ def test_the_left_model_hears_of_both_channels_the_left(
     assert not np.array_equal(both, other)
 
 
+@pytest.mark.slow
 def test_the_command_hears_it_too(left: Passt, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     files = [str(tmp_path / f"{name}.wav") for name in ("both", "left", "right")]
     assert (
@@ -141,6 +142,7 @@ def test_a_model_without_a_channel_hears_that_of_the_set(left: Passt, tmp_path: 
     assert np.array_equal(of(scan(tmp_path / "one.csv", channel="right")), of(scan(tmp_path / "two.csv")))
 
 
+@pytest.mark.slow
 def test_evaluating_the_three_models_gives_the_ensemble_of_the_training(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,7 @@ def test_a_config_from_before_the_choice_of_positions_loads(tiny: Passt) -> None
     assert config_from_json(json.dumps(before)) == tiny.config
 
 
+@pytest.mark.slow
 def test_half_precision_halves_the_file(tiny: Passt, tmp_path: Path) -> None:
     save(tiny, tmp_path / "full.safetensors")
     save(tiny, tmp_path / "half.safetensors", half=True)

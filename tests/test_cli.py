@@ -109,6 +109,7 @@ def test_folders_and_patterns_are_searched(run: Run, model: Path, class_folder: 
     assert by_folder == by_pattern
 
 
+@pytest.mark.slow
 def test_one_picture(run: Run, model: Path, sound: Path, tmp_path: Path) -> None:
     ran = run("tag", sound, "--model", model, "--plot", tmp_path / "picture.png")
     assert ran.code == 0
@@ -116,6 +117,7 @@ def test_one_picture(run: Run, model: Path, sound: Path, tmp_path: Path) -> None
     assert "events:" not in ran.out
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures(run: Run, model: Path, class_folder: Path, tmp_path: Path) -> None:
     ran = run(
         "tag",
@@ -211,6 +213,7 @@ def test_a_truncated_mp3_is_used_as_far_as_it_goes(run: Run, model: Path, tmp_pa
     assert record["warning"] in ran.err
 
 
+@pytest.mark.slow
 def test_three_broken_files_of_fifty(run: Run, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "many"
     for index in range(47):
@@ -303,7 +306,8 @@ def test_an_output_folder_that_cannot_be_written(
     ran = run("tag", sound, "--model", model, "--plot", sound / "below-a-file" / "picture.png")
     assert ran.code == 1
     assert "below-a-file" in ran.err
-    ran = run("train", "esc10", "--data", class_folder, "--out", sound / "run", "--split", "", "--batch", 4)
+    small = ("--size", "tiny", "--depth", 1, "--split", "", "--batch", 4)
+    ran = run("train", "esc10", "--data", class_folder, "--out", sound / "run", *small)
     assert ran.code == 1
     assert "sound.wav" in ran.err
 
@@ -394,6 +398,7 @@ def test_the_version(run: Run) -> None:
     assert run("--version").out.startswith("patchout 0.")
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error(model: Path, class_folder: Path) -> None:
     command = [
         sys.executable,
@@ -443,6 +448,7 @@ def test_a_pattern_matches_files_alone(run: Run, model: Path, tmp_path: Path) ->
     assert (ran.code, [Path(one["file"]).name for one in json.loads(ran.out)]) == (0, ["a.wav"])
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures_may_have_a_dot_in_its_name(
     run: Run, model: Path, sound: Path, tmp_path: Path
 ) -> None:
@@ -456,6 +462,7 @@ def test_a_label_track_of_a_broken_file_is_empty(run: Run, model: Path, tmp_path
     assert (ran.code, ran.out) == (1, "")
 
 
+@pytest.mark.slow
 def test_training_names_a_broken_file_and_does_the_rest(run: Run, class_folder: Path, tmp_path: Path) -> None:
     (class_folder / "dog" / "text.wav").write_text("this is no sound")
     small = ("--size", "tiny", "--depth", 1, "--clip-s", 1, "--patchout-time", 1, "--epochs", 2, "--batch", 4)
@@ -465,6 +472,7 @@ def test_training_names_a_broken_file_and_does_the_rest(run: Run, class_folder: 
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_no_picture_takes_the_place_of_another(run: Run, model: Path, sound: Path, tmp_path: Path) -> None:
     sounds = [tmp_path / name for name in ("x/a.wav", "y/a.wav", "z/a-1.wav")]
     for path in sounds:
@@ -473,19 +481,20 @@ def test_no_picture_takes_the_place_of_another(run: Run, model: Path, sound: Pat
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["a-1.png", "a-2.png", "a-3.png"]
 
 
+@pytest.mark.slow
 def test_pictures_of_long_names_are_there_and_one_that_fails_is_named(
     run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from patchout.inference.figures import tags as plots_tags
+    from patchout.inference.figures import tags as tag_figures
 
-    drawn = plots_tags.tags_over_time
+    drawn = tag_figures.tags_over_time
 
-    def draw(path: Path, track: plots_tags.TagTrack, *, title: str) -> None:
+    def draw(path: Path, track: tag_figures.TagTrack, *, title: str) -> None:
         if title == "b.wav":
             raise OSError(28, "No space left on device")
         drawn(path, track, title=title)
 
-    monkeypatch.setattr(plots_tags, "tags_over_time", draw)
+    monkeypatch.setattr(tag_figures, "tags_over_time", draw)
     for name in ("b", "n" * 240 + "1", "n" * 240 + "2"):
         write_wav(tmp_path / "in" / f"{name}.wav", noise(0.1))
     ran = run("tag", tmp_path / "in", "--model", model, "--plot", tmp_path / "all")

@@ -143,6 +143,7 @@ def test_a_part_of_a_large_set_is_sent_without_the_rest() -> None:
     assert len(pickle.dumps(many(100_000).take(range(100)))) < 20_000
 
 
+@pytest.mark.slow
 def test_packed_sounds_are_mapped_once_and_never_sent(tmp_path: Path) -> None:
     folder = write_prepared(tmp_path / "set", [np.zeros(320_000, np.float32)] * 6)
     clips = scan(folder)

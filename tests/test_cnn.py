@@ -28,6 +28,7 @@ def test_the_flag_takes_every_family() -> None:
     assert get_args(choices) == tuple(FAMILIES)
 
 
+@pytest.mark.slow
 def test_it_is_trained_scored_and_loaded(
     class_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -42,6 +43,7 @@ def test_it_is_trained_scored_and_loaded(
     assert (embedding.scene.shape, embedding.timestamps.shape) == ((3 + 256,), (21, 3 + 256))
 
 
+@pytest.mark.slow
 def test_it_starts_from_another_of_its_kind_with_a_new_head(class_folder: Path, tmp_path: Path) -> None:
     before = cnn(labels=("a", "b"))
     checkpoint.save(before, tmp_path / "before.safetensors")

@@ -318,6 +318,7 @@ def test_a_loud_mix_is_no_wrong_scale() -> None:
     load((np.array([4.0, -4.0]), RATE), RATE)  # warnings are errors here
 
 
+@pytest.mark.slow
 def test_hear_tells_of_a_wrong_scale_too() -> None:
     from patchout.hear.api import check_audio
 

@@ -239,6 +239,7 @@ def test_hdf5_without_its_library_names_the_extra(
 # -- pictures ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x", "x.parquet"])
 def test_plot_draws_a_sound(run: Run, clips: Path, tmp_path: Path, name: str) -> None:
     picture = tmp_path / "sound.png"
@@ -246,6 +247,7 @@ def test_plot_draws_a_sound(run: Run, clips: Path, tmp_path: Path, name: str) ->
     assert (done.code, picture.read_bytes()[:4]) == (0, b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_project_draws_a_map_without_what_failed(run: Run, clips: Path, tmp_path: Path) -> None:
     picture = tmp_path / "map.png"
     done = run(clips, tmp_path / "gone.wav", "--out", tmp_path / "x.parquet", "--project", picture)

@@ -286,6 +286,7 @@ def test_a_clip_has_the_same_embedding_in_every_batch(tiny: Passt) -> None:
         np.testing.assert_allclose(times[index].numpy(), embedder.timestamps(alone)[0][0].numpy(), **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [1, 100])
 def test_the_memory_budget_changes_no_value(
     tiny: Passt, tokens: int, monkeypatch: pytest.MonkeyPatch
@@ -301,6 +302,7 @@ def test_the_memory_budget_changes_no_value(
     assert max(sizes) == max(1, tokens // 14)  # a window of 160 ms is 12 patches and two tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 1600, 2560, 2561, 2562, 5119, 5120, 5121, 16_000, 20_479, 33_333])
 def test_streamed_timestamps_equal_whole_ones(
     tiny: Passt, samples: int, monkeypatch: pytest.MonkeyPatch
@@ -325,6 +327,7 @@ def test_streamed_scenes_equal_whole_ones(tiny: Passt, samples: int) -> None:
         np.testing.assert_allclose(embedder.scene_of(blocks(wave, size)), whole, **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_hop_longer_than_its_window_loses_no_place(tiny: Passt, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "SEGMENT_SAMPLES", 2 * 16_000)
     config = EmbedConfig(hop_ms=500.0, scene_window_ms=200.0, scene_hop_ms=1000.0)
@@ -337,6 +340,7 @@ def test_a_hop_longer_than_its_window_loses_no_place(tiny: Passt, monkeypatch: p
         np.testing.assert_allclose(embedder.scene_of(blocks(wave, size)), scene, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["timestamps_of", "scene_of"])
 def test_memory_does_not_grow_with_the_stream(tiny: Passt, what: str) -> None:
     config = replace(LOW, hop_ms=200.0, scene_levels=("low",), scene_window_ms=1000.0, scene_hop_ms=1000.0)
@@ -419,6 +423,7 @@ def test_other_rates_are_resampled(tiny: Passt, rate: int) -> None:
         np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [1, 2048])
 def test_sounds_of_any_lengths_together_equal_each_alone(
     tiny: Passt, tokens: int, monkeypatch: pytest.MonkeyPatch

@@ -341,6 +341,7 @@ def files(tmp_path: Path) -> list[str]:
     return [str(tmp_path / f"{number}.safetensors") for number in range(2)]
 
 
+@pytest.mark.slow
 def test_the_command_scores_an_ensemble(
     files: list[str], clips: ClipSet, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -170,6 +170,7 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_same_sources_give_the_same_bytes(data: Path, tmp_path: Path) -> None:
     for out in ("one", "two"):
         assert list(make_mini(data, tmp_path / out)) == []
@@ -179,6 +180,7 @@ def test_the_same_sources_give_the_same_bytes(data: Path, tmp_path: Path) -> Non
 # -- what is not there ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_missing_part_is_named_and_the_others_are_built(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +190,7 @@ def test_a_missing_part_is_named_and_the_others_are_built(
     assert len(list((tmp_path / "out").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_a_broken_clip_is_named_and_left_out(data: Path, tmp_path: Path) -> None:
     (data / "gm" / "pitch" / "train9.wav").write_bytes(b"no sound")
     (problem,) = make_mini(data, tmp_path / "out")
@@ -212,6 +215,7 @@ def test_another_layout_is_refused_by_name(
     assert all(reason in problem for problem in problems)
 
 
+@pytest.mark.slow
 @needs_data
 def test_real_office_mixtures_have_events_of_every_class(tmp_path: Path) -> None:
     """From one clip of each class in three folds."""

@@ -154,6 +154,7 @@ def plain(probe: Probe) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("one_label", [True, False])
@@ -177,6 +178,7 @@ def test_a_probe_learns_as_plain_pytorch_does(layers: int, one_label: bool) -> N
     assert torch.allclose(ours, model.eval()(data.values), atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_a_point_learns_in_a_group_what_it_learns_alone() -> None:
     """Other depths, rates and patience beside it; the first to finish leaves, and the others go on."""
@@ -390,6 +392,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.mark.slow
 def test_the_validation_chooses_the_point(tmp_path: Path) -> None:
     """Of two rates, one of which does not learn."""
     own = QUICK | {"lr": [1e-9, 3e-2], "max_epochs": [60]}

@@ -472,6 +472,7 @@ def test_the_first_model_is_compared_with_the_best_unless_they_are_named(
 # -- the command ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_writes_pictures_and_names_a_damaged_file(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

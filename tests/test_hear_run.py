@@ -157,6 +157,7 @@ def test_only_the_named_tasks_are_judged(tmp_path: Path, run: Run) -> None:
         run("--task", "four")
 
 
+@pytest.mark.slow
 def test_our_models_are_judged_with_their_settings(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +289,7 @@ def test_a_label_without_an_example_is_told(tmp_path: Path, run: Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_damaged_folder_of_embeddings_does_not_stop_the_others(tmp_path: Path, run: Run) -> None:
     for name in ("a", "b", "c"):
         add_task(tmp_path, name)

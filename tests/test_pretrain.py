@@ -321,6 +321,7 @@ def test_every_field_is_tested() -> None:
     assert {field.name for field in fields(PretrainConfig)} == CHANGES.keys() | ELSEWHERE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CHANGES))
 def test_every_field_changes_what_it_says(
     name: str, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -64,6 +64,7 @@ def test_it_says_what_it_does_and_whether_it_helped(run: Path) -> None:
     assert told.splitlines()[-1].startswith(f"{run / 'model.safetensors'}  ")
 
 
+@pytest.mark.slow
 def test_it_goes_on_as_it_began_when_the_recipe_has_changed(
     run: Path, class_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +83,7 @@ def test_it_goes_on_as_it_began_when_the_recipe_has_changed(
     assert "goes on as it began (base_lr 0.002 -> 0.001); --accept-changes takes" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_its_model_embeds_and_is_fine_tuned_but_tags_nothing(
     run: Path, class_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +110,7 @@ def test_its_model_embeds_and_is_fine_tuned_but_tags_nothing(
     assert run_command(["tag", sound, "--model", str(tmp_path / "tuned"), "--device", "cpu"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [3.0, 0.01])
 def test_the_pictures_of_a_long_sound_and_of_one_shorter_than_a_patch(
     seconds: float, run: Path, tmp_path: Path

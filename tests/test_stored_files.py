@@ -52,6 +52,7 @@ def test_a_pre_trained_model_has_its_decoder_and_is_an_encoder() -> None:
     assert embedding.scene.shape == (16,)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     before = lines("run/metrics.jsonl")
     words = ["train", "folder", "--data", "sounds", "--init", "passt.safetensors", "--epochs", "6", *STEPS]

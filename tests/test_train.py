@@ -290,6 +290,7 @@ def test_every_field_is_tested() -> None:
     assert {field.name for field in fields(TrainConfig)} == CHANGES.keys() | ELSEWHERE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CHANGES))
 def test_every_field_changes_what_it_says(
     name: str, folds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -494,6 +495,7 @@ def test_training_lowers_the_loss_and_tells_the_sounds_apart(folds: Path, tmp_pa
         assert "Infinity" not in text
 
 
+@pytest.mark.slow
 def test_the_result_is_a_model_that_loads_with_all_it_needs(folds: Path, tmp_path: Path) -> None:
     scores = train.run(config(folds, tmp_path / "run", split="3"))
     model = patchout.load(tmp_path / "run" / "model.safetensors", "cpu")
@@ -511,6 +513,7 @@ def test_the_result_is_a_model_that_loads_with_all_it_needs(folds: Path, tmp_pat
     assert len(patchout.tag(model, (tone(1.0), RATE), top=3).labels) == 3
 
 
+@pytest.mark.slow
 def test_the_run_folder_says_what_was_done(folds: Path, tmp_path: Path) -> None:
     settings = config(folds, tmp_path / "run", split="3")
     scores = train.run(settings)
@@ -529,6 +532,7 @@ def test_the_run_folder_says_what_was_done(folds: Path, tmp_path: Path) -> None:
     assert "accuracy" in (tmp_path / "run" / "report" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_log_where_it_is_installed(class_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     train.run(config(class_folder, tmp_path / "run"))
@@ -536,6 +540,7 @@ def test_tensorboard_gets_the_log_where_it_is_installed(class_folder: Path, tmp_
     assert b"loss" in events.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(
     class_folder: Path, untouched: Path, tmp_path: Path
 ) -> None:
@@ -566,6 +571,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_a_whole_one(
     )
 
 
+@pytest.mark.slow
 def test_accumulated_parts_take_other_draws_but_the_same_clips(class_folder: Path, tmp_path: Path) -> None:
     settings = {**QUIET, "roll_s": 0.0, "gain_db": (0, 0)}
     train.run(config(class_folder, tmp_path / "whole", **settings))
@@ -574,6 +580,7 @@ def test_accumulated_parts_take_other_draws_but_the_same_clips(class_folder: Pat
     assert [line["loss"] for line in parts] == pytest.approx([line["loss"] for line in whole], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", ["bf16", "auto"])
 def test_a_run_keeps_the_precision_that_auto_had_when_it_began(
     stopped: str, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -593,11 +600,13 @@ def test_a_run_keeps_the_precision_that_auto_had_when_it_began(
     assert json.loads(path.read_text()) == stored
 
 
+@pytest.mark.slow
 def test_averaging_changes_the_result(class_folder: Path, untouched: Path, tmp_path: Path) -> None:
     train.run(config(class_folder, tmp_path / "last"))
     assert not same(weights(tmp_path / "last"), weights(untouched))
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_keeps_its_weights_and_the_head_learns(folds: Path, tmp_path: Path) -> None:
     start = Passt(tiny_config(labels=("x", "y")), rng=augment.keyed("start"))
     checkpoint.save(start, tmp_path / "start.safetensors")
@@ -609,6 +618,7 @@ def test_a_frozen_encoder_keeps_its_weights_and_the_head_learns(folds: Path, tmp
     assert {name.partition(".")[0] for name in moved} == {"head"}
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_called_again_without_loss(folds: Path, tmp_path: Path) -> None:
     settings = config(folds, tmp_path / "run", split="3")
     scores = train.run(settings)
@@ -617,6 +627,7 @@ def test_a_finished_run_is_called_again_without_loss(folds: Path, tmp_path: Path
     assert same(weights(tmp_path / "run"), before)
 
 
+@pytest.mark.slow
 def test_every_fold_is_held_out_once(folds: Path, tmp_path: Path) -> None:
     scores = train.run(config(folds, tmp_path / "run", folds=("1", "2", "3"), epochs=1))
     single = json.loads((tmp_path / "run" / "scores.json").read_text())["runs"]
@@ -625,6 +636,7 @@ def test_every_fold_is_held_out_once(folds: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "fold-2" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_test_split_is_scored_by_the_best_of_the_validation(folds: Path, tmp_path: Path) -> None:
     settings = config(folds, tmp_path / "run", split="2", test="3", result="best", evaluate_every=1, epochs=3)
     scores = train.run(settings)
@@ -636,6 +648,7 @@ def test_the_test_split_is_scored_by_the_best_of_the_validation(folds: Path, tmp
     )
 
 
+@pytest.mark.slow
 def test_scores_are_told_by_device(folds: Path, tmp_path: Path) -> None:
     scores = train.run(config(folds, tmp_path / "run", split="2", by="device", epochs=1))
     assert "accuracy/device=a" in scores
@@ -646,6 +659,7 @@ def test_another_config_in_the_same_folder_is_refused_by_field(class_folder: Pat
         train.run(config(class_folder, untouched, ema=0.5, result="average", lr=0.01))
 
 
+@pytest.mark.slow
 def test_a_batch_that_was_found_is_kept(class_folder: Path, tmp_path: Path) -> None:
     train.run(config(class_folder, tmp_path / "run", batch=0))
     plans: list[Plan] = []
@@ -660,6 +674,7 @@ def test_a_changed_data_set_in_the_same_folder_is_refused(class_folder: Path, un
         train.run(config(class_folder, untouched, ema=0.5, result="average"))
 
 
+@pytest.mark.slow
 def test_nan_samples_stop_the_run_before_the_weights(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -672,6 +687,7 @@ def test_nan_samples_stop_the_run_before_the_weights(
     assert not (tmp_path / "run" / "state.pt").exists()
 
 
+@pytest.mark.slow
 def test_several_labels_a_clip_make_a_multi_label_model(class_folder: Path, tmp_path: Path) -> None:
     rows = [f'{label}/{index}.wav,"{label};loud"' for label in LABELS for index in range(4)]
     (class_folder / "meta.csv").write_text("\n".join(["filename,labels", *rows]), encoding="utf-8")
@@ -681,6 +697,7 @@ def test_several_labels_a_clip_make_a_multi_label_model(class_folder: Path, tmp_
     assert (model.config.task, model.config.labels) == ("multi_label", ("bell", "dog", "loud", "rain"))
 
 
+@pytest.mark.slow
 def test_a_clip_counts_by_the_weight_of_its_row(folds: Path, tmp_path: Path) -> None:
     table = (folds / "meta.csv").read_text().splitlines()
     halves = [f"{row},{'loss_weight' if index == 0 else 0.5}" for index, row in enumerate(table)]
@@ -693,6 +710,7 @@ def test_a_clip_counts_by_the_weight_of_its_row(folds: Path, tmp_path: Path) -> 
     )
 
 
+@pytest.mark.slow
 def test_unusable_rows_are_reported_and_the_rest_is_trained_on(folds: Path, tmp_path: Path) -> None:
     (folds / "dog" / "2.wav").unlink()
     problems: list[str] = []
@@ -701,6 +719,7 @@ def test_unusable_rows_are_reported_and_the_rest_is_trained_on(folds: Path, tmp_
     assert checkpoint.load(tmp_path / "run" / "model.safetensors").config.provenance["clips"] == 11
 
 
+@pytest.mark.slow
 def test_a_broken_clip_of_the_held_out_fold_is_named_once(folds: Path, tmp_path: Path) -> None:
     (folds / "dog" / "3.wav").write_text("this is no sound")
     problems: list[str] = []

@@ -232,6 +232,7 @@ def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path: Path, monkeypatch:
 # -- files to models -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_load_gives_back_what_was_saved(tmp_path: Path) -> None:
     model, mel = tiny(3).eval(), torch.zeros(1, 128, 40)
     checkpoint.save(model, tmp_path / "mine.safetensors")
@@ -330,6 +331,7 @@ def test_a_file_that_was_brought_hears_as_the_public_weights_did(tuned: bool, ca
     assert model.config.licence == entry.licence
 
 
+@pytest.mark.slow
 def test_the_command_saves_public_weights_that_hear_in_float32(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
