@@ -240,6 +240,7 @@ def test_scenes_up_to_the_presets_window_are_one_pass(name: str, seconds: float)
     assert model.embedder.scene_hop == {"base": 80_000, "base20sec": 160_000, "base30sec": 320_000}[name]
 
 
+@pytest.mark.slow
 def test_modules_can_be_imported_in_every_way() -> None:
     code = (
         "import importlib; a = importlib.import_module('patchout.hear.base2level');"
@@ -306,6 +307,7 @@ def test_a_public_file_is_read_at_the_hop_of_its_preset(tmp_path: Path) -> None:
     assert settings_of(subject.model) == Settings(EmbedConfig(), mel_hop_ms=5.0)
 
 
+@pytest.mark.slow
 def test_modes_take_parts_away(model_file: str) -> None:
     base = module("base2levelmel")
     audio = torch.from_numpy(noise(0.8))[None]
