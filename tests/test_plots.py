@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from patchout.figures import pool_columns
 from patchout.inference.events import Event
 from patchout.inference.figures.tags import TagTrack, tags_over_time, top_rows
 
