@@ -43,9 +43,8 @@ def pretrained() -> dict[str, torch.Tensor]:
 
 
 def classifier_config(**changes: object) -> MaskSpecClassifierConfig:
-    return MaskSpecClassifierConfig(
-        **({"labels": LABELS, "width": WIDTH, "heads": 1, "columns": 6} | changes)
-    )  # type: ignore[arg-type]
+    sizes: dict[str, object] = {"labels": LABELS, "width": WIDTH, "heads": 1, "columns": 6}
+    return MaskSpecClassifierConfig(**(sizes | changes))  # type: ignore[arg-type]
 
 
 def fine_tuned(**changes: object) -> dict[str, torch.Tensor]:
