@@ -18,7 +18,7 @@ import baseline
 import torch
 
 from patchout.audio.mel import MelConfig, log_mel
-from patchout.audio.windows import window_mels
+from patchout.audio.window_mels import window_mels
 from patchout.hear.api import PRESETS
 from patchout.inference.embedding import EmbedConfig, Embedder
 from patchout.models.autotune import processor

@@ -5,9 +5,10 @@ import torch
 from conftest import noise, tone
 from mel_reference import reference
 
-from patchout.audio import windows as windows_mel
+import patchout.audio
+from patchout.audio import window_mels as windows_mel
 from patchout.audio.mel import MelConfig, log_mel
-from patchout.audio.windows import window_mels
+from patchout.audio.window_mels import window_mels
 
 
 def hold_shared(wave: torch.Tensor, config: MelConfig, *, size: int, hop: int) -> None:
@@ -65,3 +66,7 @@ def test_sharing_saves_frames(field_ms: int, at_most: float, monkeypatch: pytest
     frames = frames_computed(monkeypatch)
     mels = window_mels(torch.zeros(1, 10 * 32_000), MelConfig(), size=32 * field_ms, hop=1600)
     assert sum(frames) < at_most * mels.shape[0] * mels.shape[2]
+
+
+def test_the_public_windows_stays_a_function_beside_this_module() -> None:
+    assert callable(patchout.audio.windows)

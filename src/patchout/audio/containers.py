@@ -1,4 +1,4 @@
-"""What the first and last bytes of a sound file say of its length, beside what is there."""
+"""Container formats: the length in a sound file's header against its size; chained Ogg; MP3's Xing header."""
 
 import itertools
 import struct
@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-HEAD_BYTES = 4096  # holds what comes before the sound in most files, and a first page of Ogg
+HEAD_BYTES = 4096  # the header of most files, and the first page of an Ogg
 OGG_PAGE_BYTES = 65307  # at most
 MOST_CHUNKS = 1000  # before the sound
 STREAMED_BYTES = 2**31 - 2**16  # or more: in a header that was written to a pipe, before the length was known
@@ -21,31 +21,29 @@ class BinaryFile(Protocol):
     """The part of `typing.BinaryIO` that decoding needs; `io.BytesIO` has no more than this."""
 
     def read(self, size: int, /) -> bytes: ...
-
     def seek(self, offset: int, whence: int = 0, /) -> object: ...
-
     def tell(self) -> int: ...
 
 
 class Header(NamedTuple):
-    """The truth about a file, where its header and libsndfile do not tell it."""
+    """Corrections to a file's header, and how to decode it, where libsndfile alone would go wrong."""
 
     needs_libav: bool = False
     is_chained: bool = False  # or several streams of an Ogg side by side
-    patches: tuple[tuple[int, bytes], ...] = ()  # (place, bytes to read there instead of the file's)
-    share: float = 1.0  # of the sound that is there, to what the header promises: above 1 if the file is cut
-    is_cut: bool = False  # how much is missing is not known
+    patches: tuple[tuple[int, bytes], ...] = ()  # (offset, bytes to read there instead of the file's)
+    share: float = 1.0  # bytes of sound that the header promises / those present: above 1 if the file is cut
+    is_cut: bool = False  # by an unknown amount
     promised_s: float = 0.0  # by an MP3
 
 
 class _Chunks(NamedTuple):
-    """How a family of files lays out its chunks."""
+    """Layout of a chunked format."""
 
-    first: int  # where they begin
+    first: int  # offset of the first chunk
     name_bytes: int
     size_code: str
     align: int
-    sound: bytes  # how the name of the chunk with the sound begins
+    sound: bytes  # name of the chunk with the sound, or its beginning
     skip: int = 0  # bytes of that chunk before the sound
 
 
@@ -59,21 +57,21 @@ CHUNKS = {
 
 
 def peek(file: BinaryFile, start: int, size: int) -> bytes:
-    """Return up to `size` bytes from a place."""
+    """Read up to `size` bytes at an offset."""
     file.seek(max(0, start))
     return file.read(size)
 
 
 def read_header(file: BinaryFile, size: int) -> Header:
-    """Return what the bytes of a file of `size` bytes say; nothing of a kind that is not known here."""
+    """Parse the header of a file of `size` bytes; an unknown format gives the defaults of `Header`."""
     head = peek(file, 0, HEAD_BYTES)
     if head[:4] in CHUNKS:
         return _chunked(file, size, head)
     if head[:4] == b".snd":
-        stated, there = int.from_bytes(head[8:12], "big"), size - int.from_bytes(head[4:8], "big")
-        if stated == 0 and there > 0:
+        stated, present = int.from_bytes(head[8:12], "big"), size - int.from_bytes(head[4:8], "big")
+        if stated == 0 and present > 0:
             return Header(patches=((8, b"\xff" * 4),))
-        return Header(share=_share(stated, there, STREAMED_BYTES))
+        return Header(share=_share(stated, present, STREAMED_BYTES))
     if head[:4] == b"OggS":
         return _ogg(file, size, head)
     if head[:3] == b"ID3" or head[:2] >= b"\xff\xe0":
@@ -81,8 +79,8 @@ def read_header(file: BinaryFile, size: int) -> Header:
     return Header()
 
 
-def _share(stated: int, there: int, streamed: int) -> float:
-    return stated / there if there < stated < streamed and there > 0 else 1.0
+def _share(stated: int, present: int, streamed: int) -> float:
+    return stated / present if 0 < present < stated < streamed else 1.0
 
 
 # ---- chunks: WAV, RF64, Wave64, AIFF, CAF
@@ -96,23 +94,23 @@ def _chunked(file: BinaryFile, size: int, head: bytes) -> Header:
     if not chunks or not chunks[-1][0].startswith(layout.sound):
         return Header()
     _, start, stated = chunks[-1]
-    there = size - start
+    present = size - start
     is_long = kind in (b"RF64", b"BW64") and chunks[0][0] == b"ds64" and stated == 2**32 - 1
     if is_long:
         sizes = chunks[0][1]  # of the file and of the sound, 64 bits each
         stated = int.from_bytes(peek(file, sizes + 8, 8), "little")
-        if stated in (0, 2**64 - 1) and there:  # nobody came back to fill it in
-            return Header(patches=((sizes, struct.pack("<QQQ", size - 8, there, 0)),))
+        if stated in (0, 2**64 - 1) and present:  # never filled in
+            return Header(patches=((sizes, struct.pack("<QQQ", size - 8, present, 0)),))
     elif kind in (b"RIFF", b"RIFX") and _is_open(file, size, start, stated, layout):
         return Header(patches=((start - 4, b"\xff" * 4),))
-    elif kind == b"FORM" and stated <= layout.skip < there:
+    elif kind == b"FORM" and stated <= layout.skip < present:
         return Header(patches=((start - 4, bytes(4)),))
     streamed = 2**62 if is_long or layout.size_code[1] == "Q" else STREAMED_BYTES
-    return Header(share=_share(stated - layout.skip, there - layout.skip, streamed))
+    return Header(share=_share(stated - layout.skip, present - layout.skip, streamed))
 
 
 def _walk(file: BinaryFile, size: int, layout: _Chunks, at: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start of the content and stated bytes of every chunk from a place up to the sound."""
+    """Name, start of the content and stated bytes of every chunk from an offset to the sound."""
     head_bytes = layout.name_bytes + struct.calcsize(layout.size_code)
     for _ in range(MOST_CHUNKS):
         head = peek(file, at, head_bytes)
@@ -127,9 +125,9 @@ def _walk(file: BinaryFile, size: int, layout: _Chunks, at: int) -> Iterator[tup
 
 
 def _is_open(file: BinaryFile, size: int, start: int, stated: int, layout: _Chunks) -> bool:
-    """Whether a WAV's size was never filled in, or has lost its upper bits: what follows are no chunks."""
-    there = size - start
-    if not there or (stated and there < 2**32):
+    """Whether a WAV's size was never filled in, or lost its upper bits: no valid chunks follow."""
+    present = size - start
+    if not present or (stated and present < 2**32):
         return False
     following = [*_walk(file, size, layout, start + stated + stated % 2)]
     names = b"".join(name for name, _, _ in following)
@@ -149,15 +147,15 @@ def _ogg(file: BinaryFile, size: int, head: bytes) -> Header:
 
 
 def _page_bytes(page: bytes) -> int:
-    """Length of a page that begins here; more than is there if its head is not whole."""
+    """Length of the Ogg page at the start of `page`; more than is present if its header is cut."""
     count = page[26] if len(page) > 26 else OGG_PAGE_BYTES
     return 27 + count + sum(page[27 : 27 + count])
 
 
 def _at_48_khz(head: bytes) -> tuple[tuple[int, bytes], ...]:
-    """Patches for the first page of an Opus stream: libsndfile decodes at the rate that the sound once had.
+    """Patches that make libsndfile decode Opus at 48 kHz, not at the original input's rate in the first page.
 
-    That rate is a remark (RFC 7845, section 5.1); at a lower one than 48 kHz what lies above half of it would be lost.
+    That rate is metadata (RFC 7845, section 5.1); at a lower one all above its half would be lost.
     """
     page = head[: _page_bytes(head)]
     if page[28:36] != b"OpusHead" or page[40:44] == OPUS_RATE or page[22:26] != _checksum(page):
@@ -166,13 +164,13 @@ def _at_48_khz(head: bytes) -> tuple[tuple[int, bytes], ...]:
 
 
 def _checksum(page: bytes) -> bytes:
-    """The checksum of an Ogg page: zlib's with the bits in the other order, and no inversions (RFC 3533, section 6)."""
+    """CRC of an Ogg page (RFC 3533, section 6): zlib's with reversed bits and no inversions."""
     mirrored = (page[:22] + bytes(4) + page[26:]).translate(BITS_REVERSED)
     return struct.pack("<I", int(f"{zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2))
 
 
 def links(file: BinaryFile, size: int) -> list[tuple[int, int]]:
-    """Start and end of every link of a chained Ogg stream; streams that begin together are one link."""
+    """Start and end (bytes) of every link of a chained Ogg; streams that begin together are one link."""
     starts, at, in_heads = list[int](), 0, False
     while at < size:
         page = peek(file, at, 27 + 255)
@@ -189,26 +187,26 @@ def links(file: BinaryFile, size: int) -> list[tuple[int, int]]:
 
 
 def are_all(file: BinaryFile, pages: Sequence[int]) -> bool:
-    """Whether no page of a stream is missing between those at these places: then a jump of its times is no gap."""
-    place = file.tell()
+    """Whether the Ogg pages at these offsets are consecutive: then a jump of the time stamps is no gap."""
+    position = file.tell()
     first, last = (int.from_bytes(peek(file, at + 18, 4), "little") for at in (pages[0], pages[-1]))
-    file.seek(place)
+    file.seek(position)
     return last - first == len(pages) - 1
 
 
 def next_start(file: BinaryFile, size: int) -> int:
-    """Where another stream begins, near the place at which a decoder has stopped in a FLAC or an Ogg; 0: nowhere."""
+    """Offset of another stream near the position at which a decoder stopped in a FLAC or an Ogg; 0: none."""
     start = max(1, file.tell() - OGG_PAGE_BYTES)
     near = peek(file, start, 2 * OGG_PAGE_BYTES) if start < size else b""
-    places = [near.find(page) for page in FIRST_PAGES]
-    return min((start + place for place in places if place >= 0), default=0)
+    offsets = [near.find(page) for page in FIRST_PAGES]
+    return min((start + offset for offset in offsets if offset >= 0), default=0)
 
 
 # ---- MPEG
 
 
 def _xing_s(file: BinaryFile, head: bytes) -> float:
-    """Return how many seconds the first frame of an MP3 promises, 0 if it does not say."""
+    """Length in seconds by the Xing (Info) header in the first frame of an MP3, 0 without one."""
     tag_bytes = sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
     frame = peek(file, 10 + tag_bytes if head.startswith(b"ID3") else 0, 256)
     at = max(frame.find(b"Xing"), frame.find(b"Info"))

@@ -1,14 +1,14 @@
 """Any sound source -> blocks of mono float32 samples at the source's own rate, in bounded memory.
 
-libsndfile reads WAV, FLAC, Ogg, Opus, AIFF, CAF and the like, libav (PyAV) all the rest, and what follows where
-libsndfile stops before the end. MP3 goes to libav although libsndfile knows it: it guesses the length of an MP3 without
-a frame count from the first frames and stops there, and it stops at the first damage in one that has a count. The links
-of a chained Ogg are decoded one by one.
+libsndfile reads WAV, FLAC, Ogg, Opus, AIFF, CAF and the like, libav (PyAV) all other formats, and what
+follows where libsndfile stops before the end. MP3 goes to libav: libsndfile guesses the length of an MP3
+without a frame count from its first frames and stops there, and stops at the first damage in one that has a
+count. The links of a chained Ogg are decoded one by one.
 """
 
 import contextlib
 from collections.abc import Generator, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import soundfile
@@ -23,17 +23,18 @@ from patchout.errors import AudioError, CutError
 MAX_ARRAY_CHANNELS = 64  # a file may have more
 READ_FRAMES = 8192  # small, because libsndfile drops the whole read in which an error lies
 UNKNOWN_FRAMES = 2**62  # libsndfile says about 2**63 where the header does not, and then fails at the end
-HOLE = "reports a hole"  # libsndfile's log, of lost pages of an Ogg
+HOLE = "reports a hole"  # in libsndfile's log, for lost pages of an Ogg
 NOTHING = np.zeros(0, np.float32)
 
+T = TypeVar("T")
+_Decoding = Generator[Block, None, T]  # blocks, then a result
 
-def decode(
-    source: Source, *, start_s: float = 0.0, channel: Channel = "mean"
-) -> Generator[Block, None, None]:
-    """Yield the blocks of a source in order; those before `start_s` (seconds) may be left out.
 
-    All have the rate of the first; what comes at another one is resampled. Raises AudioError or OSError naming the
-    source, and CutError after the last good block of a cut one.
+def decode(source: Source, *, start_s: float = 0.0, channel: Channel = "mean") -> _Decoding[None]:
+    """Decode a source into blocks in order; those before `start_s` (seconds) may be left out.
+
+    All have the rate of the first; parts at another rate are resampled. Raises AudioError or OSError naming
+    the source, and CutError after the last good block of a cut one.
     """
     if is_array(source):
         yield from _array_blocks(source, channel)
@@ -44,44 +45,43 @@ def decode(
                 yield from _at_one_rate(blocks)
         finally:
             if reader.error is not None:
-                raise OSError(
-                    f"{reader.title}: reading failed ({reader.error}); check the disk"
-                ) from reader.error
+                reason = f"{reader.title}: reading failed ({reader.error}); check the disk"
+                raise OSError(reason) from reader.error
 
 
 # ---- arrays
 
 
 def _array_blocks(source: Any, channel: Channel) -> Iterator[Block]:
-    """Blocks of (array, rate): numbers in any nest of lists, a numpy array, a tensor of torch."""
+    """Blocks of (array, rate); the array: nested lists of numbers, a numpy array or a torch tensor."""
     if not isinstance(source, tuple) or len(source) != 2:
         raise AudioError("<array>: comes without its rate; give an array and its Hz as (array, rate)")
     if _is_number(source[0]) and not _is_number(source[1]):
-        raise AudioError(
-            "<array>: comes as (rate, array); give (array, rate), of scipy's (samples, channels) array.T"
-        )
-    array, rate = _numbers(source[0]), _whole(source[1])
+        scipy = "of scipy's (samples, channels) array.T"
+        raise AudioError(f"<array>: comes as (rate, array); give (array, rate), {scipy}")
+    array, rate = _numpy(source[0]), _integer(source[1])
     is_long = array.dtype.kind in "iu" and array.dtype.itemsize > 4
     if array.ndim not in (1, 2) or array.dtype.kind not in "fiu" or is_long:
-        allowed = "give floats with full scale 1, or integers of 8, 16 or 32 bits, (samples,) or (channels, samples)"
-        raise AudioError(f"<array>: {array.dtype} {array.shape} is not sound; {allowed}")
+        allowed = (
+            "floats with full scale 1 or integers of 8, 16 or 32 bits, (samples,) or (channels, samples)"
+        )
+        raise AudioError(f"<array>: {array.dtype} {array.shape} is not sound; give {allowed}")
     if array.ndim == 2 and array.shape[0] > MAX_ARRAY_CHANNELS:
         channels = f"{array.shape[0]} channels, at most {MAX_ARRAY_CHANNELS} are allowed"
         raise AudioError(f"<array>: {channels}; give (channels, samples), perhaps array.T")
     span = int(array.max()) - int(array.min()) if array.dtype in (np.int32, np.uint32) and array.size else 0
     if 0 < span <= 2**16:  # a 65536th of what they can hold
-        raise AudioError(
-            f"<array>: its {array.dtype} numbers span no more than {span}; give those of 16 bits as int16"
-        )
+        numbers = f"its {array.dtype} numbers span no more than {span}"
+        raise AudioError(f"<array>: {numbers}; give those of 16 bits as int16")
     frames = np.atleast_2d(array).T if array.size else np.zeros((0, 1))
     for start in range(0, len(frames), READ_FRAMES):
         yield block_of(rate, start, frames[start : start + READ_FRAMES], channel)
 
 
-def _numbers(array: Any) -> np.ndarray:
+def _numpy(array: Any) -> np.ndarray:
     if isinstance(array, np.ndarray):
         return array
-    if hasattr(array, "detach"):  # of torch, on any device, with a gradient or without
+    if hasattr(array, "detach"):  # a torch tensor, on any device, with a gradient or without
         array = array.detach().cpu()
         array = array.float() if array.is_floating_point() else array
     try:
@@ -94,8 +94,8 @@ def _is_number(value: Any) -> bool:
     return not isinstance(value, list | tuple | str) and getattr(value, "ndim", 0) == 0
 
 
-def _whole(rate: Any) -> Any:
-    """A whole number of Hz in any type as an int; anything else as it is, to be refused."""
+def _integer(rate: Any) -> Any:
+    """A whole number of Hz of any type as an int; anything else unchanged, to be refused."""
     try:
         return int(rate) if float(rate).is_integer() and not isinstance(rate, bool | str) else rate
     except (TypeError, ValueError, OverflowError):
@@ -106,18 +106,18 @@ def _whole(rate: Any) -> Any:
 
 
 class _Stop(NamedTuple):
-    """Where libsndfile stopped."""
+    """How far libsndfile decoded a file, and why it stopped there."""
 
     frames: int = 0
     rate: int = 1
-    promised: int = 0  # frames
+    promised: int = 0  # frames, by the header
     reason: str = ""  # why it stopped before the end
     is_end: bool = False
-    again: int = 0  # where another stream begins
+    next_stream: int = 0  # byte at which another stream begins; 0: none
 
 
-def _link_blocks(reader: Reader, start_s: float, channel: Channel) -> Generator[Block, None, None]:
-    """The blocks of a file, or of several in one, such as the links of a chained Ogg; each may have its own rate."""
+def _link_blocks(reader: Reader, start_s: float, channel: Channel) -> _Decoding[None]:
+    """The blocks of all streams in a file, such as the links of a chained Ogg; each may have its own rate."""
     header = read_header(reader, reader.size)
     parts = links(reader, reader.size) if header.is_chained else [(0, reader.size)]
     is_chained = len(parts) > 1
@@ -127,25 +127,19 @@ def _link_blocks(reader: Reader, start_s: float, channel: Channel) -> Generator[
             reader.narrow(start, end)
             header, start_s = read_header(reader, reader.size), 0.0
         try:
-            again = yield from _file_blocks(reader, header, start_s, channel)
+            next_stream = yield from _file_blocks(reader, header, start_s, channel)
         except (CutError, AudioError) as error:
             if not parts:
                 raise
-            yield Block(
-                UNKNOWN_RATE, 0, NOTHING, f"has a part that {str(error).removeprefix(f'{reader.title}: ')}"
-            )
+            reason = str(error).removeprefix(f"{reader.title}: ")
+            yield Block(UNKNOWN_RATE, 0, NOTHING, f"has a part that {reason}")
             continue
-        if again:
-            parts, is_chained = [(start + again, end), *parts], True
+        if next_stream:
+            parts, is_chained = [(start + next_stream, end), *parts], True
 
 
-def _file_blocks(
-    reader: Reader, header: Header, start_s: float, channel: Channel
-) -> Generator[Block, None, int]:
-    """The blocks of a file by libsndfile, and from where it stops by libav; each in samples of its own rate.
-
-    Returns where another one begins, 0 if none does.
-    """
+def _file_blocks(reader: Reader, header: Header, start_s: float, channel: Channel) -> _Decoding[int]:
+    """The blocks of one stream: by libsndfile, then by libav where it stops; returns `_Stop.next_stream`."""
     stop = _Stop()
     reader.patch(header.patches)
     if not (header.needs_libav or header.is_chained or reader.stream is not None):
@@ -157,57 +151,50 @@ def _file_blocks(
         end_s = yield from _libav_blocks(reader, stop, header.promised_s, channel)
     if header.share > 1:
         raise CutError(f"is cut short, its header promises {header.share * end_s:.2f} s")
-    if header.is_cut and not stop.again:
+    if header.is_cut and not stop.next_stream:
         raise CutError("is cut short, its end is not there")
-    return stop.again
+    return stop.next_stream
 
 
-def _sndfile_blocks(reader: Reader, start_s: float, channel: Channel) -> Generator[Block, None, _Stop]:
-    """Decode with libsndfile as far as it can; it gives no block of a file that it cannot read."""
+def _sndfile_blocks(reader: Reader, start_s: float, channel: Channel) -> _Decoding[_Stop]:
+    """What libsndfile decodes; no block of a file that it cannot read."""
     reader.seek(0)
     rate, position, promised = 1, 0, 0
-    with contextlib.ExitStack() as stack:
-        try:
-            sound = stack.enter_context(soundfile.SoundFile(reader))
+    try:
+        with soundfile.SoundFile(reader) as sound:
             if sound.subtype.startswith("MPEG") or sound.frames >= UNKNOWN_FRAMES:
                 return _Stop()
-            rate, counts = sound.samplerate, sound.format in ("FLAC", "OGG")
-            promised = sound.frames if counts else 0
+            rate, is_counted = sound.samplerate, sound.format in ("FLAC", "OGG")
+            promised = sound.frames if is_counted else 0
             if start_s and sound.seekable():
                 position = sound.seek(min(round(start_s * rate), sound.frames))
-                yield Block(rate, position, NOTHING)  # shows where the sound ends if nothing follows
+                yield Block(rate, position, NOTHING)  # the end of the sound if nothing follows
             while len(frames := sound.read(READ_FRAMES, dtype="float32", always_2d=True)):
-                if counts and HOLE in sound.extra_info:  # and libsndfile goes on as if nothing were missing
+                if is_counted and HOLE in sound.extra_info:  # libsndfile goes on as if nothing were missing
                     return _Stop(position, rate, promised, IS_DAMAGED)
                 yield block_of(rate, position, frames, channel)
                 position += len(frames)
-        except soundfile.SoundFileError:
-            return _Stop(position, rate, promised, IS_DAMAGED if position else "")
+    except soundfile.SoundFileError:
+        return _Stop(position, rate, promised, IS_DAMAGED if position else "")
     if position < promised:
         return _Stop(position, rate, promised, IS_DAMAGED)
-    return _Stop(position, rate, is_end=True, again=next_start(reader, reader.size) if counts else 0)
+    next_stream = next_start(reader, reader.size) if is_counted else 0
+    return _Stop(position, rate, is_end=True, next_stream=next_stream)
 
 
-def _libav_blocks(
-    reader: Reader, stop: _Stop, promised_s: float, channel: Channel
-) -> Generator[Block, None, float]:
-    """What libav reads from the place where libsndfile stopped; returns the seconds of the whole."""
+def _libav_blocks(reader: Reader, stop: _Stop, promised_s: float, channel: Channel) -> _Decoding[float]:
+    """What libav decodes beyond the frame at which libsndfile stopped; returns the total seconds."""
     end_s, count = 0.0, 0
     promised_s = stop.promised / stop.rate or promised_s
     try:
-        blocks = decode_libav(
-            reader, reader.title, channel=channel, stream=reader.stream, promised_s=promised_s
-        )
-        for block in blocks:
+        for block in decode_libav(reader, channel, promised_s=promised_s):
             if block.start < stop.frames and len(block.samples) and block.rate != stop.rate:
                 break
             end_s = (block.start + len(block.samples)) / block.rate
             skip = max(0, stop.frames - block.start)
             if not skip or skip < len(block.samples):
                 count += len(block.samples) - skip
-                yield (
-                    block._replace(start=block.start + skip, samples=block.samples[skip:]) if skip else block
-                )
+                yield block._replace(start=block.start + skip, samples=block.samples[skip:])
     except AudioError:
         if not stop.frames:
             raise
@@ -216,11 +203,10 @@ def _libav_blocks(
     return max(end_s, stop.frames / stop.rate)
 
 
-def _at_one_rate(blocks: Iterable[Block]) -> Generator[Block, None, None]:
-    """All blocks one after the other, at the rate of the first one that holds samples."""
+def _at_one_rate(blocks: Iterable[Block]) -> Iterator[Block]:
+    """All blocks at the rate of the first one that holds samples; others are resampled."""
     rate = current = position = 0
     resampler: Any = None
-    cut: CutError | None = None
     try:
         for block in blocks:
             samples, size = block.samples, len(block.samples)
@@ -228,8 +214,8 @@ def _at_one_rate(blocks: Iterable[Block]) -> Generator[Block, None, None]:
                 position, rate = block.start, block.rate if size else 0
                 current = rate
             if size and block.rate != current:
-                yield from (rest := _rest(resampler, rate, position))
-                position += sum(len(part.samples) for part in rest)
+                yield from (tail := _flushed(resampler, rate, position))
+                position += sum(len(part.samples) for part in tail)
                 resampler = _resampler(block.rate, rate)
                 current = block.rate
                 yield Block(rate, position, NOTHING, f"changes to {current} Hz")
@@ -239,20 +225,19 @@ def _at_one_rate(blocks: Iterable[Block]) -> Generator[Block, None, None]:
                 block = block._replace(rate=rate or block.rate, start=position, samples=samples)
             yield block
             position += len(samples)
-    except CutError as error:
-        cut = error
-    yield from _rest(resampler, rate, position)
-    if cut is not None:
-        raise cut
+    except CutError:
+        yield from _flushed(resampler, rate, position)
+        raise
+    yield from _flushed(resampler, rate, position)
 
 
 def _resampler(rate: int, to_rate: int) -> Any:
-    """From a part's rate to the first one; None if they are equal."""
+    """A resampler from a part's rate to the first part's; None if they are equal."""
     if not MIN_RATE <= rate <= MAX_RATE:
         raise CutError(f"changes to {rate} Hz, which cannot be")
     return None if rate == to_rate else soxr.ResampleStream(rate, to_rate, 1, dtype="float32", quality="HQ")
 
 
-def _rest(resampler: Any, rate: int, position: int) -> list[Block]:
-    """What a resampler still holds."""
+def _flushed(resampler: Any, rate: int, position: int) -> list[Block]:
+    """The last samples of a resampler, delayed by its filter."""
     return [] if resampler is None else [Block(rate, position, resampler.resample_chunk(NOTHING, last=True))]

@@ -1,12 +1,10 @@
-"""Decoded samples of any layout -> mono float32, and what their level says of a wrong scale."""
+"""PCM of any sample format and channel layout -> mono float32; checks of its level."""
 
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-Channel = Literal[
-    "mean", "left", "right"
-]  # of all channels, the first, the second (of a mono sound: its only one)
+Channel = Literal["mean", "left", "right"]  # of all channels, the first, the second (of mono: its only one)
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 QUIET = 2.0**-10  # of full scale: below it the mean of channels may be all that they leave of each other
@@ -18,7 +16,7 @@ INTEGERS = (15, 23, 31)  # bits beside the sign
 
 
 class Block(NamedTuple):
-    """A piece of a source: one of its channels, or their mean."""
+    """Consecutive mono samples of a source: one of its channels, or their mean."""
 
     rate: int  # Hz, of the source
     start: int  # source sample at which the block begins
@@ -29,28 +27,22 @@ class Block(NamedTuple):
 
 
 def block_of(rate: int, start: int, frames: np.ndarray, channel: Channel) -> Block:
-    """One channel of `(samples, channels)` PCM, or their mean, from the source's sample `start` on."""
+    """The block of `(samples, channels)` PCM that begins at the source's sample `start`."""
     samples = mono(frames, channel)
     block = Block(rate, start, samples, num_channels=frames.shape[1])
-    if (
-        channel != "mean"
-        or frames.shape[1] == 1
-        or not len(samples)
-        or not -QUIET < samples[len(samples) // 2] < QUIET
-    ):
+    is_mixed = channel == "mean" and frames.shape[1] > 1 and len(samples)
+    if not is_mixed or not -QUIET < samples[len(samples) // 2] < QUIET:
         return block
     sides: tuple[Channel, ...] = ("left", "right")  # of more channels too: two that differ are enough
     return block._replace(channel_peak=max(float(np.abs(mono(frames, side)).max()) for side in sides))
 
 
 def mono(frames: np.ndarray, channel: Channel) -> np.ndarray:
-    """Return one channel of `(samples, channels)` PCM, or their mean, as float32 with full scale 1."""
+    """Down-mix `(samples, channels)` PCM to one channel or the mean of all: float32, full scale 1."""
     if channel != "mean":
-        place = min(("left", "right").index(channel), frames.shape[1] - 1)
-        frames = frames[:, place : place + 1]
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # infinite and NaN samples are for the caller to refuse
+        index = min(("left", "right").index(channel), frames.shape[1] - 1)
+        frames = frames[:, index : index + 1]
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller refuses infinite and NaN samples
         if frames.dtype == np.float32:
             return frames.mean(axis=1) if frames.shape[1] > 1 else frames[:, 0]
         mean = frames.mean(axis=1, dtype=np.float64)
@@ -61,15 +53,16 @@ def mono(frames: np.ndarray, channel: Channel) -> np.ndarray:
 
 
 def too_loud(peak: float) -> str:
-    """What is wrong with samples whose peak lies far above full scale; "" if it does not."""
+    """The warning for a peak far above full scale, which integers read as floats have; "" below it."""
     if peak <= LOUDEST_MIX:
         return ""
     bits = next((bits for bits in INTEGERS if peak <= 2.0**bits), INTEGERS[-1])
-    return f"peaks at {peak:.5g} times full scale: if its numbers are those of {bits + 1} bits, divide by {2**bits}"
+    scale = f"if its numbers are those of {bits + 1} bits, divide by {2**bits}"
+    return f"peaks at {peak:.5g} times full scale: {scale}"
 
 
 def silence(peak: float, channel_peak: float) -> str:
-    """Why nothing is heard in samples with this peak, of channels with that one; "" if something is."""
+    """Why samples with this peak, mixed from channels with that one, are silent; "" if they are not."""
     if channel_peak and peak < CANCELLED * channel_peak:
         return CANCEL
     if 0.0 < peak <= STEP_16:

@@ -1,4 +1,4 @@
-"""Where sounds come from: a path, bytes, a file object or an array; the first three opened as one kind of file."""
+"""Sound sources: a path, bytes, a file object or an array; the first three open as a `Reader`."""
 
 import contextlib
 import io
@@ -11,13 +11,12 @@ from patchout.audio.containers import BinaryFile
 from patchout.errors import AudioError
 from patchout.files import without_stream
 
-Source = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | tuple[Any, Any]
-)  # (array, rate in Hz)
+File = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile
+Source = File | tuple[Any, Any]  # (array, rate in Hz)
 
 
 def name_of(source: Source) -> str:
-    """What messages call a source: its path as given, the file object's name, `<bytes>`, `<file>` or `<array>`."""
+    """The name of a source in messages: its path as given, the file object's name, `<bytes>` or `<array>`."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -29,17 +28,15 @@ def name_of(source: Source) -> str:
 
 
 def is_array(source: object) -> bool:
-    """Whether a source is no file: samples, with their rate or without."""
-    return isinstance(source, tuple | list) or (
-        hasattr(source, "ndim") and not isinstance(source, memoryview)
-    )
+    """Whether a source is an array of samples, with a rate or without, and no file."""
+    return isinstance(source, tuple | list) or (hasattr(source, "ndim") and type(source) is not memoryview)
 
 
 class Reader:
-    """A stretch of a binary file as both decoders read it: no call raises, and no read returns more than was asked for.
+    """A byte range of a binary file, for libsndfile and libav: no read raises or returns too many bytes.
 
-    libsndfile cannot pass an exception on, so a failure is kept in `error` and looks like the end of the file.
-    It has no `name`: libav would take that for a URL and guess the format from its ending.
+    libsndfile cannot pass an exception on, so a failure is kept in `error` and looks like the end of the
+    file. It has no `name`: libav would take that for a URL and guess the format from its ending.
     """
 
     def __init__(self, file: BinaryFile, title: str) -> None:
@@ -55,13 +52,13 @@ class Reader:
             raise TypeError("it is open as text")
 
     def narrow(self, start: int, end: int) -> None:
-        """From now on be the bytes from `start` to `end` of the whole file, as they are."""
+        """Restrict to the bytes from `start` to `end` of the whole file, unpatched."""
         self._start, self.size, self._is_plain = start, end - start, False
         self._patches.clear()
         self.seek(0)
 
     def patch(self, patches: Iterable[tuple[int, bytes]]) -> None:
-        """From now on read other bytes at some places than the file holds there."""
+        """Replace bytes of the file at some offsets in what is read from now on."""
         self._patches += patches
         self._is_plain = self._is_plain and not self._patches
 
@@ -87,9 +84,8 @@ class Reader:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         origin = {os.SEEK_CUR: self.tell(), os.SEEK_END: self.size}.get(whence, 0)
-        self._file.seek(
-            self._start + min(max(origin + offset, 0), self.size)
-        )  # a damaged header asks for any place
+        offset = min(max(origin + offset, 0), self.size)  # a damaged header asks for any place
+        self._file.seek(self._start + offset)
         return self.tell()
 
 
@@ -110,9 +106,9 @@ def opened(source: Source) -> Iterator[Reader]:
         try:
             reader = Reader(file, name)
         except (AttributeError, TypeError, ValueError, OSError) as error:
-            what = f"a {type(source).__name__} that cannot be read ({error})"
+            reason = f"a {type(source).__name__} that cannot be read ({error})"
             allowed = 'a path, bytes, a seekable file opened with "rb", or (array, rate)'
-            raise AudioError(f"{name}: {what}; give {allowed}") from error
+            raise AudioError(f"{name}: {reason}; give {allowed}") from error
         if reader.size == 0:
             raise AudioError(f"{name}: is an empty file; check how it was made or copied")
         reader.stream = stream

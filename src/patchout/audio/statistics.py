@@ -1,4 +1,4 @@
-"""Mean and deviation of every mel band: AudioSet's as published, or those of one's own sounds (MaskSpec, section 1)."""
+"""Mean and deviation of every mel band: AudioSet's as published, or computed (MaskSpec, section 2)."""
 
 import csv
 from collections.abc import Iterable
@@ -11,17 +11,17 @@ from torch import Tensor
 
 
 class FrameStatistics(NamedTuple):
-    """What `MelConfig` standardises with, as in `replace(config, **statistics._asdict())`."""
+    """Mean and deviation of each mel band, or of all, as in `replace(config, **statistics._asdict())`."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 def audioset_statistics(*, floor: float = 0.0) -> FrameStatistics:
-    """The statistics of MaskSpec's public weights, of 128 bands over 10,000 clips of AudioSet.
+    """Statistics of 128 bands over 10,000 clips of AudioSet, as used by MaskSpec's public weights.
 
-    Bands 120 to 127 have a deviation of 0.04: those clips end at 11 kHz. Full-band sound reads 60 deviations there, so
-    give `low_pass_hz=11_000` for the public weights, or a `floor` for own training.
+    Bands 120 to 127 have a deviation of 0.04: those clips end at 11 kHz. Full-band sound reads 60 deviations
+    there, so give `low_pass_hz=11_000` for the public weights, or a `floor` when training anew.
     """
     text = (resources.files("patchout.audio") / "frame_stats.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(text.splitlines()))
@@ -32,10 +32,11 @@ def audioset_statistics(*, floor: float = 0.0) -> FrameStatistics:
 def frame_statistics(
     mels: Iterable[Float[Tensor, "mel _"]], *, floor: float = 0.3, per_band: bool = True
 ) -> FrameStatistics:
-    """Mean and population deviation of every band over the frames of all clips, or one pair for all bands together.
+    """Mean and population deviation of every band over all frames of all clips; one pair if not `per_band`.
 
-    `mels`: log-mels of a front end without statistics, read once. No deviation is below `floor`: a band that the data
-    leave empty would be blown up in the first sound that fills it. No clip at all is a ValueError.
+    `mels`: log-mels of a front end without statistics, read once. Deviations are at least `floor`: otherwise
+    a band that is empty in these clips would be amplified in the first sound that fills it. No clip is a
+    ValueError.
     """
     count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for mel in mels:

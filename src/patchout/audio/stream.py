@@ -1,4 +1,4 @@
-"""Any sound source -> mono float32 samples at a rate, streamed in bounded memory; windows over such a stream."""
+"""Any sound source -> mono float32 samples at a given rate, in bounded memory; windows over such a stream."""
 
 import contextlib
 import math
@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import soxr
 
-from patchout.audio.decode import decode
+from patchout.audio.decode import NOTHING, decode
 from patchout.audio.libav import IS_DAMAGED
 from patchout.audio.pcm import CANCEL, MAX_RATE, MIN_RATE, Block, Channel, silence, too_loud
 from patchout.audio.sources import Source, name_of
@@ -23,18 +23,18 @@ MAX_LEVEL = 1e12  # full scale is 1; filtering anything louder could leave float
 
 
 class AudioWarning(UserWarning):
-    """The source is used, but not all of it could be decoded, or something about it looks wrong."""
+    """The source is used, but a part could not be decoded, or it is silent or suspiciously loud."""
 
 
 class Stream:
-    """One source as float32 mono blocks `(samples,)` at `rate` Hz; iterate it once, memory stays bounded.
+    """A source decoded, mixed to mono and resampled: float32 blocks `(samples,)` at `rate` Hz, iterated once.
 
-    `start_s` and `end_s` (seconds) cut a segment; a block holds about BLOCK_S seconds; `channel` is one of the
-    channels or the mean of all; the path "talk.mkv#a:1" names the second audio stream of talk.mkv. `source_rate` and
-    `num_channels` (of the source) are 0 until the first block; `num_samples` (at `rate`), `duration_s`, `warning` (what
-    is missing, silent or odd in the source, else None), `is_damaged` (sound is missing) and `silence` (why nothing is
-    heard, else None) are complete after the last one. Iterating raises AudioError, or OSError for a file that cannot be
-    read.
+    `start_s` and `end_s` (seconds) cut a segment; a block holds about BLOCK_S seconds; `channel` is one of
+    the channels or the mean of all; the path "talk.mkv#a:1" names the second audio stream of talk.mkv.
+    `source_rate` and `num_channels` (of the source) are 0 until the first block; `num_samples` (at `rate`),
+    `duration_s`, `warning` (what is missing, silent or odd in the source, else None), `is_damaged` (sound is
+    missing) and `silence` (why it is silent, else None) are complete after the last one. Iterating raises
+    AudioError, or OSError for a file that cannot be read.
     """
 
     def __init__(
@@ -47,31 +47,23 @@ class Stream:
         channel: Channel = "mean",
     ) -> None:
         if not _is_rate(rate):
-            raise ValueError(
-                f"rate={rate!r} is not allowed: give a whole number of Hz, {MIN_RATE} to {MAX_RATE}"
-            )
+            raise ValueError(f"rate={rate!r} is not allowed: give whole Hz, {MIN_RATE} to {MAX_RATE}")
         if not 0 <= start_s < math.inf:
             raise ValueError(f"start_s={start_s} is not allowed: give 0 or more seconds")
         if end_s is not None and not start_s < end_s < math.inf:
-            raise ValueError(
-                f"end_s={end_s} is not allowed: give more seconds than start_s={start_s}, or None"
-            )
+            raise ValueError(f"end_s={end_s} is not allowed: give more than start_s={start_s}, or None")
         if channel not in get_args(Channel):
             raise ValueError(f"channel={channel!r} is not allowed: give {', '.join(get_args(Channel))}")
         self.name = name_of(source)
         self.rate = int(rate)
-        self.source_rate = self.num_channels = 0
-        self.num_samples = 0
-        self.duration_s = 0.0
+        self.source_rate = self.num_channels = self.num_samples = 0
+        self.duration_s = self._channel_peak = 0.0
+        self.is_damaged = False
         self.warning: str | None = None
         self.silence: str | None = None
-        self._flaws: dict[
-            str, list[tuple[float, float]]
-        ] = {}  # what is wrong -> where and how long, in seconds
-        self.is_damaged, self._channel_peak = False, 0.0
+        self._flaws: dict[str, list[tuple[float, float]]] = {}  # flaw -> where and how long, in seconds
         self._source: Source | None = source
-        self._start_s, self._end_s = start_s, end_s
-        self._channel = channel
+        self._start_s, self._end_s, self._channel = start_s, end_s, channel
 
     def __iter__(self) -> Iterator[np.ndarray]:
         if self._source is None:
@@ -80,47 +72,43 @@ class Stream:
         return self._gathered(source)
 
     def _gathered(self, source: Source) -> Generator[np.ndarray, None, None]:
-        """Join pieces to blocks of at least BLOCK_S seconds, and count what is given out."""
+        """Blocks of at least BLOCK_S seconds, counted."""
         parts: list[np.ndarray] = []
-        held = 0
+        size = 0
         with contextlib.closing(self._resampled(source)) as pieces:
             for piece in pieces:
                 parts.append(piece)
-                held += len(piece)
-                if held >= BLOCK_S * self.rate:
-                    self.num_samples += held
+                size += len(piece)
+                if size >= BLOCK_S * self.rate:
+                    self.num_samples += size
                     yield np.concatenate(parts)
-                    parts, held = [], 0
-        if held:
-            self.num_samples += held
+                    parts, size = [], 0
+        if size:
+            self.num_samples += size
             yield np.concatenate(parts)
 
     def _resampled(self, source: Source) -> Generator[np.ndarray, None, None]:
-        """Small pieces at the new rate, some of them empty."""
+        """The segment resampled to `rate`, in small pieces, some of them empty."""
         resampler: Any = None
-        first, count = np.zeros(0, np.float32), 0
+        first, count = NOTHING, 0
         with contextlib.closing(self._sound(source)) as pieces:
             for piece in pieces:
                 if self.source_rate == self.rate:
                     yield piece
                     continue
                 if resampler is None:
-                    resampler = soxr.ResampleStream(
-                        self.source_rate, self.rate, 1, dtype="float32", quality="HQ"
-                    )
+                    resampler = soxr.ResampleStream(self.source_rate, self.rate, 1, "float32", quality="HQ")
                     first = piece[:1]
                 for start in range(0, len(piece), SOXR_SAMPLES):
-                    fresh = resampler.resample_chunk(piece[start : start + SOXR_SAMPLES])
-                    count += len(fresh)
-                    yield fresh
+                    resampled = resampler.resample_chunk(piece[start : start + SOXR_SAMPLES])
+                    count += len(resampled)
+                    yield resampled
         if resampler is not None:
-            rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            yield (
-                rest if count + len(rest) else first
-            )  # less than one sample at the new rate is still a sound
+            tail = resampler.resample_chunk(NOTHING, last=True)
+            yield tail if count + len(tail) else first  # less than a sample at the new rate is still a sound
 
     def _sound(self, source: Source) -> Generator[np.ndarray, None, None]:
-        """The segment's pieces, without samples that are no sound; then what they are like."""
+        """The segment's samples, refused unless finite and in range; then `warning` and `silence`."""
         peak = 0.0
         with contextlib.closing(self._segment(source)) as pieces:
             for piece in pieces:
@@ -140,21 +128,19 @@ class Stream:
         self.is_damaged = self.is_damaged or any(IS_DAMAGED in flaw for flaw in self._flaws)
         if self.is_damaged:
             remarks.append(f"the {self.duration_s:.2f} s that can be decoded are used")
-        if said := "; ".join(filter(None, [*remarks, too_loud(float(peak))])):
-            self.warning = f"{self.name}: {said}"
+        if warning := "; ".join(filter(None, [*remarks, too_loud(float(peak))])):
+            self.warning = f"{self.name}: {warning}"
 
     def _segment(self, source: Source) -> Generator[np.ndarray, None, None]:
-        """Cut the segment out of the decoded source, and note what is missing from it."""
+        """The decoded samples from `start_s` to `end_s`; flaws within them are noted."""
         position = used = 0
         try:
             with contextlib.closing(decode(source, start_s=self._start_s, channel=self._channel)) as blocks:
                 for block in blocks:
                     rate, start, samples = block[:3]
                     if not _is_rate(rate):
-                        allowed = f"{MIN_RATE} to {MAX_RATE} are allowed"
-                        raise AudioError(
-                            f"{self.name}: says that its rate is {rate!r} Hz, {allowed}; resample it"
-                        )
+                        reason = f"says that its rate is {rate!r} Hz, {MIN_RATE} to {MAX_RATE} are allowed"
+                        raise AudioError(f"{self.name}: {reason}; resample it")
                     self.source_rate = int(rate)
                     position = start + len(samples)
                     first = round(self._start_s * rate)
@@ -162,9 +148,8 @@ class Stream:
                     piece = samples[max(0, first - start) : max(0, last - start)]
                     self._channel_peak = max(self._channel_peak, block.channel_peak)
                     self.num_channels = max(self.num_channels, block.num_channels)
-                    if block.flaw and (
-                        len(piece) or (not len(samples) and (start == 0 or first <= start <= last))
-                    ):
+                    is_inside = len(piece) or (not len(samples) and (start == 0 or first <= start <= last))
+                    if block.flaw and is_inside:
                         self._note(block, len(piece))
                     if len(piece):
                         used += len(piece)
@@ -179,13 +164,11 @@ class Stream:
             reason = "; ".join(self._flaws) or "holds no samples"
             raise AudioError(f"{self.name}: {reason}; nothing in it can be decoded")
         if not used:
-            end_s = position / self.source_rate
-            raise AudioError(
-                f"{self.name}: start_s={self._start_s} is not before its end at {end_s:.2f} s; start earlier"
-            )
+            late = f"start_s={self._start_s} is not before its end at {position / self.source_rate:.2f} s"
+            raise AudioError(f"{self.name}: {late}; start earlier")
 
     def _note(self, block: Block, num_samples: int) -> None:
-        """Keep what is wrong with so many samples of a block, or at its place; together with what goes before."""
+        """Record the flaw of `num_samples` of a block, or of its position; one that goes on is one place."""
         places = self._flaws.setdefault(block.flaw, [])
         start_s, length_s = block.start / block.rate, num_samples / block.rate
         if places and num_samples and abs(sum(places[-1]) - start_s) < 1 / block.rate:
@@ -195,17 +178,13 @@ class Stream:
 
 
 def _remark(text: str, places: list[tuple[float, float]]) -> str:
-    """What is wrong with a source, how long, and where."""
+    """A flaw with its total length and its places, for the warning."""
     if not places:
         return text
     length_s, first_s = sum(length_s for _, length_s in places), places[0][0]
     length = f"{length_s:.2f} s " if length_s else ""
-    where = (
-        f"at {first_s:.2f} s"
-        if len(places) == 1
-        else f"in {len(places)} places, the first at {first_s:.2f} s"
-    )
-    return f"{text} ({length}{where})"
+    places_text = f"in {len(places)} places, the first " if len(places) > 1 else ""
+    return f"{text} ({length}{places_text}at {first_s:.2f} s)"
 
 
 def load(
@@ -216,9 +195,10 @@ def load(
     end_s: float | None = None,
     channel: Channel = "mean",
 ) -> np.ndarray:
-    """Return the source, or its segment in seconds, as float32 `(samples,)` at `rate` Hz: one channel, or the mean.
+    """Decode a source, or its segment in seconds: float32 `(samples,)` at `rate` Hz, one channel or the mean.
 
-    Raises AudioError or OSError that name the source; warns with AudioWarning if a part of it cannot be decoded.
+    Raises AudioError or OSError that name the source; warns with AudioWarning if a part of it cannot be
+    decoded.
     """
     stream = Stream(source, rate, start_s=start_s, end_s=end_s, channel=channel)
     samples = np.concatenate(list(stream))
@@ -228,39 +208,33 @@ def load(
 
 
 def windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (start sample, window) over a stream of `(samples,)` blocks, in bounded memory and without padding.
+    """Sliding windows over a stream of `(samples,)` blocks: (start sample, window); bounded memory, unpadded.
 
-    A stream of up to `size` samples is one window, as it is. A longer one gives full windows every `hop` samples
-    and, if samples remain, one more that ends with the stream. `hop` is 1 to `size`, so that every sample is seen.
+    A stream of up to `size` samples is one window, as it is. A longer one gives full windows every `hop`
+    samples and, if samples remain, one more that ends with the stream. `hop` is 1 to `size`: every sample is
+    seen.
     """
     if not 1 <= hop <= size:
         raise ValueError(f"hop={hop} is not allowed: give 1 to size={size} samples")
     parts: list[np.ndarray] = []
-    held_start, held, start = (
-        0,
-        0,
-        0,
-    )  # in samples: where the held ones begin, how many, where the next window begins
+    first = end = start = 0  # in samples: where the buffered parts begin and end, and the next window begins
     for block in blocks:
         parts.append(block)
-        held += len(block)
-        if held_start + held < start + size:
+        end += len(block)
+        if end < start + size:
             continue
         joined = np.concatenate(parts)
-        while held_start + held >= start + size:
-            yield start, joined[start - held_start : start - held_start + size]
+        while end >= start + size:
+            yield start, joined[start - first : start - first + size]
             start += hop
-        parts = [joined[start - hop - held_start :]]  # the last window stays: the final one may overlap it
-        held_start, held = start - hop, len(parts[0])
-    if start == 0 and held:
+        parts = [joined[start - hop - first :]]  # the last window stays: the final one may overlap it
+        first = start - hop
+    if start == 0 and end:
         yield 0, np.concatenate(parts)
-    elif held > size:
-        yield held_start + held - size, np.concatenate(parts)[-size:]
+    elif end - first > size:
+        yield end - size, np.concatenate(parts)[-size:]
 
 
 def _is_rate(rate: object) -> bool:
-    return (
-        isinstance(rate, int | np.integer)
-        and not isinstance(rate, bool)
-        and bool(MIN_RATE <= rate <= MAX_RATE)
-    )
+    is_range = isinstance(rate, int | np.integer) and MIN_RATE <= rate <= MAX_RATE
+    return bool(is_range) and type(rate) is not bool

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchout.audio import stream as audio
-from patchout.audio.windows import window_mels
+from patchout.audio.window_mels import window_mels
 from patchout.models.device import Precision, autocast
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels, hear
 
