@@ -47,10 +47,10 @@ class FullLength(MaskSpec):
         cell, pixels = self.config.cells(mel), patchify(mel, self.config.patch)
         mask = self._mask(pixels, mask_ratio, noise, rng)
         everything = self.encoder(self.embed(pixels, cell[None]))
-        latent = torch.cat([everything[:, :1], take(everything[:, 1:], mask.kept)], dim=1)
-        prediction = self.decoder(latent, mask.kept, cell).float()
-        loss = masked_error(prediction, pixels, mask.removed, weight)
-        return Prediction(loss, prediction, mask.removed, latent)
+        latent = torch.cat([everything[:, :1], take(everything[:, 1:], mask.visible)], dim=1)
+        prediction = self.decoder(latent, mask.visible, cell).float()
+        loss = masked_error(prediction, pixels, mask.masked, weight)
+        return Prediction(loss, prediction, mask.masked, latent)
 
 
 def step_of(kind: type[MaskSpec], config: PretrainConfig, device: torch.device) -> Callable[[], None]:

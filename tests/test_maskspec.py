@@ -251,10 +251,10 @@ def test_ratios_that_teach_nothing_are_refused(ratio: float, tiny: MaskSpec) -> 
 
 def test_the_mask_keeps_the_smallest_noise() -> None:
     mask = random_mask(formula_noise(), 0.75)
-    assert mask.kept[0, :6].tolist() == [0, 233, 466, 89, 322, 178]
-    assert mask.kept[1, :6].tolist() == [197, 430, 53, 286, 142, 375]
-    assert mask.removed.sum(1).tolist() == [372, 372]
-    assert not mask.removed.gather(1, mask.kept).any()
+    assert mask.visible[0, :6].tolist() == [0, 233, 466, 89, 322, 178]
+    assert mask.visible[1, :6].tolist() == [197, 430, 53, 286, 142, 375]
+    assert mask.masked.sum(1).tolist() == [372, 372]
+    assert not mask.masked.gather(1, mask.visible).any()
 
 
 def test_a_ramp_and_a_constant_patch_are_normed_as_published() -> None:
@@ -271,7 +271,7 @@ def test_a_ramp_and_a_constant_patch_are_normed_as_published() -> None:
 def test_predicting_nothing_costs_what_was_published(normalize: bool, loss: float) -> None:
     pixels = patchify(log_mel(pair(), public_mel()), 16)
     mean, deviation = patch_scale(pixels) if normalize else (0.0, 1.0)
-    removed = random_mask(formula_noise(), 0.75).removed
+    removed = random_mask(formula_noise(), 0.75).masked
     error = masked_error(torch.zeros_like(pixels), (pixels - mean) / deviation, removed)
     assert error.item() == pytest.approx(loss, abs=2e-5)
 

@@ -1,1 +1,1 @@
-"""PaSST, MaskSpec, and their parts: transformer, kernels, patches, masks; where and how exactly they compute."""
+"""PaSST, MaskSpec, a CNN and their parts: transformer, kernels, patches, masks; device and precision."""

@@ -1,4 +1,4 @@
-"""How fast the kernels of a machine are: measured once for a processor and a torch, then cached."""
+"""Autotuning: times the kernels of a processor once for each version of torch, and caches the seconds."""
 
 import json
 import math
@@ -15,29 +15,26 @@ from filelock import FileLock
 
 from patchout.files import cache_folder, write_json
 
-Cases = Mapping[str, Callable[[], object]]  # by "what it computes/by which kernel"
+Cases = Mapping[str, Callable[[], object]]  # by "operation/kernel"
 Seconds = dict[str, float]  # by the same names
 
 FEW, MANY = 8, 256  # tokens: of the first calls, and the most that are timed
-ROUND_S, BUDGET_S = (
-    0.06,
-    0.2,
-)  # one call of every case, and all rounds; more only where a single round takes longer
-HOPELESS = 4.0  # so many times slower than another kernel at a few tokens, a kernel is not timed again
+ROUND_S, BUDGET_S = 0.06, 0.2  # one call of every case; all rounds, unless a single one takes longer
+HOPELESS = 4.0  # a kernel so many times slower than another at a few tokens is not timed again
 WAIT_S = 10.0  # for another process that measures
 
 
 def measured(names: Collection[str], cases_of: Callable[[int], Cases]) -> Seconds:
-    """Seconds of every named case, from the cache folder where this machine has been measured, else `measure`.
+    """Seconds of every named case: cached, or from `measure` on the first call on this machine.
 
-    Processes that start together measure one after the other: the first one's numbers serve all. A cache that is
-    damaged or cannot be written is as none.
+    Of processes that start together the first measures for all. A cache that is damaged or cannot be written
+    is ignored.
     """
     path, machine = cache_folder() / "kernels.json", describe()
     seconds = _stored(path, machine, names)
     if seconds is not None:
         return seconds
-    with _alone(path):
+    with _locked(path):
         seconds = _stored(path, machine, names)
         if seconds is None:
             seconds = measure(cases_of)
@@ -47,27 +44,25 @@ def measured(names: Collection[str], cases_of: Callable[[int], Cases]) -> Second
 
 
 def measure(cases_of: Callable[[int], Cases]) -> Seconds:
-    """Best seconds of every case that `cases_of` makes for a number of tokens, taken by turns.
+    """Least processor seconds, on one core, of every case that `cases_of` makes for a number of tokens.
 
-    Of processor time on one core, which a busy machine leaves alone. In a thread of its own, which no autocast,
-    inference mode or counter of the caller reaches.
+    In a separate thread: out of reach of the caller's autocast, inference mode and operation counters.
     """
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(1) as pool:
         try:
             return pool.submit(_measure, cases_of).result()
         finally:
-            pool.submit(torch.set_num_threads, threads).result()  # what threads that start later will have
+            pool.submit(torch.set_num_threads, threads).result()  # for threads that start later
 
 
 def describe() -> str:
-    """The machine as far as the speed of its kernels depends on it."""
-    vectors = torch.backends.cpu.get_cpu_capability()
-    return f"{processor()}, {vectors}, torch {torch.__version__}"
+    """The key of the cache: processor, its vector instructions, and the version of torch."""
+    return f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
 
 
 def processor() -> str:
-    """What the system calls its processor."""
+    """The name of the processor by the operating system."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -80,7 +75,7 @@ def _measure(cases_of: Callable[[int], Cases]) -> Seconds:
     started = time.thread_time()
     _times(cases_of(FEW))  # first calls load and compile
     few = _times(cases_of(FEW))
-    rivals = {name: min(few[other] for other in few if _what(other) == _what(name)) for name in few}
+    rivals = {name: min(few[other] for other in few if _operation(other) == _operation(name)) for name in few}
     close = [name for name in few if few[name] <= max(HOPELESS * rivals[name], ROUND_S / 10)]
     tokens = max(FEW, min(MANY, int(FEW * ROUND_S / sum(few[name] for name in close))))
     cases = {name: call for name, call in cases_of(tokens).items() if name in close}
@@ -102,25 +97,21 @@ def _times(cases: Cases) -> Seconds:
     return seconds
 
 
-def _what(name: str) -> str:
-    """What a case computes, whichever kernel does."""
+def _operation(name: str) -> str:
     return name.partition("/")[0]
 
 
 def _stored(path: Path, machine: str, names: Collection[str]) -> Seconds | None:
-    """The numbers of a machine, None where they are not there, or not those asked for."""
+    """The cached seconds of a machine; None if absent, invalid, or of other cases."""
     seconds = _read(path).get(machine)
     if not isinstance(seconds, dict) or seconds.keys() != set(names):
         return None
-    return (
-        seconds
-        if all(isinstance(value, float) and 0 < value < math.inf for value in seconds.values())
-        else None
-    )
+    is_valid = all(isinstance(value, float) and 0 < value < math.inf for value in seconds.values())
+    return seconds if is_valid else None
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What the cache holds, empty where it cannot be read."""
+    """The cache by machine, empty if it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -129,8 +120,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Only one process at a time comes here, where the folder can hold a lock."""
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time, on file systems that support locks."""
     with ExitStack() as stack:
         with suppress(OSError, NotImplementedError):
             path.parent.mkdir(parents=True, exist_ok=True)

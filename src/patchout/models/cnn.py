@@ -1,4 +1,4 @@
-"""A plain CNN on the log-mel, to judge beside the transformers: five convolutions, then their mean."""
+"""A small CNN baseline on the log-mel: five convolutions and global average pooling."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,7 +18,7 @@ GROUPS = 8  # of channels that are normed together
 
 @dataclass(frozen=True, kw_only=True)
 class CnnConfig(TaggerConfig):
-    """Everything needed to build a CNN and to feed it; a `patch` is what becomes one cell of its last layer."""
+    """Front end and labels of a CNN; a `patch` is the input of one cell of its last layer."""
 
     labels: tuple[str, ...]
     task: Literal["multi_class", "multi_label"] = "multi_label"
@@ -34,21 +34,19 @@ class CnnConfig(TaggerConfig):
     width, patch, stride, num_class_tokens = WIDTHS[-1], 16, (32, 16), 0
 
     def __post_init__(self) -> None:
-        """Refuse sizes that make no model."""
+        """Check names and sizes."""
         self.check_names()
         if self.columns < 1 or self.mel.n_mels % self.stride[0]:
-            raise ValueError(
-                f"a CNN needs a column or more and a multiple of {self.stride[0]} mels, got {self}"
-            )
+            raise ValueError(f"a CNN needs 1 column or more, a multiple of {self.stride[0]} mels, got {self}")
 
 
 class Cnn(Tagger):
-    """0.56 million weights. Its norms see one clip alone, so that a score does not depend on the batch."""
+    """CNN baseline, 0.56 M weights; group norms, so that a score does not depend on the batch."""
 
     config: CnnConfig
 
     def __init__(self, config: CnnConfig, *, rng: Generator | None = None) -> None:
-        """Build it with random weights drawn from `rng` (a CPU generator; torch's own when None)."""
+        """Random weights drawn from `rng` (a CPU generator; torch's own when None)."""
         super().__init__(config)
         layers: list[nn.Module] = []
         for num_in, num_out in zip((1, *WIDTHS), WIDTHS, strict=False):
@@ -61,7 +59,7 @@ class Cnn(Tagger):
         init_linear(self, rng)
 
     def forward(self, mel: Float[Tensor, "batch mel frame"], *, rng: Generator | None = None) -> Output:
-        """Log-mel (batch, n_mels, frames) -> Output; frames that fill no further cell are left out. Draws nothing."""
+        """Log-mel (batch, n_mels, frames) -> Output; frames beyond the last whole cell are cut."""
         frames = self.config.num_frames(self.config.check(mel))
         cells = self.layers(mel[:, None, :, :frames])  # (B, width, rows, columns)
         with torch.autocast(mel.device.type, enabled=False):

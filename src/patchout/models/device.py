@@ -1,4 +1,4 @@
-"""Where to compute and how exactly: device and precision by name."""
+"""Device and floating-point precision of a computation, by name."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -13,13 +13,12 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """A device by torch's name; "auto" is the first of cuda, mps, cpu that is there. A missing one is a ValueError.
+    """A device by torch's name; "auto" is the first present of cuda, mps, cpu. ValueError if absent.
 
     Of several processes that torchrun started on one machine, each gets the GPU of its own number.
     """
-    present = ["cuda"] if torch.cuda.is_available() else []
-    present += ["mps"] if torch.backends.mps.is_available() else []
-    present += ["cpu"]
+    gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    present = [*(name for name, is_present in gpus.items() if is_present), "cpu"]
     try:
         device = torch.device(present[0] if name == "auto" else name)
     except RuntimeError:
@@ -27,36 +26,32 @@ def pick_device(name: str = "auto") -> torch.device:
     rank = os.environ.get("LOCAL_RANK")  # set by torchrun
     if device.type == "cuda" and rank is not None:
         if device.index is not None:
-            raise ValueError(
-                f"under torchrun every process takes a GPU of its own: give cuda instead of {name!r}"
-            )
+            raise ValueError(f"with torchrun a process takes a GPU of its own: give cuda instead of {name!r}")
         device = torch.device("cuda", int(rank))
-    if device.type not in present or (
-        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    ):
+    is_beyond = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if device.type not in present or is_beyond:
         raise ValueError(f"no device '{device}' on this machine: here are auto, {', '.join(present)}")
     return device
 
 
 def prefers_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32: by its generation on CUDA, as measured on a CPU."""
+    """Whether bfloat16 is faster than float32: by compute capability on CUDA, as measured on a CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and kernels.chosen().prefers_bf16
 
 
 def pick_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
-    """Settle "auto": bf16 where it is faster, fp32 elsewhere."""
+    """The precision that "auto" means: bf16 where it is faster, else fp32; others are checked."""
     if name not in ("auto", "fp32", "bf16", "fp16"):
         raise ValueError(f"precision is auto, fp32, bf16 or fp16, got {name!r}")
     if name == "fp16" and device.type != "cuda":
-        raise ValueError(
-            f"fp16 needs the loss scaling and the kernels of a CUDA GPU, not {device.type}: use bf16 or fp32"
-        )
+        needs = "the loss scaling and kernels of a CUDA GPU"
+        raise ValueError(f"fp16 needs {needs}, not {device.type}: use bf16 or fp32")
     return name if name != "auto" else "bf16" if prefers_bf16(device) else "fp32"
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """The context in which a model runs at `precision`; log-mels and class scores stay float32 inside it."""
+    """Autocast context of `precision`; log-mels and class scores stay float32 inside it."""
     exact = pick_precision(precision, device)
     return torch.autocast(device.type, HALF[exact]) if exact in HALF else nullcontext()

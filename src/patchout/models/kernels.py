@@ -1,6 +1,6 @@
-"""Products and attention as fast as this CPU can, and whether bfloat16 is faster: measured, not read from its flags.
+"""CPU kernels of matrix products and attention, the fastest by measurement; whether bfloat16 is faster.
 
-What each kernel is worth on the machines we know: `docs/results.md`.
+Their speed on several machines: `docs/results.md`.
 """
 
 import os
@@ -19,18 +19,16 @@ from patchout.models.autotune import Cases, Seconds
 
 CACHED_SCORES = 2**20  # attention scores at a time for each thread of a CPU: 2 MiB of bfloat16
 NOISE = 0.05  # a kernel that saves less of the time than this is not chosen
-UNMEASURED = (
-    "PATCHOUT_UNMEASURED"  # a variable; where it is set, nothing is measured: the same kernels everywhere
-)
+UNMEASURED = "PATCHOUT_UNMEASURED"  # environment variable: if set, no autotuning, the same kernels everywhere
 
 TORCH, ONEDNN, BF16 = "product/torch", "product/onednn", "product/bf16"
 FUSED_FP32, FUSED, HEADWISE = "attention fp32/fused", "attention bf16/fused", "attention bf16/headwise"
 
 
 class Kernels(NamedTuple):
-    """Which kernels a CPU uses."""
+    """The kernels chosen for a CPU."""
 
-    onednn: bool  # float32 products by oneDNN, else what torch calls: MKL, say
+    onednn: bool  # float32 products by oneDNN, else by torch's default, such as MKL
     headwise: bool  # attention in bfloat16 by `HeadwiseAttention`, else by torch's fused kernel
     bf16_speed: float  # of a transformer block, in units of its float32 speed
 
@@ -42,8 +40,8 @@ class Kernels(NamedTuple):
 
 def has_onednn() -> bool:
     """Whether oneDNN can be asked for a product in float32; torch offers it under no public name."""
-    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    is_present: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return is_present and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 @cache
@@ -51,12 +49,12 @@ def chosen() -> Kernels:
     """The kernels of this process, measured at the first call on this machine."""
     if os.environ.get(UNMEASURED):
         return Kernels(onednn=has_onednn(), headwise=True, bf16_speed=1.0)
-    own = [ONEDNN] if has_onednn() else []
-    return choose(autotune.measured([TORCH, BF16, FUSED_FP32, FUSED, HEADWISE, *own], _cases))
+    names = [TORCH, BF16, FUSED_FP32, FUSED, HEADWISE, *([ONEDNN] if has_onednn() else [])]
+    return choose(autotune.measured(names, _cases))
 
 
 def choose(seconds: Seconds) -> Kernels:
-    """The fastest kernels, torch's own where another is not faster beyond noise."""
+    """The fastest kernels; torch's own unless another is faster beyond noise."""
     onednn = seconds.get(ONEDNN, seconds[TORCH]) < (1 - NOISE) * seconds[TORCH]
     headwise = seconds[HEADWISE] < (1 - NOISE) * seconds[FUSED]
     fp32 = 3 * seconds[ONEDNN if onednn else TORCH] + seconds[FUSED_FP32]
@@ -65,10 +63,10 @@ def choose(seconds: Seconds) -> Kernels:
 
 
 def _cases(tokens: int) -> Cases:
-    """What to time by every kernel, of a block of Base size (width 768, 12 heads): products and attention.
+    """Calls to time: a product and the attention of a Base block (width 768, 12 heads) by every kernel.
 
-    The largest product is a third of all; a quarter of the heads on four times the tokens stand for the attention of
-    a quarter of a sequence, so that a typical sequence is measured in little time.
+    The largest product is a third of all. The attention: a quarter of the heads on four times the tokens, so
+    that a typical sequence is measured in little time.
     """
     rng = torch.Generator().manual_seed(0)  # not torch's own, which a run may have seeded
     x, weight, bias = (torch.rand(size, generator=rng) for size in ((tokens, 768), (3072, 768), (3072,)))
@@ -85,17 +83,17 @@ def _cases(tokens: int) -> Cases:
 
 
 class Linear(nn.Linear):
-    """A linear layer by `linear`."""
+    """Linear layer computed by `linear`."""
 
     def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
-        """Row by row."""
+        """Rows (..., in) -> (..., out)."""
         return linear(x, self.weight, self.bias)
 
 
 def linear(
     x: Float[Tensor, "*rows in"], weight: Float[Tensor, "out in"], bias: Float[Tensor, "out"]
 ) -> Float[Tensor, "*rows out"]:
-    """Rows times a matrix, plus a bias: torch's own function, but for float32 on a CPU where oneDNN is faster.
+    """Linear map of rows, x W^T + b: torch's own kernel, or oneDNN for float32 on CPUs where it is faster.
 
     There torch calls MKL, which on AMD processors takes twice the time of oneDNN.
     """
@@ -139,19 +137,20 @@ def attend(
     k: Float[Tensor, "batch head token key"],
     v: Float[Tensor, "batch head token key"],
 ) -> Float[Tensor, "batch head token key"]:
-    """Softmax attention, scaled by 1 / sqrt(key): the fused kernel, but for bfloat16 on a CPU where ours is faster.
+    """Scaled dot-product attention: torch's fused kernel, or ours for bfloat16 on CPUs where it is faster.
 
-    There the fused one computes in float32, and explicit products of some heads at a time may take half its time.
+    There the fused one computes in float32; explicit products of some heads at a time may take half its time.
     """
     plain = q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.compiler.is_compiling()
     if not plain and chosen().headwise:
-        out: Tensor = HeadwiseAttention.apply(*(x.flatten(0, 1) for x in (q, k, v)))  # type: ignore[no-untyped-call]
+        heads = (x.flatten(0, 1) for x in (q, k, v))
+        out: Tensor = HeadwiseAttention.apply(*heads)  # type: ignore[no-untyped-call]
         return out.view(q.shape)
     return F.scaled_dot_product_attention(q, k, v)
 
 
 class HeadwiseAttention(torch.autograd.Function):
-    """Attention of as many heads at a time as the cache holds; the backward pass computes the scores anew."""
+    """Attention, as many heads at a time as fit the cache; the backward pass recomputes the scores."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -166,11 +165,12 @@ class HeadwiseAttention(torch.autograd.Function):
         q, k, v = ctx.saved_tensors
         grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         for q_, k_, v_, grad_, *(dq, dk, dv) in _some_heads(q, k, v, grad, *grads):
-            share = _attention(q_, k_)
-            torch.bmm(share.mT, grad_, out=dv)
-            score = torch._softmax_backward_data(grad_ @ v_.mT, share, -1, q.dtype).mul_(q.shape[-1] ** -0.5)
-            torch.bmm(score, k_, out=dq)
-            torch.bmm(score.mT, q_, out=dk)
+            weights = _attention(q_, k_)
+            torch.bmm(weights.mT, grad_, out=dv)
+            dscore = torch._softmax_backward_data(grad_ @ v_.mT, weights, -1, q.dtype)
+            dscore.mul_(q.shape[-1] ** -0.5)
+            torch.bmm(dscore, k_, out=dq)
+            torch.bmm(dscore.mT, q_, out=dk)
         return grads
 
 
@@ -188,5 +188,5 @@ def _some_heads(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _attention(q: Tensor, k: Tensor) -> Float[Tensor, "head query key"]:
-    """How much of every token each token takes."""
+    """Attention weights: softmax of the scaled scores of every query and key."""
     return torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=q.shape[-1] ** -0.5).softmax(dim=-1)

@@ -1,8 +1,9 @@
-"""MaskSpec: hide most patches of a log-mel, predict them from the rest; then fine-tune the encoder.
+"""MaskSpec, a masked autoencoder of log-mels: most patches are masked and predicted from the visible ones.
 
-"Masked Spectrogram Prediction For Self-Supervised Audio Pre-Training" (arXiv 2204.12768). Where its text and the public
-weights differ, this is the weights' shape: an MLP is four times as wide inside (3072 for Base, which gives the 86 M
-parameters of its Table 1; the 2048 of the text would give 67 M), and the mask token has the decoder's width, 512.
+"Masked Spectrogram Prediction For Self-Supervised Audio Pre-Training" (arXiv 2204.12768). Where its text and
+the public weights differ, this follows the weights: an MLP's hidden width is four times the width (3072 for
+Base, which gives the 86 M parameters of its Table 1; the 2048 of the text would give 67 M), and the mask
+token has the decoder's width, 512.
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,24 +15,14 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from patchout.audio.mel import MelConfig
+from patchout.models import masking
 from patchout.models.family import Geometry
-from patchout.models.masking import (
-    Mask,
-    masked_error,
-    patch_scale,
-    patchify,
-    random_mask,
-    sincos_positions,
-    take,
-)
-from patchout.models.transformer import INIT_STD, Encoder
-
-# -- configs ----------------------------------------------------------------------------------------------------------
+from patchout.models.transformer import INIT_STD, Encoder, init_projection
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig(Geometry):
-    """What every MaskSpec model has: the front end, patches side by side, an encoder. The defaults are Base on 10 s.
+    """Front end, non-overlapping patches and encoder of a MaskSpec (section 2). The defaults: Base on 10 s.
 
     `columns` is the length of the position table; a shorter clip reads its first columns.
     """
@@ -46,33 +37,25 @@ class GridConfig(Geometry):
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse sizes that make no model."""
+        """Check the sizes."""
         if min(self.width, self.depth, self.heads, self.patch, self.columns) < 1:
             raise ValueError(f"every size of a MaskSpec must be at least 1, got {self}")
         if self.width % self.heads:
-            raise ValueError(
-                f"width {self.width} does not divide into {self.heads} heads: use a multiple of them"
-            )
+            raise ValueError(f"width {self.width} does not divide into {self.heads} heads: use a multiple")
         if self.mel.n_mels % self.patch:
-            raise ValueError(
-                f"{self.mel.n_mels} mels do not divide into patches of {self.patch}: choose a multiple"
-            )
+            raise ValueError(f"{self.mel.n_mels} mels do not divide into patches of {self.patch}: change one")
 
     def cells(self, mel: Tensor) -> Int[Tensor, "token"]:
-        """Place in the position table of every whole patch of these log-mels, or a ValueError that says what fits."""
-        columns = self.check(mel)
-        return (
-            torch.arange(self.rows * self.columns, device=mel.device)
-            .view(self.rows, -1)[:, :columns]
-            .flatten()
-        )
+        """Indices in the position table of the patches of log-mels (batch, n_mels, frames), checked."""
+        table = torch.arange(self.rows * self.columns, device=mel.device).view(self.rows, -1)
+        return table[:, : self.check(mel)].flatten()
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSpecConfig(GridConfig):
-    """Everything needed to build a MaskSpec for pre-training and to feed it.
+    """Hyper-parameters and front end of a MaskSpec with its decoder, for pre-training (section 2.3).
 
-    `normalize_patches`: every patch is predicted by its own mean and deviation, as published.
+    `normalize_patches`: the target of a patch is standardised by its own mean and deviation, as published.
     """
 
     decoder_width: int = 512
@@ -81,49 +64,37 @@ class MaskSpecConfig(GridConfig):
     normalize_patches: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse sizes that make no model."""
+        """Check the sizes."""
         super().__post_init__()
         if min(self.decoder_width, self.decoder_depth, self.decoder_heads) < 1:
             raise ValueError(f"every size of a decoder must be at least 1, got {self}")
 
 
-# -- parts ------------------------------------------------------------------------------------------------------------
-
-
 class GridEmbed(nn.Module):
-    """Patches -> tokens with the class token in front; one position for each cell of the grid, learnt or fixed."""
+    """Patch embedding with a class token; a position for each cell of the grid, learnt or fixed."""
 
     def __init__(self, config: GridConfig, *, learnt: bool) -> None:
         super().__init__()
-        self.patch = config.patch
-        self.proj = nn.Conv2d(
-            1, config.width, config.patch, config.patch
-        )  # owns the parameters; applied as a matrix
+        self.proj = nn.Conv2d(1, config.width, config.patch, config.patch)  # applied as a matrix
         self.class_token = nn.Parameter(torch.empty(config.width))
         self.position: Tensor
-        table = sincos_positions(config.rows, config.columns, config.width)
+        table = masking.sincos_positions(config.rows, config.columns, config.width)
         if learnt:
             self.position = nn.Parameter(table)
         else:
             self.register_buffer("position", table, persistent=False)
 
-    def init_projection(self, rng: Generator | None) -> None:
-        """The convolution's own uniform distribution."""
-        bound = self.patch**-1  # 1 / sqrt(fan in)
-        for weight in self.proj.parameters():
-            nn.init.uniform_(weight, -bound, bound, generator=rng)
-
     def forward(
         self, pixels: Float[Tensor, "batch token pixel"], cell: Int[Tensor, "#batch token"]
     ) -> Float[Tensor, "batch tokens width"]:
-        """Project the patches, add the positions of their cells, put the class token before them."""
+        """Project the patches, add the positions of their cells, prepend the class token."""
         patches = F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias) + self.position[1 + cell]
-        first = (self.class_token + self.position[0]).expand(len(pixels), 1, -1)
-        return torch.cat([first, patches], dim=1)
+        class_token = (self.class_token + self.position[0]).expand(len(pixels), 1, -1)
+        return torch.cat([class_token, patches], dim=1)
 
 
 class Decoder(nn.Module):
-    """Latent tokens and a mask token for every hidden patch -> pixels of all patches (section 2.3)."""
+    """Decoder: latent tokens and mask tokens at the masked patches -> pixels of all patches (section 2.3)."""
 
     def __init__(self, config: MaskSpecConfig) -> None:
         super().__init__()
@@ -133,45 +104,37 @@ class Decoder(nn.Module):
         self.transformer = Encoder(width, config.decoder_depth, config.decoder_heads)
         self.head = nn.Linear(width, config.patch**2)
         self.position: Tensor
-        self.register_buffer(
-            "position", sincos_positions(config.rows, config.columns, width), persistent=False
-        )
+        table = masking.sincos_positions(config.rows, config.columns, width)
+        self.register_buffer("position", table, persistent=False)
 
     def forward(
         self,
         latent: Float[Tensor, "batch visible width"],
-        kept: Int[Tensor, "batch kept"],
+        index: Int[Tensor, "batch index"],
         cell: Int[Tensor, "token"],
     ) -> Float[Tensor, "batch token pixel"]:
-        """Put the visible tokens in their places among mask tokens, and predict every patch."""
+        """Put the visible tokens at their `index` among mask tokens, and predict every patch."""
         visible = self.embed(latent)
-        hidden = self.mask_token.to(visible.dtype).expand(len(latent), len(cell), -1)
-        patches = hidden.scatter(1, kept[..., None].expand(-1, -1, hidden.shape[-1]), visible[:, 1:])
+        masked = self.mask_token.to(visible.dtype).expand(len(latent), len(cell), -1)
+        patches = masked.scatter(1, index[..., None].expand(-1, -1, masked.shape[-1]), visible[:, 1:])
         tokens = torch.cat([visible[:, :1], patches + self.position[1 + cell]], dim=1)
         return self.head(self.transformer(tokens)[:, 1:])
 
 
-# -- models -----------------------------------------------------------------------------------------------------------
-
-
 class Prediction(NamedTuple):
-    """What `MaskSpec` returns."""
+    """Output of pre-training: loss, predicted pixels, mask, latent tokens."""
 
     loss: Float[Tensor, ""]
-    prediction: Float[
-        Tensor, "batch token pixel"
-    ]  # in units of each patch's deviation with `normalize_patches`
-    mask: Float[Tensor, "batch token"]  # 1 where hidden
-    latent: Float[
-        Tensor, "batch visible width"
-    ]  # class token, then the visible patches in order of their noise
+    prediction: Float[Tensor, "batch token pixel"]  # standardised by each patch with `normalize_patches`
+    mask: Float[Tensor, "batch token"]  # 1 where masked
+    latent: Float[Tensor, "batch visible width"]  # class token, then visible patches in order of noise
 
 
 class MaskSpec(nn.Module):
-    """The masked autoencoder of spectrograms: a deep encoder for what is visible, a light decoder for everything."""
+    """Masked autoencoder: a deep encoder of the visible patches, a light decoder of all (section 2)."""
 
     def __init__(self, config: MaskSpecConfig, *, rng: Generator | None = None) -> None:
-        """Build it with random weights drawn from `rng` (a CPU generator; torch's own when None)."""
+        """Random weights drawn from `rng` (a CPU generator; torch's own when None)."""
         super().__init__()
         self.config = config
         self.embed = GridEmbed(config, learnt=False)
@@ -180,8 +143,8 @@ class MaskSpec(nn.Module):
         self.init_weights(rng)
 
     def init_weights(self, rng: Generator | None = None) -> None:
-        """Xavier-uniform matrices, the patch projection as one of them; tokens from N(0, 0.02), as published."""
-        self.embed.init_projection(rng)  # its bias keeps this one
+        """Xavier-uniform matrices, also of the patch projection; tokens from N(0, 0.02), as published."""
+        init_projection(self.embed.proj, rng)  # the bias stays
         nn.init.xavier_uniform_(self.embed.proj.weight.detach().flatten(1), generator=rng)
         for part in self.modules():
             if isinstance(part, nn.Linear):
@@ -198,35 +161,36 @@ class MaskSpec(nn.Module):
         rng: Generator | None = None,
         weight: Float[Tensor, "batch"] | None = None,
     ) -> Prediction:
-        """Hide `mask_ratio` of the patches of log-mels (batch, n_mels, frames) and predict them.
+        """Mask `mask_ratio` of the patches of log-mels (batch, n_mels, frames) and predict them (section 2).
 
-        The patches with the smallest `noise` stay; without it, it is drawn from `rng` on the generator's own device.
-        `weight` is how much each clip counts in the loss; 1 without it.
-        Frames that fill no further patch are left out. A ratio outside 0.05 ... 0.95, and a clip that is too short for
-        a patch or too long for the position table, are ValueErrors.
+        The patches with the smallest `noise` stay; without it, it is drawn from `rng` on the generator's own
+        device. `weight` is that of each clip in the loss; 1 without it. Frames that fill no further patch are
+        left out. A ratio outside 0.05 ... 0.95, and a clip too short for a patch or too long for the table,
+        are ValueErrors.
         """
         cell = self.config.cells(mel)
-        pixels = patchify(mel, self.config.patch)  # (B, N, 256)
+        pixels = masking.patchify(mel, self.config.patch)  # (B, N, 256)
         mask = self._mask(pixels, mask_ratio, noise, rng)
-        latent = self.encoder(self.embed(take(pixels, mask.kept), cell[mask.kept]))  # (B, 1 + visible, D)
-        prediction = self.decoder(latent, mask.kept, cell).float()
-        mean, deviation = patch_scale(pixels) if self.config.normalize_patches else (0.0, 1.0)
-        loss = masked_error(prediction, (pixels - mean) / deviation, mask.removed, weight)
-        return Prediction(loss, prediction, mask.removed, latent)
+        tokens = self.embed(masking.take(pixels, mask.visible), cell[mask.visible])  # (B, 1 + visible, D)
+        latent = self.encoder(tokens)
+        prediction = self.decoder(latent, mask.visible, cell).float()
+        mean, deviation = masking.patch_scale(pixels) if self.config.normalize_patches else (0.0, 1.0)
+        loss = masking.masked_error(prediction, (pixels - mean) / deviation, mask.masked, weight)
+        return Prediction(loss, prediction, mask.masked, latent)
 
-    def _mask(self, pixels: Tensor, mask_ratio: float, noise: Tensor | None, rng: Generator | None) -> Mask:
-        """The mask of the noise that was given, or of new noise."""
+    def _mask(
+        self, pixels: Tensor, mask_ratio: float, noise: Tensor | None, rng: Generator | None
+    ) -> masking.Mask:
+        """Random mask (section 2.1) from the given noise, or from noise drawn now."""
         if noise is None:
             noise = torch.rand(pixels.shape[:2], generator=rng, device=rng.device if rng else pixels.device)
         if noise.shape != pixels.shape[:2]:
-            raise ValueError(
-                f"noise must be one value a patch, {tuple(pixels.shape[:2])}, got {tuple(noise.shape)}"
-            )
-        return random_mask(noise.to(pixels.device, torch.float32, non_blocking=True), mask_ratio)
+            raise ValueError(f"noise is of shape {tuple(pixels.shape[:2])}, got {tuple(noise.shape)}")
+        return masking.random_mask(noise.to(pixels.device, torch.float32, non_blocking=True), mask_ratio)
 
 
 def lengthened(model: MaskSpec, columns: int) -> MaskSpec:
-    """The model with a table of positions for at least so many columns: fixed positions are a formula (section 2.1)."""
+    """The model with fixed positions (section 2.1) for at least `columns` columns."""
     if columns <= model.config.columns:
         return model
     longer = MaskSpec(replace(model.config, columns=columns), rng=Generator())

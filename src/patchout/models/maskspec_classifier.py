@@ -1,4 +1,4 @@
-"""The fine-tuned MaskSpec: its encoder with learnt positions and a head (MaskSpec, section 2.4)."""
+"""MaskSpec for fine-tuning: its encoder with learnt positions and a classification head (section 2.4)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,17 +15,17 @@ from patchout.models.fill import fill
 from patchout.models.masking import patchify, sincos_positions, take
 from patchout.models.maskspec import GridConfig, GridEmbed
 from patchout.models.patches import Patchout, patchout
-from patchout.models.transformer import INIT_STD, NORM_EPS, Block, init_linear
+from patchout.models.transformer import INIT_STD, NORM_EPS, Block, init_linear, init_projection
 
-NEW_HEAD_STD = 2e-5  # of a head put on an encoder that has learnt
-STD_FLOOR = 0.3  # of AudioSet's bands, for random weights: full-band sound shall not be blown up
+NEW_HEAD_STD = 2e-5  # of a new head on pre-trained weights
+STD_FLOOR = 0.3  # of AudioSet's bands, for random weights: full-band sound must not be amplified
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSpecClassifierConfig(GridConfig, TaggerConfig):
-    """Everything needed to build a MaskSpec tagger and to feed it.
+    """Hyper-parameters, front end and labels of a MaskSpec tagger (section 2.4); see also `TaggerConfig`.
 
-    `pooling`: the class reads the mean of the patches, then normed, or the class token. The rest: `TaggerConfig`.
+    `pooling`: the head reads the normalised mean of the patches, or the class token.
     """
 
     title = "MaskSpec"
@@ -42,27 +42,27 @@ class MaskSpecClassifierConfig(GridConfig, TaggerConfig):
     channel: Channel = "mean"
 
     def __post_init__(self) -> None:
-        """Refuse sizes that make no model, and classes of one name."""
+        """Check sizes and names."""
         super().__post_init__()
         self.check_names()
 
     @classmethod
     def fresh(cls) -> "MaskSpecClassifierConfig":
-        """Bands standardised by AudioSet's statistics."""
+        """The default config, with AudioSet's band statistics."""
         return cls(labels=(), columns=1, mel=MelConfig(**audioset_statistics(floor=STD_FLOOR)._asdict()))
 
     def lends(self, columns: int) -> bool:
-        """Positions that a tagger has learnt are all there are; those of a pre-trained encoder are a formula."""
+        """The same columns; more only for a pre-trained encoder, whose positions are still the fixed ones."""
         return columns == self.columns or (columns > self.columns and not self.labels)
 
 
 class DropPathBlock(Block):
-    """A transformer block whose branches a clip may skip (stochastic depth); its parameters are those of a Block."""
+    """Transformer block with stochastic depth (drop path); its parameters are those of a Block."""
 
     def forward(
         self, x: Float[Tensor, "batch token width"], factor: Float[Tensor, "2 batch"] | None = None
     ) -> Float[Tensor, "batch token width"]:
-        """Attention and MLP, each times its `factor`: 0 where a clip skips it."""
+        """Residual attention and MLP, each scaled by its `factor`: 0 where a clip skips it."""
         if factor is None:
             return super().forward(x)
         x = x + factor[0, :, None, None] * self.attn(self.norm1(x))
@@ -72,7 +72,7 @@ class DropPathBlock(Block):
 def drop_path_factors(
     depth: int, batch: int, rate: float, rng: Generator | None
 ) -> Float[Tensor, "depth 2 batch"]:
-    """0 where a clip skips a branch, else 1 / (chance to stay); the chance to skip rises evenly from 0 to `rate`."""
+    """Drop path: 0 where a clip skips a branch, else 1 / (1 - p); p rises linearly with depth to `rate`."""
     if not 0 <= rate < 1:
         raise ValueError(f"drop path is a chance below 1, got {rate:g}")
     stay = 1 - torch.linspace(0, rate, depth)[:, None, None]
@@ -80,20 +80,18 @@ def drop_path_factors(
 
 
 class MaskSpecClassifier(Tagger):
-    """The encoder of a MaskSpec with learnt positions and a head: log-mel -> the same Output as PaSST."""
+    """MaskSpec encoder with learnt positions and a head (section 2.4): log-mel -> Output."""
 
     config: MaskSpecClassifierConfig
 
     def __init__(self, config: MaskSpecClassifierConfig, *, rng: Generator | None = None) -> None:
-        """Build it with random weights drawn from `rng` (a CPU generator; torch's own when None)."""
+        """Random weights drawn from `rng` (a CPU generator; torch's own when None)."""
         super().__init__(config)
         self.embed = GridEmbed(config, learnt=True)
         self.blocks = nn.ModuleList(DropPathBlock(config.width, config.heads) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(
-            config.width, eps=NORM_EPS
-        )  # after the pooling of means, before that of the token
+        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)  # of the mean, or of all tokens
         self.head = nn.Linear(config.width, len(config.labels)) if config.labels else None
-        self.embed.init_projection(rng)
+        init_projection(self.embed.proj, rng)
         init_linear(self, rng)
         for weight in (self.embed.class_token, self.embed.position):
             nn.init.trunc_normal_(weight, std=INIT_STD, generator=rng)
@@ -106,10 +104,10 @@ class MaskSpecClassifier(Tagger):
         drop_path: float = 0.0,
         rng: Generator | None = None,
     ) -> Output:
-        """Log-mel (batch, n_mels, frames) -> Output; Patchout and drop path only when asked for, drawn from `rng`.
+        """Log-mel (batch, n_mels, frames) -> Output; `patchout` and `drop_path` are drawn from `rng`.
 
-        Published fine-tuning drops single patches, the same for the whole batch: Patchout(patches=200), drop_path=0.1.
-        A short clip reads the first columns of the positions. Too short for a patch or too long: a ValueError.
+        As published (section 2.4): Patchout(patches=200), one draw for the whole batch, and drop_path=0.1. A
+        short clip reads the first columns of the positions. Too short for a patch or too long: a ValueError.
         """
         tokens = self.embed(*self._patches(mel, patchout, rng))  # (B, 1 + N, D)
         factors: list[Tensor | None] = [None] * len(self.blocks)
@@ -128,7 +126,7 @@ class MaskSpecClassifier(Tagger):
         return Output(logits, embedding, tokens)
 
     def _patches(self, mel: Tensor, drop: Patchout | None, rng: Generator | None) -> tuple[Tensor, Tensor]:
-        """Pixels and cells of the patches that stay."""
+        """Pixels and cells (indices of positions) of the patches that stay."""
         cell, pixels = self.config.cells(mel), patchify(mel, self.config.patch)
         if drop is None:
             return pixels, cell[None]
@@ -140,16 +138,15 @@ class MaskSpecClassifier(Tagger):
     def adapted(
         self, config: MaskSpecClassifierConfig, name: str, *, rng: Generator | None
     ) -> "MaskSpecClassifier":
-        """A model of `config` with this encoder and a new head, as fine-tuning starts (section 2.4).
+        """A model of `config` with this encoder and a new head, for fine-tuning (section 2.4).
 
-        Another pooling has a new norm; longer clips than a pre-trained encoder heard, the formula's positions.
+        Another pooling gets a new norm, and more columns (of a pre-trained encoder) the fixed positions.
         """
         model = MaskSpecClassifier(config, rng=rng)
         if model.head is not None:
             nn.init.trunc_normal_(model.head.weight, std=NEW_HEAD_STD, generator=rng)
-        weights = self.weights_for(
-            model, ("head.", "norm.") if config.pooling != self.config.pooling else ("head.",)
-        )
+        new = ("head.", "norm.") if config.pooling != self.config.pooling else ("head.",)
+        weights = self.weights_for(model, new)
         if config.columns > self.config.columns:
             weights["embed.position"] = sincos_positions(config.rows, config.columns, config.width)
         fill(model, weights, name)

@@ -1,4 +1,4 @@
-"""PaSST: log-mel -> class logits, clip embedding, tokens ("Efficient Training of Audio Transformers with Patchout")."""
+"""PaSST, the Patchout audio spectrogram transformer: log-mel -> logits and embedding (arXiv 2110.05069)."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -21,11 +21,11 @@ HALVED = 32  # blocks of ViT-huge, of which PaSST kept sixteen (section 3.2)
 
 @dataclass(frozen=True, kw_only=True)
 class PasstConfig(TaggerConfig):
-    """Everything needed to build a PaSST and to feed it. The defaults are PaSST-S on ten seconds.
+    """Hyper-parameters, front end and labels of a PaSST (section 2). The defaults are PaSST-S on ten seconds.
 
-    `stride` is (frequency, time) in pixels, `columns` the length of the time-position table, `distilled` says whether a
-    distillation token D stands beside the class token C, `positions` whether a patch's position is the sum of its row's
-    and its column's, or its own. The rest is that of every tagger.
+    `stride` is (frequency, time) in pixels, `columns` the length of the time-position table; `distilled`: a
+    distillation token D beside the class token C; `positions`: "separate" frequency and time positions, added
+    (section 2.1), or one per patch ("grid", as in AST). For the others see `TaggerConfig`.
     """
 
     title = "PaSST"
@@ -51,7 +51,7 @@ class PasstConfig(TaggerConfig):
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse sizes that make no model."""
+        """Check names and sizes."""
         self.check_names()
         if min(self.width, self.depth, self.heads, self.patch, *self.stride, self.columns) < 1:
             raise ValueError(f"every size of a PaSST must be at least 1, got {self}")
@@ -60,29 +60,25 @@ class PasstConfig(TaggerConfig):
 
     @property
     def num_class_tokens(self) -> int:
-        """C, and of most D."""
+        """C, and D unless `distilled` is False."""
         return 2 if self.distilled else 1
 
     def lends(self, columns: int) -> bool:
-        """A shorter clip reads the first columns; on a longer one nothing was learnt."""
+        """Up to its own columns: a shorter clip reads the first ones, no position beyond them was learnt."""
         return columns <= self.columns
 
 
 class Passt(Tagger):
-    """The Patchout audio spectrogram transformer."""
+    """The Patchout audio spectrogram transformer (section 2)."""
 
     config: PasstConfig
 
     def __init__(self, config: PasstConfig, *, rng: Generator | None = None) -> None:
-        """Build it with random weights drawn from `rng` (a CPU generator; torch's own when None)."""
+        """Random weights drawn from `rng` (a CPU generator; torch's own when None)."""
         super().__init__(config)
-        width, prefix = config.width, config.num_class_tokens
+        width, prefix, grid = config.width, config.num_class_tokens, (config.rows, config.columns)
         self.embed = PatchEmbed(
-            width,
-            patch=config.patch,
-            stride=config.stride,
-            grid=(config.rows, config.columns),
-            positions=config.positions,
+            width, patch=config.patch, stride=config.stride, grid=grid, positions=config.positions
         )
         self.tokens = nn.Parameter(torch.empty(prefix, width))  # C and D
         self.token_position = nn.Parameter(torch.empty(prefix, width))
@@ -95,8 +91,8 @@ class Passt(Tagger):
     def init_weights(self, rng: Generator | None = None) -> None:
         """Draw all weights: positions, tokens and linear layers from N(0, 0.02), as published."""
         self.embed.init_weights(rng)
-        nn.init.trunc_normal_(self.tokens, std=INIT_STD, generator=rng)
-        nn.init.trunc_normal_(self.token_position, std=INIT_STD, generator=rng)
+        for table in (self.tokens, self.token_position):
+            nn.init.trunc_normal_(table, std=INIT_STD, generator=rng)
         init_linear(self, rng)
 
     def forward(
@@ -107,10 +103,11 @@ class Passt(Tagger):
         time_offset: int = 0,
         rng: Generator | None = None,
     ) -> Output:
-        """Log-mel (batch, n_mels, frames) -> Output; Patchout only when asked for, drawn from the CPU generator `rng`.
+        """Log-mel (batch, n_mels, frames) -> Output; `patchout` (section 2.2) is drawn from the CPU `rng`.
 
-        A clip shorter than the time table reads its first columns, or those from `time_offset` on. A clip that is too
-        short for a patch or too long for the table, and a Patchout that leaves nothing, are ValueErrors.
+        A clip shorter than the time table reads its first columns, or those from `time_offset` on. A clip
+        that is too short for a patch or too long for the table, and a Patchout that drops everything, are
+        ValueErrors.
         """
         config, columns = self.config, self.config.check(mel, first_column=time_offset)
         grid = draw(config.rows, columns, patchout, batch=len(mel), rng=rng) if patchout is not None else None
@@ -123,10 +120,10 @@ class Passt(Tagger):
         return Output(logits, embedding, tokens)
 
     def adapted(self, config: PasstConfig, name: str, *, rng: Generator | None) -> "Passt":
-        """A model of `config` with these weights, called `name` in errors.
+        """A model of `config` initialised with these weights, for fine-tuning; `name` is theirs in errors.
 
-        The same labels keep the whole head, others its LayerNorm alone, as published. A shorter clip takes the first
-        columns of the time positions. Fewer blocks: `cut_depth`.
+        The same labels keep the whole head, others its LayerNorm alone, as published. Shorter clips take the
+        first columns of the time positions. Fewer blocks: `cut_depth`.
         """
         model = Passt(replace(config, depth=self.config.depth), rng=rng)
         weights = self.weights_for(model, ("head.1.",) if config.labels != self.config.labels else ())
@@ -137,7 +134,7 @@ class Passt(Tagger):
 
 
 def keep_blocks(model: Passt, keep: tuple[int, ...]) -> Passt:
-    """A shallower copy with only the blocks of `keep`, e.g. `every_other_block(12)` for PaSST-L (section 4.1)."""
+    """A copy with only the blocks of `keep`, e.g. `every_other_block(12)` for PaSST-L (section 4.1)."""
     depth = model.config.depth
     if not keep or list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= depth:
         raise ValueError(f"blocks to keep must ascend within 0 ... {depth - 1}, got {keep}")
@@ -146,25 +143,24 @@ def keep_blocks(model: Passt, keep: tuple[int, ...]) -> Passt:
     for name in thin.state_dict():
         source = name
         if name.startswith("encoder.blocks."):
-            _, _, index, rest = name.split(".", 3)
-            source = f"encoder.blocks.{keep[int(index)]}.{rest}"
+            index, parameter = name.removeprefix("encoder.blocks.").split(".", 1)
+            source = f"encoder.blocks.{keep[int(index)]}.{parameter}"
         thin.get_parameter(name).data.copy_(weights[source])
     return thin.train(model.training)
 
 
 def cut_depth(model: Passt, depth: int) -> Passt:
-    """The model with `depth` blocks: itself, every other block of it where that leaves so many, or half of 32.
+    """Depth reduction: the model with all `depth` blocks, every other one (section 4.1), or half of 32 (3.2).
 
-    ValueError for any other depth. Which half the paper does not say: here evenly spread, the first and the last too.
+    ValueError for any other depth. Which half the paper does not say: here evenly spread, with first and
+    last.
     """
-    has = model.config.depth
-    cuts = [tuple(range(has)), *([every_other_block(has)] if has > 2 else [])]
-    if has == HALVED:
-        cuts.append(tuple(round(index * (has - 1) / (has // 2 - 1)) for index in range(has // 2)))
+    full = model.config.depth
+    cuts = [tuple(range(full)), *([every_other_block(full)] if full > 2 else [])]
+    if full == HALVED:
+        cuts.append(tuple(round(index * (full - 1) / (full // 2 - 1)) for index in range(full // 2)))
     keep = {len(blocks): blocks for blocks in cuts}
     if depth not in keep:
-        fits = " or ".join(map(str, keep))
-        raise ValueError(
-            f"{has} blocks do not become {depth}: set depth to {fits} (all, or every other block)"
-        )
-    return model if depth == has else keep_blocks(model, keep[depth])
+        allowed = f"{' or '.join(map(str, keep))} (all, or every other block)"
+        raise ValueError(f"{full} blocks do not become {depth}: set depth to {allowed}")
+    return model if depth == full else keep_blocks(model, keep[depth])

@@ -1,4 +1,4 @@
-"""The families of taggers: what the rest of the package runs is one of them."""
+"""Registry of the tagger families: PaSST, MaskSpec classifier, CNN."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ __all__ = ["FAMILIES", "Family", "Tagger", "TaggerConfig", "check_labels", "fami
 
 
 class Family(NamedTuple):
-    """A module's model, whose class name stands in its files, and its config."""
+    """A model class, whose name is stored in checkpoints, and its config class."""
 
     model: type[Tagger]
     config: type[TaggerConfig]
@@ -26,19 +26,18 @@ FAMILIES = {  # by the name that `patchout train --model` takes
 
 
 def family_of(config: TaggerConfig) -> str:
-    """The name of a config's family."""
+    """The family (as in `--model`) of a config."""
     return next(name for name, family in FAMILIES.items() if family.config is type(config))
 
 
 def hear(config: TaggerConfig, source: Source) -> Stream:
-    """A sound source as a model of this config hears it: at its rate, and of several channels its own."""
+    """A source decoded at the sample rate and channel of a model's config."""
     return Stream(source, config.mel.sample_rate, channel=config.channel)
 
 
 def check_labels(config: TaggerConfig) -> None:
-    """Refuse an encoder that knows no classes, before anything is heard."""
+    """Refuse a model without labels, before anything is decoded."""
     if not config.labels:
-        raise ValueError(
-            f"a {config.untrained} has no classes yet: fine-tune it (patchout train {config.recipe} --data ... "
-            "--init FILE), or take its embeddings (patchout embed)"
-        )
+        command = f"patchout train {config.recipe} --data ... --init FILE"
+        hint = f"fine-tune it ({command}), or take its embeddings (patchout embed)"
+        raise ValueError(f"a {config.untrained} has no classes yet: {hint}")

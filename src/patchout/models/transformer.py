@@ -20,15 +20,13 @@ class Attention(nn.Module):
         self.proj = Linear(width, width)
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
-        """Every token attends to every token."""
-        q, k, v = (
-            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # each (B, heads, N, head width)
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        """Self-attention over all tokens."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, key)
+        return self.proj(attend(*qkv).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
-    """Two linear layers around an exact (erf) GELU, four times as wide inside."""
+    """Feed-forward network: two linear layers around an exact (erf) GELU, hidden width 4 x width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -36,12 +34,12 @@ class Mlp(nn.Module):
         self.fc2 = Linear(4 * width, width)
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
-        """Token by token."""
+        """The same for each token."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block."""
+    """Pre-norm transformer block."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -57,7 +55,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of blocks and the final norm over all tokens."""
+    """Transformer encoder: a stack of blocks, and a final LayerNorm over all tokens."""
 
     def __init__(self, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -79,10 +77,17 @@ def init_linear(module: nn.Module, rng: Generator | None = None) -> None:
             nn.init.zeros_(part.bias)
 
 
-def every_other_block(depth: int) -> tuple[int, ...]:
-    """Blocks kept when every other one is removed: the first, the last and 1, 3, 5 ... between (PaSST, section 4.1).
+def init_projection(convolution: nn.Conv2d, rng: Generator | None) -> None:
+    """Draw a patch projection from torch's default for a convolution: uniform within 1 / sqrt(fan in)."""
+    bound = convolution.kernel_size[0] ** -1
+    for parameter in convolution.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator=rng)
 
-    Twelve blocks become 0, 1, 3, 5, 7, 9, 11: the paper's seven of PaSST-L.
+
+def every_other_block(depth: int) -> tuple[int, ...]:
+    """Indices of the blocks kept when every other one is removed (PaSST-L; PaSST, section 4.1).
+
+    The first, the last and 1, 3, 5 ... between: twelve become 0, 1, 3, 5, 7, 9, 11, the paper's seven.
     """
     if depth < 3:
         raise ValueError(f"only an encoder of 3 blocks or more can be thinned, this one has {depth}")
