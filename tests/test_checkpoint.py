@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from patchout.audio.mel import MelConfig
 from patchout.checkpoint import own as checkpoint
-from patchout.checkpoint.own import CheckpointError, config_from_json, export_passt, import_passt, load, save
+from patchout.checkpoint.own import config_from_json, export_passt, import_passt, load, save
+from patchout.errors import CheckpointError
 from patchout.models.maskspec import MaskSpec, MaskSpecConfig
 from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.models.passt import Passt

@@ -57,6 +57,7 @@ class Site:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(module, "BACKOFF_S", 0.0)
 
     class Handler(BaseHTTPRequestHandler):
@@ -199,6 +200,7 @@ def test_a_login_page_is_not_taken_for_the_file(site: Site, path: Path) -> None:
 
 def test_no_network_says_how_to_bring_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(module, "BACKOFF_S", 0.0)
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         url = f"http://127.0.0.1:{server.server_port}/weights.pt"

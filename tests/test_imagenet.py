@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
-from huggingface_hub import constants
 from torch import Tensor
 
 from patchout.checkpoint import imagenet
 from patchout.checkpoint.download import DownloadError
 from patchout.checkpoint.imagenet import import_deit, import_vit, resized_patch
-from patchout.checkpoint.own import CheckpointError
+from patchout.errors import CheckpointError
 from patchout.models.passt import PasstConfig
 
 
@@ -224,7 +223,7 @@ def test_without_network_a_name_says_where_to_put_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(
         DownloadError, match=r"dl.fbaipublicfiles.com/deit/deit_tiny.*put it at .*patchout/deit_tiny"
     ):

@@ -18,7 +18,7 @@ from patchout.checkpoint.maskspec import (
     public_mel,
     start_classifier,
 )
-from patchout.checkpoint.own import CheckpointError
+from patchout.errors import CheckpointError
 from patchout.models.masking import patchify, sincos_positions
 from patchout.models.maskspec import MaskSpec, MaskSpecConfig
 from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig

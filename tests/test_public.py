@@ -20,8 +20,9 @@ from torch import Tensor
 import patchout
 from patchout.checkpoint import zoo
 from patchout.checkpoint.maskspec import export_maskspec, import_maskspec
-from patchout.checkpoint.own import CheckpointError, export_passt, import_passt, load, save
+from patchout.checkpoint.own import export_passt, import_passt, load, save
 from patchout.checkpoint.public import read_public
+from patchout.errors import CheckpointError
 from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.models.passt import Passt
 from patchout.training.supervised.initial import find, start

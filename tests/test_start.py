@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import LABELS, tiny_config
-from huggingface_hub import constants
 from test_imagenet import image_file
 
 from patchout.audio.mel import MelConfig
@@ -80,7 +79,7 @@ def test_a_file_for_images_is_known_by_its_names(tokens: int, tmp_path: Path) ->
 
 def test_a_name_for_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     image = image_file(14, width=192, depth=3)
     (tmp_path / "patchout").mkdir()
     torch.save({"model": image}, tmp_path / "patchout" / imagenet.FILES["deit-tiny"])

@@ -1,4 +1,4 @@
-"""One file over HTTP: whole, checked and continued where it stopped, or not there at all."""
+"""Download of a file over HTTP: resumed, verified by SHA-256, and renamed when it is whole."""
 
 import hashlib
 import os
@@ -12,62 +12,69 @@ from urllib.request import Request, urlopen
 
 from patchout.files import write_aside
 
-Progress = Callable[[int, int | None], None]  # bytes done, and bytes in all where the server says so
+Progress = Callable[[int, int | None], None]  # bytes so far, and in total if the server says
 
 CHUNK_BYTES = 1 << 18
 TIMEOUT_S = 30.0
-KNOCK_S = 5.0
-ATTEMPTS = 3  # in a row without a new byte
+HEAD_TIMEOUT_S = 5.0
+ATTEMPTS = 3  # consecutive ones without a new byte
 BACKOFF_S = 0.5  # doubled by every fruitless attempt
 NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError)
-PASSING = (408, 416, 425, 429)  # answers below 500 that another attempt may change
+TRANSIENT = (408, 416, 425, 429)  # statuses below 500 that another attempt may change
 
 
 class DownloadError(OSError):
-    """A file that could not be brought whole; the text says how to bring it by hand."""
+    """A failed or altered download; the message says how to fetch the file by hand."""
 
 
 def download(url: str, path: Path, *, sha256: str | None = None, progress: Progress | None = None) -> None:
-    """Bring `url` to `path`; a file that is already there is only checked.
+    """Download `url` to `path`; an existing file is only verified.
 
-    An unfinished file waits as `<path>.part` and is continued if the server still has the same one. The hash must be
-    `sha256`, else the one in `<path>.sha256`, which the first use writes. Two processes take turns.
-    Raises DownloadError.
+    An unfinished file stays as `<path>.part` and is resumed if the server still has the same one. The hash
+    must be `sha256`, else the one in `<path>.sha256`, written at first use. Processes take turns. Raises
+    DownloadError.
     """
     from filelock import FileLock  # 0.1 s
 
     if not path.is_file():
+        if is_offline():
+            raise by_hand(url, path, "HF_HUB_OFFLINE is set")
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if not path.is_file():  # another process may have brought it while this one waited
-                return _bring(url, path, sha256, progress)
-    expected, got = expected_sha256(path, sha256), file_sha256(path)
-    if expected and got != expected:
+            if not path.is_file():  # another process may have downloaded it while this one waited
+                return _fetch(url, path, sha256, progress)
+    expected, digest = expected_sha256(path, sha256), file_sha256(path)
+    if expected and digest != expected:
         raise DownloadError(
-            f"{path} has changed: its SHA-256 is {got}, expected {expected}; delete it (and {path.name}.sha256, if the "
-            f"change was wanted) to have it brought again from {url}"
+            f"{path} has changed: its SHA-256 is {digest}, expected {expected}; delete it (and "
+            f"{path.name}.sha256, if the change was wanted) to have it brought again from {url}"
         )
-    return _record(path, got)
+    return _record(path, digest)
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE is set, which keeps downloads off the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def unreachable(url: str) -> str:
-    """Why nothing answers at a server, "" if it does; the hub's own client tries for half a minute to find out."""
+    """Why a server does not answer, "" if it does; the hub's own client takes half a minute to give up."""
     try:
-        urlopen(Request(url, method="HEAD", headers={"User-Agent": "patchout"}), timeout=KNOCK_S).close()
-    except HTTPError as error:  # an answer, too
+        request = Request(url, method="HEAD", headers={"User-Agent": "patchout"})
+        urlopen(request, timeout=HEAD_TIMEOUT_S).close()
+    except HTTPError as error:  # an answer
         error.close()
     except NETWORK_ERRORS as error:
         reason = getattr(error, "reason", error)
-        if not isinstance(reason, ssl.SSLError):  # other tools trust others
+        if not isinstance(reason, ssl.SSLError):  # other clients may trust other certificates
             return f"{url} does not answer ({reason})"
     return ""
 
 
 def by_hand(url: str, path: Path, reason: str) -> DownloadError:
-    """The error that says what to do without a network."""
-    return DownloadError(
-        f"cannot download {url} ({reason}); bring it by hand: get it on another machine and put it at {path}"
-    )
+    """The error that tells how to install the file without a network."""
+    hint = f"bring it by hand: get it on another machine and put it at {path}"
+    return DownloadError(f"cannot download {url} ({reason}); {hint}")
 
 
 def file_sha256(path: Path) -> str:
@@ -80,41 +87,41 @@ def file_sha256(path: Path) -> str:
 
 
 def expected_sha256(path: Path, published: str | None) -> str | None:
-    """The published hash, else the one that the first use wrote into `<path>.sha256`, else None."""
+    """The published hash, else the one recorded in `<path>.sha256` at first use, else None."""
     record = Path(f"{path}.sha256")
     words = record.read_text(encoding="utf-8").split() if record.is_file() else []
     return published or (words[0] if words else None)
 
 
 def _record(path: Path, sha256: str) -> None:
-    """Remember a hash as `sha256sum -c` reads it; a shared cache that is read-only stays as it is."""
+    """Record a hash in the format of `sha256sum -c`, unless the cache is read-only."""
     record = Path(f"{path}.sha256")
     if not record.exists() and os.access(path.parent, os.W_OK):
         with write_aside(record) as aside:
             aside.write_text(f"{sha256}  {path.name}\n", encoding="utf-8")
 
 
-def _bring(url: str, path: Path, sha256: str | None, progress: Progress | None) -> None:
-    """Transfer, check, flush, rename."""
+def _fetch(url: str, path: Path, sha256: str | None, progress: Progress | None) -> None:
+    """Transfer, verify, flush, rename."""
     part = Path(f"{path}.part")
     try:
         _transfer_all(url, part, progress)
     except (OSError, HTTPException) as error:  # OSError: the network's, and a full disk
         reason = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
         raise by_hand(url, path, str(reason) or type(error).__name__) from error
-    expected, got = expected_sha256(path, sha256), file_sha256(part)
-    _validator_file(part).unlink(missing_ok=True)
-    if expected and got != expected:
+    expected, digest = expected_sha256(path, sha256), file_sha256(part)
+    Path(f"{part}.etag").unlink(missing_ok=True)
+    if expected and digest != expected:
         part.unlink()
-        raise by_hand(url, path, f"what came has SHA-256 {got}, expected {expected}")
+        raise by_hand(url, path, f"what came has SHA-256 {digest}, expected {expected}")
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(path)
-    _record(path, got)
+    _record(path, digest)
 
 
 def _transfer_all(url: str, part: Path, progress: Progress | None) -> None:
-    """Transfer until the file is whole; an answer that will not change, or attempts without a new byte, are the end."""
+    """Transfer, and retry until the file is whole, an error is final, or `ATTEMPTS` bring no new byte."""
     most_bytes, fruitless = _size_bytes(part), 0
     while True:
         try:
@@ -122,7 +129,7 @@ def _transfer_all(url: str, part: Path, progress: Progress | None) -> None:
         except NETWORK_ERRORS as error:
             if isinstance(error, HTTPError):
                 error.close()
-                if error.code < 500 and error.code not in PASSING:
+                if error.code < 500 and error.code not in TRANSIENT:
                     raise
             fruitless = 0 if _size_bytes(part) > most_bytes else fruitless + 1
             if fruitless == ATTEMPTS:
@@ -132,8 +139,8 @@ def _transfer_all(url: str, part: Path, progress: Progress | None) -> None:
 
 
 def _transfer(url: str, part: Path, progress: Progress | None) -> None:
-    """Add to `part` what it lacks; a server that ignores ranges, or has another file by now, makes it start anew."""
-    validator = _validator_file(part)
+    """Resume `part`; it starts anew if the server ignores ranges or has another file by now."""
+    validator = Path(f"{part}.etag")
     done_bytes = _size_bytes(part) if validator.is_file() else 0
     request = Request(url, headers={"User-Agent": "patchout"})
     if done_bytes:
@@ -142,7 +149,7 @@ def _transfer(url: str, part: Path, progress: Progress | None) -> None:
     try:
         response = urlopen(request, timeout=TIMEOUT_S)
     except HTTPError as error:
-        if error.code == 416:  # nothing is left to send after this part: the next attempt starts anew
+        if error.code == 416:  # nothing is left after this part: the next attempt starts anew
             validator.unlink(missing_ok=True)
         raise
     with response:
@@ -170,14 +177,9 @@ def _transfer(url: str, part: Path, progress: Progress | None) -> None:
 
 
 def _validator(response: HTTPResponse) -> str:
-    """What names this very version of the file in If-Range; "" where the server gives nothing that may stand there."""
+    """The version of the file for If-Range: a strong ETag or a date; "" if the server gives neither."""
     tag = response.headers.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
-
-
-def _validator_file(part: Path) -> Path:
-    """Where the validator of an unfinished file waits beside it."""
-    return Path(f"{part}.etag")
 
 
 def _size_bytes(path: Path) -> int:

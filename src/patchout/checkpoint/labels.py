@@ -1,4 +1,4 @@
-"""Class names: the lists that travel with the package, and a user's own file."""
+"""Class names: the lists in the package, and those in a user's file."""
 
 import csv
 import os
@@ -12,16 +12,15 @@ def label_names(name: str) -> tuple[str, ...]:
     """The class names of a list in `LISTS`, in the order of the published models' outputs."""
     if name not in LISTS:
         raise ValueError(f"no list of class names {name!r}: there are {', '.join(LISTS)}")
-    text = (resources.files("patchout.checkpoint") / "label_lists" / f"{name}.csv").read_text(
-        encoding="utf-8"
-    )
-    return tuple(row["display_name"] for row in csv.DictReader(text.splitlines()))
+    file = resources.files("patchout.checkpoint") / "label_lists" / f"{name}.csv"
+    return tuple(row["display_name"] for row in csv.DictReader(file.read_text("utf-8").splitlines()))
 
 
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Class names from a user's file: one a line, a CSV with a `display_name` column, or FSD50K's `vocabulary.csv`.
+    """Read class names: one a line, a CSV with a `display_name` column, or FSD50K's `vocabulary.csv`.
 
-    `vocabulary.csv` has no header: index, name, identifier. Raises FileNotFoundError, ValueError for an empty file.
+    `vocabulary.csv` has no header: index, name, identifier. Raises FileNotFoundError; ValueError if it is
+    empty.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of class names")

@@ -1,4 +1,4 @@
-"""Public MaskSpec weights in and out, and the start of fine-tuning from any of them (MaskSpec, section 2.4)."""
+"""Import and export of public MaskSpec weights, and initialisation for fine-tuning (section 2.4)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -19,25 +19,19 @@ from patchout.models.maskspec_classifier import NEW_HEAD_STD, MaskSpecClassifier
 
 DECODER_HEADS = {512: 16, 384: 6}  # by width: the published decoder, and that of `pretrain own`
 TABLE_TOLERANCE = 1e-4  # float32 tables of other machines against ours
-TIME_ORDER = 0.9  # likeness of a table of positions, learnt or not, to that of patches in order of time
-NAMES = dict(  # ours -> public, by the beginning of a name
-    pair.split(":")
-    for pair in (
-        *(
-            "embed.proj.:patch_embed.proj.",
-            "embed.class_token:cls_token",
-            "embed.position:pos_embed",
-            "encoder.:",
-        ),
-        *(
-            "decoder.embed.:decoder_embed.",
-            "decoder.mask_token:mask_token",
-            "decoder.position:decoder_pos_embed",
-        ),
-        *("decoder.transformer.blocks.:decoder_blocks.", "decoder.transformer.norm.:decoder_norm."),
-        "decoder.head.:decoder_pred.",
-    )
-)
+TIME_ORDER = 0.9  # cosine similarity to fixed positions in time-major order from which weights are refused
+NAMES = {  # beginnings of names, ours -> public
+    "embed.proj.": "patch_embed.proj.",
+    "embed.class_token": "cls_token",
+    "embed.position": "pos_embed",
+    "encoder.": "",
+    "decoder.embed.": "decoder_embed.",
+    "decoder.mask_token": "mask_token",
+    "decoder.position": "decoder_pos_embed",
+    "decoder.transformer.blocks.": "decoder_blocks.",
+    "decoder.transformer.norm.": "decoder_norm.",
+    "decoder.head.": "decoder_pred.",
+}
 TABLES = ("pos_embed", "decoder_pos_embed")
 
 
@@ -45,18 +39,18 @@ Model = TypeVar("Model", MaskSpec, MaskSpecClassifier)
 
 
 class Start(NamedTuple):
-    """A classifier that starts from other weights, and what of them found no place."""
+    """A classifier initialised from pre-trained weights, and the names that did not match."""
 
     model: MaskSpecClassifier
-    missing: tuple[str, ...]  # public names of what was drawn anew
-    unexpected: tuple[str, ...]  # public names of what was left behind
+    missing: tuple[str, ...]  # public names of new random weights
+    unexpected: tuple[str, ...]  # public names of unused weights
 
 
 def public_mel(*, half_precision: bool = True) -> MelConfig:
-    """The front end that the public weights were trained with: AudioSet's statistics, deaf above 11 kHz.
+    """The front end of the public MaskSpec weights: AudioSet's statistics, low-pass at 11 kHz.
 
-    Their training rounded the waveform, and what pre-emphasis made of it, to float16 (mean effect: .05 of a log-mel,
-    nine deviations in the empty bands). `half_precision=False` leaves that out.
+    Their training rounded the waveform before and after pre-emphasis to float16 (mean effect: .05 of a
+    log-mel, nine deviations in the empty bands). `half_precision=False` leaves that out.
     """
     return MelConfig(**audioset_statistics()._asdict(), low_pass_hz=11_000.0, half_precision=half_precision)
 
@@ -64,11 +58,11 @@ def public_mel(*, half_precision: bool = True) -> MelConfig:
 def import_maskspec(
     source: Source, *, mel: MelConfig | None = None, decoder_heads: int | None = None
 ) -> MaskSpec:
-    """A model for pre-training from public weights: a state dict or a file, sizes read from the shapes.
+    """A pre-trained MaskSpec from public weights, a state dict or a file; sizes are read from the shapes.
 
-    `mel` is the front end, which is not in the file: that of the published weights (`public_mel()`) unless given. Nor
-    are the decoder's heads: give those of another width than 512 (16 heads) and 384 (6). A missing or unknown name,
-    and a fine-tuned file, are a CheckpointError.
+    `mel`, the front end, is not in the file: `public_mel()` unless given. Nor are the decoder's heads: give
+    those of another width than 512 (16 heads) and 384 (6). A missing or unknown name, and fine-tuned weights,
+    are a CheckpointError.
     """
     _, public, where = read_public(source, "maskspec")
     mel = mel or public_mel()
@@ -79,15 +73,10 @@ def import_maskspec(
     width, depth = public["decoder_embed.weight"].shape[0], num_blocks(public, "decoder_blocks.")
     heads = decoder_heads or DECODER_HEADS.get(width)
     if heads is None:
-        raise CheckpointError(
-            f"{where}: does not tell the heads of a decoder of width {width}: give decoder_heads"
-        )
-    sizes = _sizes(public, mel, where) | {
-        "decoder_width": width,
-        "decoder_depth": depth,
-        "decoder_heads": heads,
-    }
-    config = MaskSpecConfig(mel=mel, **sizes)
+        reason = f"does not tell the heads of a decoder of width {width}"
+        raise CheckpointError(f"{where}: {reason}: give decoder_heads")
+    decoder: dict[str, Any] = {"decoder_width": width, "decoder_depth": depth, "decoder_heads": heads}
+    config = MaskSpecConfig(mel=mel, **_sizes(public, mel, where), **decoder)
     return _filled(MaskSpec(config), public, where)
 
 
@@ -98,79 +87,64 @@ def import_maskspec_classifier(
     labels: tuple[str, ...] | None = None,
     task: Literal["multi_class", "multi_label"] = "multi_label",
 ) -> MaskSpecClassifier:
-    """A tagger from public fine-tuned weights: a state dict or a file, sizes and pooling read from the shapes.
+    """A fine-tuned MaskSpec from public weights, a state dict or a file; sizes are read from the shapes.
 
     527 classes are AudioSet's, other counts are named "class 0" ... unless `labels` names them. `mel` as for
-    `import_maskspec`. A missing or unknown name, and a pre-training file, are a CheckpointError.
+    `import_maskspec`. A missing or unknown name, and pre-trained weights, are a CheckpointError.
     """
     _, public, where = read_public(source, "maskspec")
     mel = mel or public_mel()
     if "mask_token" in public or "head.weight" not in public:
-        raise CheckpointError(
-            f"{where}: a pre-trained MaskSpec has no classes yet: fine-tune it (patchout train maskspec-... --init "
-            "FILE), or read it with import_maskspec"
-        )
-    labels = class_names(labels, len(public["head.weight"]), where)
+        hint = "fine-tune it (patchout train maskspec-... --init FILE), or read it with import_maskspec"
+        raise CheckpointError(f"{where}: a pre-trained MaskSpec has no classes yet: {hint}")
+    labels, sizes = class_names(labels, len(public["head.weight"]), where), _sizes(public, mel, where)
     pooling: Literal["mean", "token"] = "mean" if "fc_norm.weight" in public else "token"
-    config = MaskSpecClassifierConfig(
-        labels=labels, task=task, pooling=pooling, mel=mel, **_sizes(public, mel, where)
-    )
+    config = MaskSpecClassifierConfig(labels=labels, task=task, pooling=pooling, mel=mel, **sizes)
     model = _filled(MaskSpecClassifier(config), public, where)
-    grid = config.rows, config.columns
-    orders = [sincos_positions(*sides, config.width) for sides in (grid[::-1], grid)]
-    by_time, by_frequency = (
-        F.cosine_similarity(model.embed.position, table)[1:].mean().item() for table in orders
-    )
+    position, grid = model.embed.position, (config.rows, config.columns)
+    fixed = [sincos_positions(*sides, config.width) for sides in (grid[::-1], grid)]
+    by_time, by_frequency = (F.cosine_similarity(position, table)[1:].mean().item() for table in fixed)
     if by_time > max(by_frequency, TIME_ORDER):
-        raise CheckpointError(
-            f"{where}: its patches go by time, as AudioMAE's do, and a MaskSpec's by frequency"
-        )
+        raise CheckpointError(f"{where}: its patches go by time, as AudioMAE's do, a MaskSpec's by frequency")
     return model
 
 
 def start_classifier(
     source: Source, config: MaskSpecClassifierConfig, *, rng: Generator | None = None
 ) -> Start:
-    """A classifier with the encoder of public weights and a new head, as fine-tuning starts (section 2.4).
+    """A classifier with the encoder of public weights and a new head, for fine-tuning (section 2.4).
 
-    `source`: pre-trained or fine-tuned, for a model of ours `export_maskspec(model)`. Without a norm of the right kind
-    in it a new one begins as one. An encoder of another size is a CheckpointError.
+    `source`: pre-trained or fine-tuned, for a model of ours `export_maskspec(model)`. A norm that fits no
+    pooling of its own is new. An encoder of another size is a CheckpointError.
     """
     _, public, where = read_public(source, "maskspec")
     model = MaskSpecClassifier(config, rng=rng)
     if model.head is not None:
         nn.init.trunc_normal_(model.head.weight, std=NEW_HEAD_STD, generator=rng)
-    own = export_maskspec(model)
-    new = {name for name in own if name.startswith(("head.", "fc_norm.", "norm."))}
-    given = {name: tensor for name, tensor in public.items() if not name.startswith("head.")}
-    taken = {name: tensor for name, tensor in given.items() if name in own}
-    _filled(model, {name: own[name] for name in new} | taken, where)
-    return Start(model, tuple(sorted(own.keys() - taken.keys())), tuple(sorted(given.keys() - taken.keys())))
+    initial = export_maskspec(model)
+    new = {name: x for name, x in initial.items() if name.startswith(("head.", "fc_norm.", "norm."))}
+    pretrained = {name: x for name, x in public.items() if not name.startswith("head.")}
+    shared = {name: x for name, x in pretrained.items() if name in initial}
+    _filled(model, new | shared, where)
+    missing, unexpected = initial.keys() - shared.keys(), pretrained.keys() - shared.keys()
+    return Start(model, tuple(sorted(missing)), tuple(sorted(unexpected)))
 
 
 def encoder_of(model: MaskSpec) -> MaskSpecClassifier:
-    """The encoder of a pre-trained model, for embeddings: a classifier without classes, as fine-tuning starts."""
-    own = {field.name: getattr(model.config, field.name) for field in fields(GridConfig)}
-    config, rng = (
-        MaskSpecClassifierConfig(**own, labels=()),
-        Generator(),
-    )  # not torch's own: nobody asked for a draw
-    encoder = start_classifier(export_maskspec(model), config, rng=rng).model
+    """The encoder of a pre-trained MaskSpec, for embeddings: a classifier without classes."""
+    sizes = {field.name: getattr(model.config, field.name) for field in fields(GridConfig)}
+    config = MaskSpecClassifierConfig(**sizes, labels=())
+    # not torch's own generator, which this must not advance
+    encoder = start_classifier(export_maskspec(model), config, rng=Generator()).model
     return encoder.to(next(model.parameters()).device)
 
 
 def export_maskspec(model: MaskSpec | MaskSpecClassifier) -> dict[str, Tensor]:
     """The weights of a model under the public names and in the public shapes, position tables and all."""
     public = {}
-    for _, other, tensor in _named(model):
-        shape = (
-            (1, 1, -1)
-            if other.endswith("_token")
-            else (1, *tensor.shape)
-            if other in TABLES
-            else tensor.shape
-        )
-        public[other] = tensor.detach().reshape(shape)
+    for _, name, tensor in _named(model):
+        table_shape = (1, *tensor.shape) if name in TABLES else tensor.shape
+        public[name] = tensor.detach().reshape((1, 1, -1) if name.endswith("_token") else table_shape)
     return public
 
 
@@ -178,33 +152,31 @@ def _named(model: MaskSpec | MaskSpecClassifier) -> Iterator[tuple[str, str, Ten
     """Our name, the public name, and the tensor of every parameter and fixed table."""
     norm = "fc_norm." if isinstance(model, MaskSpecClassifier) and model.config.pooling == "mean" else "norm."
     for name, tensor in (*model.state_dict().items(), *model.named_buffers()):
-        start = next((start for start in NAMES if name.startswith(start)), "")
-        other = NAMES.get(start, "") + name.removeprefix(start)
-        yield name, norm + other.removeprefix("norm.") if other.startswith("norm.") else other, tensor
+        prefix = next((prefix for prefix in NAMES if name.startswith(prefix)), "")
+        public = NAMES.get(prefix, "") + name.removeprefix(prefix)
+        yield name, norm + public.removeprefix("norm.") if public.startswith("norm.") else public, tensor
 
 
 def _sizes(public: Mapping[str, Tensor], mel: MelConfig, where: str) -> dict[str, Any]:
-    """Sizes of the encoder and its position table."""
+    """Sizes of the encoder and of its position table, by the shapes."""
     width, patch = public["cls_token"].shape[-1], public["patch_embed.proj.weight"].shape[-1]
     cells = public["pos_embed"].shape[1] - 1
     rows = mel.n_mels // patch
     if rows < 1 or cells % rows or cells < rows:
-        raise CheckpointError(
-            f"{where}: {cells} positions do not divide into {rows} rows of {mel.n_mels} mels"
-        )
+        reason = f"{cells} positions do not divide into {rows} rows of {mel.n_mels} mels"
+        raise CheckpointError(f"{where}: {reason}")
     sizes = {"width": width, "depth": num_blocks(public), "heads": num_heads(width)}
     return {**sizes, "patch": patch, "columns": cells // rows}
 
 
 def _filled(model: Model, public: Mapping[str, Tensor], where: str) -> Model:
-    """The model with these weights, in evaluation mode; every name and shape must match, every fixed table agree."""
+    """Load public weights into a model; every name and shape must match, and every fixed table agree."""
     check_fit(public, export_maskspec(model), where)
-    fixed, own = dict(model.named_buffers()), {}
-    for name, other, tensor in _named(model):
-        own[name] = public[other].reshape(tensor.shape)
-        if name in fixed and not torch.allclose(own.pop(name), tensor, atol=TABLE_TOLERANCE):
-            raise CheckpointError(
-                f"{where}: {other} is not the fixed table of {model.config.rows} rows: give its mel"
-            )
-    fill(model, own, where)
+    fixed, weights = dict(model.named_buffers()), {}
+    for name, public_name, tensor in _named(model):
+        weights[name] = public[public_name].reshape(tensor.shape)
+        if name in fixed and not torch.allclose(weights.pop(name), tensor, atol=TABLE_TOLERANCE):
+            table = f"the fixed table of {model.config.rows} rows"
+            raise CheckpointError(f"{where}: {public_name} is not {table}: give its mel")
+    fill(model, weights, where)
     return model

@@ -1,4 +1,4 @@
-"""One .safetensors file = weights + the whole config; importers for public weights, and the way back for PaSST's."""
+"""Our checkpoints: one .safetensors file, weights and config; import and export of public PaSST weights."""
 
 import errno
 import hashlib
@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from patchout.audio.mel import MelConfig
-from patchout.checkpoint.maskspec import import_maskspec, import_maskspec_classifier
 from patchout.checkpoint.public import Source, class_names, num_blocks, num_heads, read_public
 from patchout.checkpoint.weights import Path_, read_file, read_header
 from patchout.errors import CheckpointError
@@ -25,22 +24,10 @@ from patchout.models.maskspec import MaskSpec, MaskSpecConfig
 from patchout.models.passt import Passt, PasstConfig
 from patchout.models.tagger import FAMILIES, Tagger
 
-__all__ = [
-    "CheckpointError",
-    "Model",
-    "config_from_json",
-    "export_passt",
-    "import_maskspec",
-    "import_maskspec_classifier",
-    "import_passt",
-    "load",
-    "save",
-]
-
 Model = Tagger | MaskSpec
 
 FORMAT = "patchout-1"
-KINDS: dict[str, tuple[type[Any], type[Any]]] = {  # in the header of a file -> model and config
+KINDS: dict[str, tuple[type[Any], type[Any]]] = {  # class name in a file's header -> model and config
     "Passt": (Passt, PasstConfig),
     "MaskSpec": (MaskSpec, MaskSpecConfig),
     **{family.model.__name__: family for family in FAMILIES.values()},
@@ -48,46 +35,39 @@ KINDS: dict[str, tuple[type[Any], type[Any]]] = {  # in the header of a file -> 
 PUBLIC_STRIDES = (10, 12, 14, 16)
 
 
-# -- our own files ----------------------------------------------------------------------------------------------------
-
-
 def save(model: Model, path: Path_, *, half: bool = False) -> None:
-    """Write weights and config into one .safetensors file, aside and renamed; `half` stores the weights as float16."""
+    """Write weights and config into one .safetensors file, in one step; `half` stores float16 weights."""
     config = json.dumps(asdict(model.config))
     dtype = torch.float16 if half else torch.float32
-    weights = {
-        name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()
-    }
+    weights = {name: x.detach().cpu().to(dtype).contiguous() for name, x in model.state_dict().items()}
     metadata = {"format": FORMAT, "model": type(model).__name__, "config": config}
     metadata["sha256"] = _digest(config, weights)
     with write_aside(path) as aside:
         try:
             save_file(weights, aside, metadata=metadata)
-        except SafetensorError as error:  # a full disk, in its own words
-            told = f"cannot be written ({error}): make room; what was there before is still whole"
-            raise OSError(errno.ENOSPC, told, os.fspath(path)) from None
+        except SafetensorError as error:  # a full disk, in safetensors' words
+            reason = f"cannot be written ({error}): make room; what was there before is still whole"
+            raise OSError(errno.ENOSPC, reason, os.fspath(path)) from None
 
 
 def load(path: Path_) -> Model:
     """Read a model that `save` wrote: float32, on the CPU, in evaluation mode.
 
-    Raises FileNotFoundError, or CheckpointError for a truncated, altered or foreign file, or NaN or infinity in it.
+    Raises FileNotFoundError, or CheckpointError for a truncated, altered or foreign file, or NaN or infinity
+    in it.
     """
     metadata, weights = read_file(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: a file of another tool (no {FORMAT!r} in a .safetensors header): public weights are read by "
-            "patchout.load, or by import_passt and import_maskspec of this module"
+            f"{path}: a file of another tool (no {FORMAT!r} in a .safetensors header): public weights are "
+            "read by patchout.load, or by import_passt and import_maskspec of this module"
         )
     if metadata.get("sha256") != _digest(metadata.get("config", ""), weights):
-        raise CheckpointError(
-            f"{path}: damaged, its content does not match its own SHA-256: bring the file again"
-        )
+        raise CheckpointError(f"{path}: damaged, its content does not match its SHA-256: bring it again")
     kind = metadata.get("model", "Passt")
     if kind not in KINDS:
-        raise CheckpointError(
-            f"{path}: holds a {kind}, here are {', '.join(KINDS)}: the file needs a newer patchout"
-        )
+        reason = f"holds a {kind}, here are {', '.join(KINDS)}"
+        raise CheckpointError(f"{path}: {reason}: the file needs a newer patchout")
     check_finite(weights, str(path))
     model: Model = KINDS[kind][0](config_from_json(metadata["config"], kind))
     fill(model, weights, str(path))
@@ -100,7 +80,7 @@ def is_own(path: Path_) -> bool:
 
 
 def config_from_json(text: str, kind: str = "Passt") -> Any:
-    """The config in a file's header, of that kind of model; fields this version does not know are refused by name."""
+    """Parse the config in a file's header, of a `kind` of model; unknown fields are refused by name."""
     values = _tuples(json.loads(text))
     config = KINDS[kind][1]
     if unknown := sorted(set(values) - {field.name for field in fields(config)}):
@@ -109,7 +89,7 @@ def config_from_json(text: str, kind: str = "Passt") -> Any:
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows lists alone."""
+    """Lists as tuples: JSON has no tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
@@ -123,9 +103,6 @@ def _digest(config: str, weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-# -- public PaSST files -----------------------------------------------------------------------------------------------
-
-
 def import_passt(
     source: Source,
     *,
@@ -134,19 +111,19 @@ def import_passt(
     task: Literal["multi_class", "multi_label"] = "multi_label",
     stride: int | tuple[int, int] | None = None,
 ) -> Passt:
-    """A model from public PaSST weights: a state dict or a file, sizes read from the shapes.
+    """A PaSST from public weights, a state dict or a file; sizes are read from the shapes.
 
-    The shapes tell the frequency stride; the time stride is taken to be the same unless `stride` (frequency, time) says
-    otherwise. `mel` cannot be read from the weights: give the hop of the hop-160 and hop-100 models. 527 classes are
-    AudioSet's, other counts are named "class 0" ... unless `labels` names them; without a last layer it is an encoder
-    that knows no classes. The unused `head_dist` is dropped; any other unknown or missing name is a CheckpointError
-    that names it.
+    The shapes give the frequency stride; the time stride is taken to be the same unless `stride` (frequency,
+    time) is given. `mel` is not in the weights: give the hop of the hop-160 and hop-100 models. 527 classes
+    are AudioSet's, other counts are named "class 0" ... unless `labels` names them; without a last layer it
+    is an encoder without classes. The unused `head_dist` is dropped; a CheckpointError names any other
+    unknown or missing name.
     """
     _, public, where = read_public(source, "passt")
     mel = mel or MelConfig()
     width, patch = public["cls_token"].shape[-1], public["patch_embed.proj.weight"].shape[-1]
     num_classes = len(public["head.1.weight"]) if "head.1.weight" in public else 0
-    if not num_classes:  # the norm of a head that is not there
+    if not num_classes:  # the norm of the missing head
         public = {"head.0.weight": torch.ones(width), "head.0.bias": torch.zeros(width)} | public
     config = PasstConfig(
         labels=class_names(labels, num_classes, where),
@@ -171,51 +148,46 @@ def export_passt(model: Passt) -> dict[str, Tensor]:
 
     A model with a position per patch is a ValueError: the public format has none.
     """
-    if model.config.positions != "separate":
-        raise ValueError(
-            f"the public format holds separate positions, this model has positions {model.config.positions!r}"
-        )
-    own = dict(model.state_dict())
-    tokens, row, column = (
-        own.pop(name) for name in ("tokens", "embed.row_position", "embed.column_position")
-    )
+    if (positions := model.config.positions) != "separate":
+        raise ValueError(f"the public format holds separate positions, this model has {positions!r} ones")
+    weights = dict(model.state_dict())
+    tables = "tokens", "embed.row_position", "embed.column_position"
+    tokens, row, column = (weights.pop(name) for name in tables)
     public = {
         "cls_token": tokens[None, :1],
-        "new_pos_embed": own.pop("token_position")[None],
+        "new_pos_embed": weights.pop("token_position")[None],
         "freq_new_pos_embed": row.T[None, :, :, None],
         "time_new_pos_embed": column.T[None, :, None, :],
     }
     if model.config.distilled:
         public["dist_token"] = tokens[None, 1:]
-    for name, tensor in own.items():
+    for name, tensor in weights.items():
         public[name.replace("embed.", "patch_embed.").removeprefix("encoder.")] = tensor
     return {name: tensor.contiguous() for name, tensor in public.items()}
 
 
 def _own_names(public: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Public names -> ours, shapes without their broadcast axes."""
-    rest = dict(public)
-    tokens = [rest.pop("cls_token")[0], *([rest.pop("dist_token")[0]] if "dist_token" in rest else [])]
-    own = {
-        "tokens": torch.cat(tokens),
-        "token_position": rest.pop("new_pos_embed")[0],
-        "embed.row_position": rest.pop("freq_new_pos_embed")[0, :, :, 0].T,
-        "embed.column_position": rest.pop("time_new_pos_embed")[0, :, 0].T,
+    """Weights under our names, without the broadcast axes of the public shapes."""
+    public = dict(public)
+    weights = {
+        "tokens": torch.cat([public.pop(name)[0] for name in ("cls_token", "dist_token") if name in public]),
+        "token_position": public.pop("new_pos_embed")[0],
+        "embed.row_position": public.pop("freq_new_pos_embed")[0, :, :, 0].T,
+        "embed.column_position": public.pop("time_new_pos_embed")[0, :, 0].T,
     }
-    for name, tensor in rest.items():
+    for name, tensor in public.items():
         encoder = "encoder." if name.startswith(("blocks.", "norm.")) else ""
-        own[encoder + name.replace("patch_embed.", "embed.")] = tensor
-    return own
+        weights[encoder + name.replace("patch_embed.", "embed.")] = tensor
+    return weights
 
 
-def _stride(given: int | tuple[int, int] | None, rows: int, patch: int, mel: MelConfig) -> tuple[int, int]:
+def _stride(stride: int | tuple[int, int] | None, rows: int, patch: int, mel: MelConfig) -> tuple[int, int]:
     """Strides (frequency, time) that give `rows` patch rows."""
-    frequency = given if isinstance(given, int) else given[0] if given else None
+    frequency = stride[0] if isinstance(stride, tuple) else stride
     candidates = [frequency] if frequency else [*PUBLIC_STRIDES, *range(1, patch + 1)]
-    fitting = [stride for stride in candidates if num_patches(mel.n_mels, patch, stride) == rows]
+    fitting = [step for step in candidates if num_patches(mel.n_mels, patch, step) == rows]
     if not fitting:
-        what = f"a frequency stride of {frequency}" if frequency else "no stride"
-        raise CheckpointError(
-            f"{rows} rows of positions fit {what} with {mel.n_mels} mels: give stride=(frequency, time)"
-        )
-    return (fitting[0], given[1] if isinstance(given, tuple) else fitting[0])
+        strides = f"a frequency stride of {frequency}" if frequency else "no stride"
+        reason = f"{rows} rows of positions fit {strides} with {mel.n_mels} mels"
+        raise CheckpointError(f"{reason}: give stride=(frequency, time)")
+    return fitting[0], stride[1] if isinstance(stride, tuple) else fitting[0]

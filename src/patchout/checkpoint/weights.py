@@ -1,4 +1,4 @@
-"""A file of weights: read without running anything in it."""
+"""Files of weights, .safetensors or pickled: read without running code in them, or refused with a reason."""
 
 import argparse
 import os
@@ -16,18 +16,17 @@ from safetensors import SafetensorError, safe_open
 
 from patchout.errors import CheckpointError
 
-UNREADABLE = (  # what torch.load raises for damaged files
+UNREADABLE = (  # raised by torch.load for damaged files
     *(pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError),
     *(TypeError, AttributeError, AssertionError),
 )
-_SCALAR = np.float64().__reduce__()[0]  # as numpy pickles a number, by its name of today and of before 2.0
-HARMLESS: list[
-    Any
-] = [  # beside tensors: arguments, and the scores that training tools store as numbers of numpy
+_SCALAR = np.float64().__reduce__()[0]  # the function with which numpy pickles a number
+# allowed beside tensors: arguments, and scores as numpy numbers (by the module names before and from 2.0)
+HARMLESS: list[Any] = [
     *(argparse.Namespace, np.dtype, type(np.dtype("f8")), type(np.dtype("f4")), type(np.dtype("i8"))),
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
-BEGINNINGS = {  # of files that are no weights; they are compared without leading blanks, in lower case
+BEGINNINGS = {  # first bytes of other files, without leading blanks, in lower case -> reason
     b"version https://git-lfs": "a Git LFS pointer, not the file it stands for: run `git lfs pull`",
     b"<": "a web page, not a file of weights: a login or an error stands in between, download it again",
     b"{": "a text of JSON, not a file of weights: ",
@@ -46,14 +45,14 @@ Path_ = str | os.PathLike[str]
 
 
 class Content(NamedTuple):
-    """What a file of weights holds: the text in its header (of .safetensors alone), and a dictionary of tensors."""
+    """Content of a file of weights: metadata (of .safetensors alone) and a dictionary of tensors."""
 
     header: dict[str, str]
     tensors: Mapping[str, Any]
 
 
 def read_file(path: Path_) -> Content:
-    """The content of a .safetensors or pickled file, whatever its name ends in; nothing in it is run.
+    """Read a .safetensors or pickled file, whatever its name ends in; no code in it is run.
 
     Raises FileNotFoundError, or CheckpointError that says what the file is instead.
     """
@@ -62,20 +61,19 @@ def read_file(path: Path_) -> Content:
     with Path(path).open("rb") as file:
         start = file.read(512)
     is_safetensors = _is_safetensors(start)
-    if not is_safetensors and (reason := _not_weights(start)):
+    if not is_safetensors and (reason := _other_format(start)):
         raise _unusable(path, reason)
     if start.startswith(b"PK"):
         _check_zip(path)
     elif is_safetensors or Path(path).suffix == ".safetensors":
         with _safetensors(path) as content:
-            return Content(
-                content.metadata() or {}, {name: content.get_tensor(name) for name in content.keys()}
-            )  # noqa: SIM118
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+            return Content(content.metadata() or {}, tensors)
     return Content({}, _unpickle(path))
 
 
 def read_header(path: Path_) -> dict[str, str]:
-    """The text in the header of a .safetensors file, {} of any other; its tensors are not read."""
+    """Metadata in the header of a .safetensors file, {} of any other; its tensors are not read."""
     with Path(path).open("rb") as file:
         if not _is_safetensors(file.read(9)):
             return {}
@@ -84,21 +82,20 @@ def read_header(path: Path_) -> dict[str, str]:
 
 
 def _is_safetensors(start: bytes) -> bool:
-    """Whether a file begins with the length of a header, whose first bytes may be any, and the header."""
+    """Whether a file begins with the 8-byte length of a header below 4 GiB, and JSON."""
     return start[4:9] == b"\0\0\0\0{"
 
 
-def _not_weights(start: bytes) -> str:
-    """What a file is that begins so, where that is no file of weights; else ""."""
+def _other_format(start: bytes) -> str:
+    """The format of a file with these first bytes if it cannot be weights, and a hint; else ""."""
     text = start.lstrip().lower()
     if not text.strip(b"\0"):
         return "it is empty or holds zeros alone: bring it again"
     for beginning, reason in BEGINNINGS.items():
         if text.startswith(beginning):
             return reason + start[:80].decode(errors="replace").strip() if reason.endswith(": ") else reason
-    return (
-        "a tar archive: unpack it, and give the file of weights in it" if start[257:262] == b"ustar" else ""
-    )
+    is_tar = start[257:262] == b"ustar"
+    return "a tar archive: unpack it, and give the file of weights in it" if is_tar else ""
 
 
 def _check_zip(path: Path_) -> None:
@@ -121,21 +118,21 @@ def _safetensors(path: Path_) -> Iterator[Any]:
         with safe_open(path, framework="pt") as content:
             yield content
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: not a whole .safetensors file ({error}): bring the file again"
-        ) from None
+        raise CheckpointError(f"{path}: not a whole .safetensors file ({error}): bring it again") from None
 
 
 def _unpickle(path: Path_) -> Mapping[str, Any]:
     try:
-        with (
-            torch.serialization.safe_globals(HARMLESS),
-            Path(path).open("rb") as file,
-        ):  # a path's ending would count
+        # a file object: torch.load would judge a path by its ending
+        with torch.serialization.safe_globals(HARMLESS), Path(path).open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        if foreign := re.search(r"(?:unsupported|Unsupported) (?:global: )?GLOBAL (\S+)", str(error)):
-            raise _unusable(path, _save_alone(path, foreign[1])) from None
+        if name := re.search(r"(?:unsupported|Unsupported) (?:global: )?GLOBAL (\S+)", str(error)):
+            target = os.fspath(Path(path).with_suffix(".weights.pt"))
+            line = SAVE_ALONE.format(source=os.fspath(path), target=target)
+            reason = f"a {name[1]} stands in it, and nothing in a file is run"
+            hint = f"if you trust it, paste into a Python that has it: {line}"
+            raise _unusable(path, f"{reason}: {hint}") from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _unusable(path, f"damaged, or of another tool: {reason}") from None
     if not isinstance(content, Mapping):
@@ -143,16 +140,7 @@ def _unpickle(path: Path_) -> Mapping[str, Any]:
     return content
 
 
-def _save_alone(path: Path_, name: str) -> str:
-    """How to get at the weights beside an object of this class."""
-    line = SAVE_ALONE.format(source=os.fspath(path), target=os.fspath(Path(path).with_suffix(".weights.pt")))
-    return f"a {name} stands in it, and nothing in a file is run: if you trust it, paste into a Python that has it: {line}"
-
-
 def _unusable(path: Path_, reason: str) -> CheckpointError:
-    whole = (
-        "a whole .safetensors file"
-        if Path(path).suffix == ".safetensors"
-        else "a readable file of plain tensors"
-    )
-    return CheckpointError(f"{path}: not {whole}: {reason}")
+    is_safetensors = Path(path).suffix == ".safetensors"
+    expected = "a whole .safetensors file" if is_safetensors else "a readable file of plain tensors"
+    return CheckpointError(f"{path}: not {expected}: {reason}")
