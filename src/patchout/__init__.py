@@ -1,7 +1,8 @@
 """Audio spectrogram transformers for tagging, sound events and training.
 
-PaSST (arXiv 2110.05069), general audio representations from PaSST (PMLR 166:65-89) and MaskSpec (arXiv 2204.12768).
-Importing this package is light: torch is imported when a name that needs it is first used (PEP 562).
+PaSST (arXiv 2110.05069), general audio representations from PaSST (PMLR 166:65-89) and MaskSpec (arXiv
+2204.12768). Importing this package is light: torch is imported when a name that needs it is first used (PEP
+562).
 """
 
 import importlib
@@ -15,42 +16,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "EmbedConfig": "inference.embedding",
-    "Embedding": "inference.embedding",
-    "embed": "inference.embedding",
-    "MelConfig": "audio.mel",
-    "log_mel": "audio.mel",
+    **dict.fromkeys(("EmbedConfig", "Embedding", "embed"), "inference.embedding"),
+    **dict.fromkeys(("Event", "EventRule"), "inference.events"),
+    **dict.fromkeys(("MelConfig", "log_mel"), "audio.mel"),
+    **dict.fromkeys(("Passt", "PasstConfig"), "models.passt"),
+    **dict.fromkeys(("Tags", "tag", "tag_many"), "inference.tagging"),
+    "Output": "models.family",
     "Patchout": "models.patches",
-    "Output": "models.passt",
-    "Passt": "models.passt",
-    "PasstConfig": "models.passt",
     "load": "checkpoint.zoo",
-    "Event": "inference.events",
-    "EventRule": "inference.events",
-    "Tags": "inference.tagging",
-    "tag": "inference.tagging",
-    "tag_many": "inference.tagging",
 }
-_MOVED = {"maskspec": "models.maskspec", "train": "training.supervised.run"}  # documented addresses of 0.1.0
+_MOVED = {"maskspec": "models.maskspec", "train": "training.supervised.run"}  # former names, of 0.1.0
 
-__all__ = [
-    "EmbedConfig",
-    "Embedding",
-    "Event",
-    "EventRule",
-    "MelConfig",
-    "Output",
-    "Passt",
-    "PasstConfig",
-    "Patchout",
-    "Tags",
-    "__version__",
-    "embed",
-    "load",
-    "log_mel",
-    "tag",
-    "tag_many",
-]
+__all__ = ["EmbedConfig", "Embedding", "Event", "EventRule", "MelConfig", "Output", "Passt", "PasstConfig"]
+__all__ += ["Patchout", "Tags", "__version__", "embed", "load", "log_mel", "tag", "tag_many"]
 
 if TYPE_CHECKING:
     from patchout.audio.mel import MelConfig, log_mel
@@ -76,7 +54,7 @@ def __dir__() -> list[str]:
 
 
 class _Moved(MetaPathFinder, Loader):
-    """Finds modules at their documented address of before: `import patchout.maskspec`."""
+    """Import hook for former module names: `import patchout.maskspec`."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         package, _, name = fullname.rpartition(".")
@@ -88,7 +66,7 @@ class _Moved(MetaPathFinder, Loader):
         return self._module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec  # the import system has written the old address into it
+        module.__spec__ = self._spec  # the import system has written the former name into it
 
 
 sys.meta_path.append(_Moved())

@@ -1,15 +1,15 @@
-"""Errors about what a user's files hold, and the hint at a name that was probably meant."""
+"""Errors for files and data sets that cannot be used; the hint at a similar name."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """A file or data set that cannot be used as it is, although the request itself makes sense (exit code 1, not 2)."""
+    """A file or data set that cannot be used, although the request is valid (exit code 1, not 2)."""
 
 
 class DataError(InputError):
-    """A data set that cannot be used as it is."""
+    """A data set that cannot be used."""
 
 
 class AudioError(InputError):
@@ -17,13 +17,13 @@ class AudioError(InputError):
 
 
 class CheckpointError(InputError):
-    """A file that is not a whole checkpoint, or not one of ours."""
+    """Model weights that are damaged, incomplete or of another format."""
 
 
 class CutError(Exception):
-    """Decoding ended before the sound did; what came before is good."""
+    """Decoding stopped before the end of the sound; the blocks before it are valid."""
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """(did you mean ...?), or nothing."""
-    return "".join(f" (did you mean {name}?)" for name in get_close_matches(word, [*known], n=1))
+def near(word: str, names: Iterable[str]) -> str:
+    """The hint (did you mean NAME?) at the most similar of `names`, empty if none is similar."""
+    return "".join(f" (did you mean {name}?)" for name in get_close_matches(word, [*names], n=1))

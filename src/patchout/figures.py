@@ -1,4 +1,4 @@
-"""Pictures: a figure in, one PNG, PDF or SVG file out; and what pictures of sounds share, their spectrogram and time.
+"""Figures as PNG, PDF or SVG files; spectrogram and time axis, which all figures of sounds have.
 
 The figures are made with matplotlib's objects alone: no pyplot, no window, no setting that outlives a call.
 """
@@ -26,7 +26,7 @@ MAX_COLUMNS = 2000  # more than ten inches show
 _SOUND_MAP = "magma"  # rises evenly in lightness, so every kind of colour vision reads it
 _TICKS_HZ = (250, 500, 1000, 2000, 4000, 8000, 12000, 20000)
 _TICKS_S = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
-# matplotlib brings DejaVu Sans, which lacks the scripts of East and South Asia; these are what systems have for them.
+# matplotlib brings DejaVu Sans, which lacks the scripts of East and South Asia; systems have these for them
 _FONTS = (
     *(
         "DejaVu Sans",
@@ -45,19 +45,17 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Spectrogram:
-    """A sound to draw; a long one may bring an already pooled `log_mel` with its own `frame_s`."""
+    """Log-mel of a sound to draw; that of a long one may be pooled, with its own `frame_s`."""
 
     log_mel: Floats  # (n_mels, frames)
     band_hz: Floats  # (n_mels,) centre of each band, rising
     frame_s: float  # seconds from one column of log_mel to the next
 
     def __post_init__(self) -> None:
-        """Refuse arrays whose shapes do not belong together."""
+        """Check that the shapes match."""
         bands = len(self.band_hz)
         if self.log_mel.ndim != 2 or len(self.log_mel) != bands or self.log_mel.size == 0:
-            raise ValueError(
-                f"log_mel must be ({bands} bands, at least 1 frame) as band_hz, got {self.log_mel.shape}"
-            )
+            raise ValueError(f"log_mel must be ({bands} bands, at least 1 frame), got {self.log_mel.shape}")
         if not self.frame_s > 0:
             raise ValueError(f"frame_s must be more than 0 seconds, got {self.frame_s}")
 
@@ -69,10 +67,11 @@ class Spectrogram:
 
 @contextmanager
 def picture(path: str | os.PathLike[str], size: Size, *, title: str = "") -> Iterator[Figure]:
-    """A figure of `size` (width, height in inches) to draw on, saved under its title when the block ends well.
+    """A figure of `size` (width, height in inches), saved with its title if the block raises nothing.
 
-    The suffix of `path` is the format; ValueError, before anything is drawn, if it is none of `FORMATS`. OSError: the
-    folder is missing or does not take the file. An older picture is replaced in one step, and a failure leaves it.
+    The suffix of `path` is the format; ValueError, before anything is drawn, if it is none of `FORMATS`.
+    OSError: the folder is missing or cannot be written. An older picture is replaced in one step, or stays on
+    failure.
     """
     kind = picture_format(path)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
@@ -92,10 +91,10 @@ def picture_format(path: str | os.PathLike[str]) -> str:
 
 
 def pool_columns(x: Floats, limit: int) -> Floats:
-    """Largest value of each run of neighbouring columns: (rows, columns) -> (rows, at most `limit` columns).
+    """Max-pool neighbouring columns: (rows, columns) -> (rows, at most `limit` columns).
 
-    Every run has ceil(columns / limit) columns, the last one what is left. The largest, not the mean, so that a click
-    in an hour still shows.
+    A pool has ceil(columns / limit) columns, the last one the remainder. The maximum, not the mean, so that a
+    click in an hour still shows.
     """
     if limit < 1:
         raise ValueError(f"limit must be at least 1 column, got {limit}")
@@ -138,13 +137,13 @@ def label_time(axes: Axes, duration_s: float) -> None:
 
 
 def fonts() -> list[str]:
-    """The fonts for any script that this machine has: matplotlib complains of each one that it has not."""
+    """The installed fonts of `_FONTS`: matplotlib warns about each one that is missing."""
     names = set(fontManager.get_font_names())
     return [name for name in _FONTS if name in names]
 
 
 def plain(text: str, limit: int) -> str:
-    """One line of at most `limit` characters, the middle cut out; unprintable ones become a replacement mark."""
+    """One line of at most `limit` characters, its middle cut; unprintable ones are replaced."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
     half = (limit - 1) // 2
     return line if len(line) <= limit else f"{line[:half]}\N{HORIZONTAL ELLIPSIS}{line[-half:]}"
@@ -154,7 +153,5 @@ def save(figure: Figure, path: Path, kind: str) -> None:
     """Save the figure; a character that no font has is drawn as a box, without a warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
-        warnings.filterwarnings(
-            "ignore", message=r"Matplotlib currently does not support", category=UserWarning
-        )
+        warnings.filterwarnings("ignore", message=r"Matplotlib currently does not", category=UserWarning)
         figure.savefig(path, format=kind)

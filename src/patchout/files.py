@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, flushed to the disk, renamed; and where the cache is."""
+"""Atomic writes: a temporary file is flushed to the disk and renamed; file states; the cache folder."""
 
 import json
 import math
@@ -11,26 +11,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 STREAM = re.compile(r"(.+)(#a:\d+)", re.DOTALL)  # "talk.mkv#a:1" is its second audio stream, as ffmpeg counts
-MAX_STEM_BYTES = 200  # of the 255 that a name may have: an ending, and what makes it another, fit behind
+MAX_STEM_BYTES = 200  # of the 255 of a file name: the rest is for an ending and a unique part
 
 
 class FileState(NamedTuple):
-    """Two states of a file that differ in this are two files."""
+    """Size and modification time of a file: if they differ it has changed."""
 
     size_bytes: int | None
     modified_s: float | None
 
 
 def without_stream(name: str) -> tuple[str, str]:
-    """The file that a name means, and "#a:1" where the name goes on with one of its audio streams, else ""."""
-    chosen = STREAM.fullmatch(name)
-    if chosen is None or os.path.exists(name):  # noqa: PTH110 - Path refuses some names that exist
+    """Split a name into the file and the selector of an audio stream, "#a:1", or ""."""
+    selected = STREAM.fullmatch(name)
+    if selected is None or os.path.exists(name):  # noqa: PTH110 - Path refuses some names that exist
         return name, ""
-    return chosen[1], chosen[2]
+    return selected[1], selected[2]
 
 
 def file_state(file: str) -> FileState:
-    """Of a file as it is now; None where there is none."""
+    """The present state of a file; its fields are None if it does not exist."""
     try:
         status = os.stat(without_stream(file)[0])  # noqa: PTH116  # two million times
     except (OSError, ValueError):
@@ -39,18 +39,18 @@ def file_state(file: str) -> FileState:
 
 
 def is_newer(file: str, written: str) -> bool:
-    """Whether a file was changed after another one was written; a time that is still to come says nothing."""
+    """Whether `file` was modified after `written`; times in the future do not count."""
     modified_s, written_s = file_state(file).modified_s, file_state(written).modified_s
     return modified_s is not None and written_s is not None and written_s < modified_s <= time.time()
 
 
 def shortened(stem: str) -> str:
-    """The beginning of a name, short enough for any disk with something behind it."""
+    """The first `MAX_STEM_BYTES` bytes of a name, without a broken character."""
     return stem.encode(errors="surrogateescape")[:MAX_STEM_BYTES].decode(errors="ignore")
 
 
 def cache_folder() -> Path:
-    """Where downloads stay: `patchout` beside the hub's own cache (HF_HOME, XDG_CACHE_HOME), read at every call."""
+    """The folder of downloads: `patchout` beside the hub's cache (HF_HOME, XDG_CACHE_HOME)."""
     xdg = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME", f"{xdg}/huggingface")
     return Path(os.path.expandvars(home)).expanduser() / "patchout"
@@ -58,7 +58,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; on success flush it and rename it, on failure remove it.
+    """A temporary path beside `path` to write to: flushed and renamed on success, removed on failure.
 
     A folder that is missing or cannot be written is an OSError that names it.
     """
@@ -68,9 +68,8 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         aside.touch()
         mode = aside.stat().st_mode  # what the user's umask gives; some writers make their files private
     except OSError as error:
-        raise type(error)(
-            error.errno, f"cannot write into the folder ({error.strerror})", str(target.parent)
-        ) from None
+        reason = f"cannot write into the folder ({error.strerror})"
+        raise type(error)(error.errno, reason, str(target.parent)) from None
     try:
         yield aside
         with aside.open("rb+") as file:
@@ -82,13 +81,13 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def finite(content: Any) -> Any:
-    """The same content with None where a number is infinite or undefined: JSON has no word for these."""
+    """The content with None for infinite numbers and NaN, which JSON has not."""
     if isinstance(content, dict):
         return {name: finite(value) for name, value in content.items()}
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write `content` as JSON, whole or not at all."""
+    """Write `content` as JSON, atomically."""
     with write_aside(path) as aside:
         aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

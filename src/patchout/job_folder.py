@@ -1,4 +1,4 @@
-"""A job's folder, here or at any URL: is it this job's, and is this process its only writer?"""
+"""Output folder of a job, local or at a URL: bound to its settings, with one writer at a time."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,51 +17,47 @@ JOB = "job.json"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Key -> [old, new] of what `new` says otherwise than `old`; what only `old` says does not count."""
+    """Key -> [old, new] for every value of `new` that differs in `old`."""
     return {key: [old.get(key), value] for key, value in new.items() if old.get(key) != value}
 
 
-def claim(out: str, about: Mapping[str, Any]) -> set[str]:
-    """Make the folder of a job that all this is true of, or make sure that it is that job's; returns its files.
+def claim(out: str, settings: Mapping[str, Any]) -> set[str]:
+    """Bind a new folder to the settings of a job, or check that it has the same ones; returns its files.
 
-    An InputError names what differs, or the folder that is no job's.
+    An InputError names the settings that differ, or the folder without any.
     """
     folder = Folder(out)
     names = folder.names()
     if JOB in names:
         with folder.reading(JOB) as file:
-            check_same(out, file.read(), about)
-    elif strange := sorted(name for name in names if not name.startswith(".")):
-        raise InputError(
-            f"{out}: holds {strange[0]!r} but no {JOB}, so it is no job's: give a new or empty folder"
-        )
+            check_same(out, file.read(), settings)
+    elif foreign := sorted(name for name in names if not name.startswith(".")):
+        reason = f"holds {foreign[0]!r} but no {JOB}, so it is no job's"
+        raise InputError(f"{out}: {reason}: give a new or empty folder")
     else:
         with folder.writing(JOB) as file:
-            file.write(json.dumps(about, indent=1).encode())
+            file.write(json.dumps(settings, indent=1).encode())
     return names
 
 
-def check_same(out: str, written: bytes | str, about: Mapping[str, Any]) -> None:
-    """Compare a job with the one that wrote `out`; an InputError names what differs."""
+def check_same(out: str, stored: bytes | str, settings: Mapping[str, Any]) -> None:
+    """Compare a job's settings with the stored ones (JSON) of `out`; an InputError names what differs."""
     try:
-        old = json.loads(written)
+        old = json.loads(stored)
     except ValueError:
-        raise InputError(
-            f"{out}: what it says of its job is damaged: give another folder, or delete it"
-        ) from None
-    compared = {key: value for key, value in about.items() if key not in ("model", "version")}
+        reason = "what it says of its job is damaged"
+        raise InputError(f"{out}: {reason}: give another folder, or delete it") from None
+    compared = {key: value for key, value in settings.items() if key not in ("model", "version")}
     if changes := differences(old, compared):
-        texts = [f"{key} {before!r} there, {here!r} here" for key, (before, here) in changes.items()]
-        raise InputError(
-            f"{out}: belongs to another job ({'; '.join(texts)}): give another --out, or delete it"
-        )
+        texts = "; ".join(f"{key} {before!r} there, {now!r} here" for key, (before, now) in changes.items())
+        raise InputError(f"{out}: belongs to another job ({texts}): give another --out, or delete it")
 
 
 @contextmanager
 def only_writer(folder: Path, *, halves: Iterable[str], busy: ValueError | None = None) -> Iterator[None]:
-    """Keep a second process out of a folder, and remove the half files of a killed one, which match `halves`.
+    """Lock a folder against other processes, and remove partial files of a killed one, which match `halves`.
 
-    Where another process is in it: `busy`, or an InputError.
+    Raises `busy` (else an InputError) if another process holds the lock.
     """
     from filelock import FileLock, Timeout
 
@@ -70,18 +66,19 @@ def only_writer(folder: Path, *, halves: Iterable[str], busy: ValueError | None 
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        other = "another process is writing to it: wait for it, or stop it"
-        raise busy or InputError(f"{folder}: {other}") from None
+        reason = "another process is writing to it: wait for it, or stop it"
+        raise busy or InputError(f"{folder}: {reason}") from None
     try:
-        for half in (file for pattern in halves for file in folder.glob(pattern)):
-            half.unlink()
+        for pattern in halves:
+            for file in folder.glob(pattern):
+                file.unlink()
         yield
     finally:
         lock.release()
 
 
 class Folder:
-    """A folder here (`path`), or at any URL that fsspec knows (`path` is None)."""
+    """A folder on this machine (`path`), or at any URL that fsspec supports (`path` is None)."""
 
     def __init__(self, out: str) -> None:
         self._files: Any = LocalFileSystem()
@@ -94,7 +91,7 @@ class Folder:
         self.path = Path(self._root) if isinstance(self._files, LocalFileSystem) else None
 
     def names(self) -> set[str]:
-        """Files in it; none if it is not there yet."""
+        """Names of its files; none if it does not exist yet."""
         if self._files.isfile(self._root):
             raise InputError(f"{self._root}: is a file: give a folder, or a name that ends in .parquet")
         if not self._files.exists(self._root):
@@ -102,12 +99,12 @@ class Folder:
         return {name.rpartition("/")[2] for name in self._files.ls(self._root, detail=False, refresh=True)}
 
     def reading(self, name: str) -> Any:
-        """A file to read."""
+        """Open a file to read."""
         return self._files.open(self._at(name), "rb")
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        """A file that appears under its name when it is whole."""
+        """Open a file to write, which appears under its name when it is complete."""
         self._files.makedirs(self._root, exist_ok=True)
         if self.path:
             with write_aside(self.path / name) as path, path.open("wb") as file:
@@ -123,7 +120,7 @@ class Folder:
                 self._files.rm(aside)
 
     def remove(self, name: str) -> None:
-        """Take a file away."""
+        """Delete a file."""
         self._files.rm(self._at(name))
 
     def _at(self, name: str) -> str:
