@@ -1,6 +1,6 @@
 """CPU kernels of matrix products and attention, the fastest by measurement; whether bfloat16 is faster.
 
-Their speed on several machines: `docs/results.md`.
+Their speed on several machines: `docs/results/speed.md`.
 """
 
 import os
