@@ -38,7 +38,7 @@ TABLES = ("pos_embed", "decoder_pos_embed")
 Model = TypeVar("Model", MaskSpec, MaskSpecClassifier)
 
 
-class Start(NamedTuple):
+class Initialised(NamedTuple):
     """A classifier initialised from pre-trained weights, and the names that did not match."""
 
     model: MaskSpecClassifier
@@ -111,7 +111,7 @@ def import_maskspec_classifier(
 
 def start_classifier(
     source: Source, config: MaskSpecClassifierConfig, *, rng: Generator | None = None
-) -> Start:
+) -> Initialised:
     """A classifier with the encoder of public weights and a new head, for fine-tuning (section 2.4).
 
     `source`: pre-trained or fine-tuned, for a model of ours `export_maskspec(model)`. A norm that fits no
@@ -127,7 +127,7 @@ def start_classifier(
     shared = {name: x for name, x in pretrained.items() if name in initial}
     _filled(model, new | shared, where)
     missing, unexpected = initial.keys() - shared.keys(), pretrained.keys() - shared.keys()
-    return Start(model, tuple(sorted(missing)), tuple(sorted(unexpected)))
+    return Initialised(model, tuple(sorted(missing)), tuple(sorted(unexpected)))
 
 
 def encoder_of(model: MaskSpec) -> MaskSpecClassifier:
