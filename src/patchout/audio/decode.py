@@ -62,9 +62,7 @@ def _array_blocks(source: Any, channel: Channel) -> Iterator[Block]:
     array, rate = _numpy(source[0]), _integer(source[1])
     is_long = array.dtype.kind in "iu" and array.dtype.itemsize > 4
     if array.ndim not in (1, 2) or array.dtype.kind not in "fiu" or is_long:
-        allowed = (
-            "floats with full scale 1 or integers of 8, 16 or 32 bits, (samples,) or (channels, samples)"
-        )
+        allowed = "floats (full scale 1) or integers of 8, 16 or 32 bits, (samples,) or (channels, samples)"
         raise AudioError(f"<array>: {array.dtype} {array.shape} is not sound; give {allowed}")
     if array.ndim == 2 and array.shape[0] > MAX_ARRAY_CHANNELS:
         channels = f"{array.shape[0]} channels, at most {MAX_ARRAY_CHANNELS} are allowed"
