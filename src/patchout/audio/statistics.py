@@ -35,8 +35,7 @@ def frame_statistics(
     """Mean and population deviation of every band over all frames of all clips; one pair if not `per_band`.
 
     `mels`: log-mels of a front end without statistics, read once. Deviations are at least `floor`: otherwise
-    a band that is empty in these clips would be amplified in the first sound that fills it. No clip is a
-    ValueError.
+    a band that is empty in these clips would be amplified in the first sound that fills it.
     """
     count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for mel in mels:

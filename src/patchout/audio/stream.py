@@ -197,8 +197,7 @@ def load(
 ) -> np.ndarray:
     """Decode a source, or its segment in seconds: float32 `(samples,)` at `rate` Hz, one channel or the mean.
 
-    Raises AudioError or OSError that name the source; warns with AudioWarning if a part of it cannot be
-    decoded.
+    Raises AudioError or OSError that name the source; AudioWarning if a part of it cannot be decoded.
     """
     stream = Stream(source, rate, start_s=start_s, end_s=end_s, channel=channel)
     samples = np.concatenate(list(stream))
@@ -211,8 +210,7 @@ def windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple
     """Sliding windows over a stream of `(samples,)` blocks: (start sample, window); bounded memory, unpadded.
 
     A stream of up to `size` samples is one window, as it is. A longer one gives full windows every `hop`
-    samples and, if samples remain, one more that ends with the stream. `hop` is 1 to `size`: every sample is
-    seen.
+    samples and, if samples remain, one more that ends with the stream. `hop` is 1 to `size`.
     """
     if not 1 <= hop <= size:
         raise ValueError(f"hop={hop} is not allowed: give 1 to size={size} samples")

@@ -31,8 +31,7 @@ def download(url: str, path: Path, *, sha256: str | None = None, progress: Progr
     """Download `url` to `path`; an existing file is only verified.
 
     An unfinished file stays as `<path>.part` and is resumed if the server still has the same one. The hash
-    must be `sha256`, else the one in `<path>.sha256`, written at first use. Processes take turns. Raises
-    DownloadError.
+    must be `sha256`, else the one in `<path>.sha256`, written at first use. Raises DownloadError.
     """
     from filelock import FileLock  # 0.1 s
 

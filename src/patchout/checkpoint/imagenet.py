@@ -91,8 +91,7 @@ def resized_patch(kernel: Float[Tensor, "width side side"], patch: int) -> Float
     """Patch kernels of another size (14 of ViT-huge -> 16), by the pseudo-inverse of the bilinear resize.
 
     An enlarged patch then gives the token that the patch itself gave (FlexiViT, arXiv:2212.08013, section
-    3.4); a resized kernel would give more, as it sums over more pixels. The PaSST paper does not say what it
-    did.
+    3.4); a resized kernel would give more, as it sums over more pixels. The paper does not say.
     """
     side = kernel.shape[-1]
     if side == patch:

@@ -19,8 +19,7 @@ def label_names(name: str) -> tuple[str, ...]:
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Read class names: one a line, a CSV with a `display_name` column, or FSD50K's `vocabulary.csv`.
 
-    `vocabulary.csv` has no header: index, name, identifier. Raises FileNotFoundError; ValueError if it is
-    empty.
+    `vocabulary.csv` has no header: index, name, identifier. FileNotFoundError; ValueError if empty.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of class names")

@@ -61,8 +61,7 @@ def import_maskspec(
     """A pre-trained MaskSpec from public weights, a state dict or a file; sizes are read from the shapes.
 
     `mel`, the front end, is not in the file: `public_mel()` unless given. Nor are the decoder's heads: give
-    those of another width than 512 (16 heads) and 384 (6). A missing or unknown name, and fine-tuned weights,
-    are a CheckpointError.
+    those of another width than 512 (16 heads) and 384 (6). CheckpointError: other names, fine-tuned weights.
     """
     _, public, where = read_public(source, "maskspec")
     mel = mel or public_mel()

@@ -53,8 +53,7 @@ def save(model: Model, path: Path_, *, half: bool = False) -> None:
 def load(path: Path_) -> Model:
     """Read a model that `save` wrote: float32, on the CPU, in evaluation mode.
 
-    Raises FileNotFoundError, or CheckpointError for a truncated, altered or foreign file, or NaN or infinity
-    in it.
+    Raises FileNotFoundError, or CheckpointError for a truncated, altered or foreign file, NaN or infinity.
     """
     metadata, weights = read_file(path)
     if metadata.get("format") != FORMAT:
@@ -116,8 +115,8 @@ def import_passt(
     The shapes give the frequency stride; the time stride is taken to be the same unless `stride` (frequency,
     time) is given. `mel` is not in the weights: give the hop of the hop-160 and hop-100 models. 527 classes
     are AudioSet's, other counts are named "class 0" ... unless `labels` names them; without a last layer it
-    is an encoder without classes. The unused `head_dist` is dropped; a CheckpointError names any other
-    unknown or missing name.
+    is an encoder without classes. The unused `head_dist` is dropped. CheckpointError: other unknown or
+    missing names.
     """
     _, public, where = read_public(source, "passt")
     mel = mel or MelConfig()

@@ -27,8 +27,7 @@ WAIT_S = 10.0  # for another process that measures
 def measured(names: Collection[str], cases_of: Callable[[int], Cases]) -> Seconds:
     """Seconds of every named case: cached, or from `measure` on the first call on this machine.
 
-    Of processes that start together the first measures for all. A cache that is damaged or cannot be written
-    is ignored.
+    Of processes that start together the first measures for all. A damaged or read-only cache is ignored.
     """
     path, machine = cache_folder() / "kernels.json", describe()
     seconds = _stored(path, machine, names)

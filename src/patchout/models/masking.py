@@ -29,8 +29,7 @@ def unpatchify(pixels: Shaped[Tensor, "batch token pixel"], rows: int) -> Shaped
 def sincos_positions(rows: int, columns: int, width: int) -> Float[Tensor, "position width"]:
     """Fixed sin-cos position embeddings: zeros for the class token, then one for every patch (section 2.1).
 
-    The first half of the width encodes the time, the second the frequency; sine and cosine are a quarter
-    each.
+    The first half of the width encodes the time, the second the frequency; each half is sines, then cosines.
     """
     if width % 4:
         raise ValueError(f"sin-cos positions: width {width} is no multiple of 4: choose another")

@@ -165,8 +165,8 @@ class MaskSpec(nn.Module):
 
         The patches with the smallest `noise` stay; without it, it is drawn from `rng` on the generator's own
         device. `weight` is that of each clip in the loss; 1 without it. Frames that fill no further patch are
-        left out. A ratio outside 0.05 ... 0.95, and a clip too short for a patch or too long for the table,
-        are ValueErrors.
+        left out. ValueError: a ratio outside 0.05 ... 0.95, or a clip too short for a patch or too long for
+        the table.
         """
         cell = self.config.cells(mel)
         pixels = masking.patchify(mel, self.config.patch)  # (B, N, 256)

@@ -105,9 +105,8 @@ class Passt(Tagger):
     ) -> Output:
         """Log-mel (batch, n_mels, frames) -> Output; `patchout` (section 2.2) is drawn from the CPU `rng`.
 
-        A clip shorter than the time table reads its first columns, or those from `time_offset` on. A clip
-        that is too short for a patch or too long for the table, and a Patchout that drops everything, are
-        ValueErrors.
+        A clip shorter than the time table reads its first columns, or those from `time_offset` on. A clip too
+        short for a patch or too long for the table, or a Patchout that drops everything: ValueError.
         """
         config, columns = self.config, self.config.check(mel, first_column=time_offset)
         grid = draw(config.rows, columns, patchout, batch=len(mel), rng=rng) if patchout is not None else None
@@ -152,8 +151,7 @@ def keep_blocks(model: Passt, keep: tuple[int, ...]) -> Passt:
 def cut_depth(model: Passt, depth: int) -> Passt:
     """Depth reduction: the model with all `depth` blocks, every other one (section 4.1), or half of 32 (3.2).
 
-    ValueError for any other depth. Which half the paper does not say: here evenly spread, with first and
-    last.
+    ValueError for any other depth. The paper does not say which half: here evenly spread.
     """
     full = model.config.depth
     cuts = [tuple(range(full)), *([every_other_block(full)] if full > 2 else [])]
