@@ -19,6 +19,7 @@ from patchout.hear import report
 from patchout.hear.figures import Line
 from patchout.hear.results import ReportError, read_results
 from patchout.hear.settings import Settings
+from patchout.hear.sources import read_table
 from patchout.hear.tasks import BOARDS
 from patchout.inference.embedding import EmbedConfig
 
@@ -133,7 +134,7 @@ def test_models_are_in_the_order_of_their_medians(cited: list[dict[str, str]]) -
 
 def test_mean_normalised_scores_of_official_models() -> None:
     board = official()
-    means = {model.name: np.mean(list(board.shares(model).values())) for model in board.models}
+    means = {model.name: np.mean(list(board.normalised(model).values())) for model in board.models}
     wanted = {
         "GURA Fuse Cat H+w+C": 0.9312,
         "CP-JKU PaSST base": 0.8094,
@@ -145,7 +146,7 @@ def test_mean_normalised_scores_of_official_models() -> None:
 
 def test_both_folds_of_beehive_average_to_the_leaderboard() -> None:
     scores = {model.name: model.primary() for model in report.leaderboard()}
-    folds = [row for row in report._csv("leaderboard_secondary") if row["beehive_states_fold0:aucroc"]]
+    folds = [row for row in read_table("leaderboard_secondary") if row["beehive_states_fold0:aucroc"]]
     assert len(folds) == 11
     for row in folds:
         mean = (float(row["beehive_states_fold0:aucroc"]) + float(row["beehive_states_fold1:aucroc"])) / 2

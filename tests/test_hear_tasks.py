@@ -13,7 +13,7 @@ from conftest import RATE, tone
 from hear_folders import change, make_task, silence
 
 from patchout.cli.hear import main
-from patchout.hear.sources import sources
+from patchout.hear.sources import sources, task_of
 from patchout.hear.tasks import BOARD_OF, BOARDS, TABLE, TaskError, find_tasks, read_task
 from patchout.hear.wavs import inspect, read_wav, resample, write_wav
 
@@ -310,7 +310,7 @@ def test_list_names_the_official_tasks_that_are_not_there(
 
 
 def test_every_task_of_the_leaderboard_has_a_source() -> None:
-    assert {BOARD_OF[source.task] for source in sources()} == set(BOARDS)
+    assert {BOARD_OF[task_of(source.folder)] for source in sources()} == set(BOARDS)
     assert len(sources()) == len(BOARD_OF) == 20
 
 

@@ -33,12 +33,14 @@ class Options:
     """Turn sound files into embeddings. The same command goes on where a killed one stopped."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """sound files, folders, patterns, or lists (.csv, .tsv, .jsonl, .parquet, .txt) with a column file and perhaps
-    start and end"""
+    """sound files, folders, patterns, or lists (.csv, .tsv, .jsonl, .parquet, .txt) with a column file and
+    perhaps start and end"""
     out: str
-    """NAME.parquet for one file; else a folder (or URL) of Parquet shards; with --format npy a folder, hdf5 a file"""
+    """NAME.parquet for one file; else a folder (or URL) of Parquet shards; with --format npy a folder, hdf5 a
+    file"""
     model: str = ""
-    """a name from `patchout models`, a .safetensors or public .pt file, a run folder, or a hub id owner/name"""
+    """a name from `patchout models`, a .safetensors or public .pt file, a run folder, or a hub id
+    owner/name"""
     kind: Literal["scene", "timestamp"] = "scene"
     """one embedding a file, or one every 50 ms"""
     levels: tuple[Literal["low", "mid", "high"], ...] = ()
@@ -68,9 +70,9 @@ def main(args: Sequence[str]) -> int:
     from patchout.data.items import Item, read_items
     from patchout.hear.api import check_preset
 
-    unread: list[str] = []
-    items = read_items(options.paths, unread.append, say)
-    for problem in unread:
+    problems: list[str] = []
+    items = read_items(options.paths, problems.append, say)
+    for problem in problems:
         say(problem)
     if options.plot and list(items[:2]) != [Item(items[0].file)]:
         raise ValueError(f"--plot draws one whole file, {len(items)} files or segments were given")
@@ -81,31 +83,33 @@ def main(args: Sequence[str]) -> int:
         check_preset(options.preset, options.model, load(options.model, "cpu").config)
     failed = (_run if _is_folder(options) else _run_and_join)(items, job, options.out, options)
     _draw(options, items[0].file, job)
-    return FAILED if failed or unread else DONE
-
-
-# -- what was asked for -----------------------------------------------------------------------------------------------
+    return FAILED if failed or problems else DONE
 
 
 def _check(options: Options) -> None:
-    """Refuse what cannot be written, before anything is loaded."""
-    suffix, allowed = Path(options.out).suffix.lower(), SUFFIXES[options.format]
+    """Refuse options that contradict each other, before anything is loaded."""
+    format, out = options.format, options.out
+    suffix, allowed = Path(out).suffix.lower(), SUFFIXES[format]
     is_wrong = suffix not in allowed and suffix in (".npy", *chain(*SUFFIXES.values()))
     names = " or ".join(f"a name that ends in {end}" if end else "a folder" for end in allowed)
     picture = options.plot or options.project
-    refusals = {
-        "no files given: name sound files, folders, patterns or lists, e.g. `patchout embed clips/`": not options.paths,
-        f"--format {options.format} writes {names}, got --out {options.out}": is_wrong,
-        f"a URL takes a folder of Parquet shards, got {options.out}": "://" in options.out
-        and not _is_folder(options),
-        "--plot and --project draw what stands in Parquet: leave --format out": picture
-        and options.format != "parquet",
-        "--plot draws timestamps: add --kind timestamp": options.plot and options.kind != "timestamp",
-        "--project draws scenes: leave --kind out": options.project and options.kind != "scene",
-        "--format hdf5 needs h5py: pip install 'patchout[hdf5]'": options.format == "hdf5"
-        and not find_spec("h5py"),
-    }
-    if reason := next((reason for reason, is_so in refusals.items() if is_so), None):
+    example = "name sound files, folders, patterns or lists, e.g. `patchout embed clips/`"
+    refusals = (
+        (not options.paths, f"no files given: {example}"),
+        (is_wrong, f"--format {format} writes {names}, got --out {out}"),
+        ("://" in out and not _is_folder(options), f"a URL takes a folder of Parquet shards, got {out}"),
+        (
+            picture and format != "parquet",
+            "--plot and --project draw what stands in Parquet: leave --format out",
+        ),
+        (options.plot and options.kind != "timestamp", "--plot draws timestamps: add --kind timestamp"),
+        (options.project and options.kind != "scene", "--project draws scenes: leave --kind out"),
+        (
+            format == "hdf5" and not find_spec("h5py"),
+            "--format hdf5 needs h5py: pip install 'patchout[hdf5]'",
+        ),
+    )
+    if reason := next((reason for is_refused, reason in refusals if is_refused), None):
         raise ValueError(reason)
     if picture:
         from patchout.figures import picture_format
@@ -115,33 +119,28 @@ def _check(options: Options) -> None:
 
 
 def _is_folder(options: Options) -> bool:
-    """Whether the shards are the result."""
+    """Whether the result is a folder of Parquet shards."""
     return options.format == "parquet" and Path(options.out).suffix.lower() != ".parquet"
 
 
 def _job(options: Options) -> "EmbedJob":
-    """The model and the config: of the preset, changed by the other options."""
-    from patchout.hear.api import PRESETS, asked
+    """The job: the preset's model and config, changed by the other options."""
+    from patchout.hear.api import PRESETS, embed_config
     from patchout.inference.bulk.folder import EmbedJob
     from patchout.inference.embedding import MID
     from patchout.models.device import pick_device, pick_precision
 
-    config = asked(options.preset, options.levels, options.fields_ms, plain=MID)
+    config = embed_config(options.preset, options.levels, options.fields_ms, plain=MID)
     model = options.model or (PRESETS[options.preset].zoo_name if options.preset else BUILT_IN)
     if not options.model and not options.preset:
         say(f"using the built-in model {BUILT_IN} (192 values); for the public one (768): --model passt-s")
-    here = pick_device(
-        "auto" if options.engine == "ray" else options.device
-    )  # a cluster's devices need not be here
-    precision = pick_precision(options.precision, here)
+    device = "auto" if options.engine == "ray" else options.device  # this machine may lack the cluster's
+    precision = pick_precision(options.precision, pick_device(device))
     return EmbedJob(model=model, kind=options.kind, config=config, precision=precision)
 
 
-# -- doing it ---------------------------------------------------------------------------------------------------------
-
-
 def _run(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> int:
-    """Fill the folder `out` with shards; how many items failed."""
+    """Embed all items into shards in the folder `out`; returns how many failed."""
     from patchout.inference.bulk.run import run, run_here
 
     engine: Engine = run_here
@@ -157,26 +156,24 @@ def _run(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> in
         say(reason)
     if summary.num_failed > len(summary.failed):
         say(f"... {summary.num_failed} in all: the column error has their reasons")
-    speed = (
-        f"{summary.audio_s:.0f} s of sound in {seconds:.1f} s ({summary.audio_s / seconds:.0f} x real time)"
-    )
-    done = f"{summary.items - summary.num_failed} of {summary.items} files embedded, {summary.rows} rows"
-    say(f"{options.out}: {done}, {speed}")
+    speed = f"in {seconds:.1f} s ({summary.audio_s / seconds:.0f} x real time)"
+    count = f"{summary.items - summary.num_failed} of {summary.items} files embedded, {summary.rows} rows"
+    say(f"{options.out}: {count}, {summary.audio_s:.0f} s of sound {speed}")
     return summary.num_failed
 
 
 def _run_and_join(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> int:
-    """Fill a folder beside `out` and make one result of it; one that is there and holds is left alone."""
+    """Embed into a folder beside `out`, and join the shards; a result that is up to date stays."""
     from patchout.inference.bulk.join import job_of, join, reopen
     from patchout.job_folder import check_same
 
     target, parts = Path(out), Path(f"{out}.parts")
     check_parent(target)
-    there = job_of(target, options.format)
-    if there is not None:
-        check_same(out, there, job.about(items))
+    written = job_of(target, options.format)
+    if written is not None:
+        check_same(out, written, job.about(items))
         if stale := reopen(target, parts, items, job, format=options.format):
-            failed = int(json.loads(there)["failed"])
+            failed = int(json.loads(written)["failed"])
             for note in stale.notes:
                 say(note)
             say(f"{out}: is there already, with {len(items) - failed} of {len(items)} files embedded")
@@ -186,39 +183,34 @@ def _run_and_join(items: "list[Item]", job: "EmbedJob", out: str, options: Optio
     return failed
 
 
-# -- pictures ---------------------------------------------------------------------------------------------------------
-
-
 def _draw(options: Options, file: str, job: "EmbedJob") -> None:
-    """The timestamps of the one sound, or all scenes as points; nothing where all failed."""
+    """Draw the timestamps of the one sound, or all scenes as points; nothing if all failed."""
     picture = options.plot or options.project
     if not picture:
         return
     from patchout.checkpoint.zoo import load
     from patchout.inference.bulk.folder import embeddings
-    from patchout.inference.figures import embedding as plots_embedding
+    from patchout.inference.figures import embedding as figures
     from patchout.inference.tagging import overview
 
-    rows = _read(options, 4 * plots_embedding.MAX_TIMES if options.plot else plots_embedding.MAX_POINTS)
+    rows = _read(options, 4 * figures.MAX_TIMES if options.plot else figures.MAX_POINTS)
     if not len(rows):
         return
     if options.plot:
         config = load(job.model, "cpu").config
         log_mel, frame_s = overview(file, config, duration_s=rows["duration_s"][0].as_py(), limit=2000)
         times_s = rows["time_ms"].to_numpy() / 1000
-        track = plots_embedding.EmbeddingTrack(
-            log_mel, config.mel.band_hz, frame_s, times_s, embeddings(rows)
-        )
-        plots_embedding.embedding_over_time(picture, track, title=Path(file).name)
+        track = figures.EmbeddingTrack(log_mel, config.mel.band_hz, frame_s, times_s, embeddings(rows))
+        figures.embedding_over_time(picture, track, title=Path(file).name)
     else:
         classes = _classes(options.paths)
         names = [classes.get(file, Path(file).parent.name) for file in rows["file"].to_pylist()]
-        plots_embedding.map_2d(picture, embeddings(rows), names, title=options.out)
+        figures.map_2d(picture, embeddings(rows), names, title=options.out)
     say(f"picture: {picture}")
 
 
 def _classes(paths: Sequence[str]) -> dict[str, str]:
-    """Class of every file of the data sets (lists, folders of classes) among the paths."""
+    """First class of each labelled file in the data sets (lists, folders of classes) among the paths."""
     from patchout.data.lists import SUFFIXES
     from patchout.data.sets import DataError, scan
 
@@ -233,7 +225,7 @@ def _classes(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _read(options: Options, limit: int) -> "Table":
-    """At most about `limit` rows of the result, evenly taken, without those that failed."""
+    """Read about `limit` rows of the result at most, evenly spaced, without those that failed."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -243,14 +235,12 @@ def _read(options: Options, limit: int) -> "Table":
 
     out, names = str(Path(options.out).parent), [Path(options.out).name]
     if _is_folder(options):
-        out, names = (
-            options.out,
-            sorted(name for name in Folder(options.out).names() if name.startswith("part-")),
-        )
+        out = options.out
+        names = sorted(name for name in Folder(out).names() if name.startswith("part-"))
     step = max(1, sum(len(table) for table in read_tables(out, names, columns=["file"])) // limit)
-    taken, place = [], 0
+    samples, first = [], 0
     for table in read_tables(out, names):
-        taken.append(table.take(np.arange(-place % step, len(table), step)))
-        place += len(table)
-    rows = pa.concat_tables(taken, promote_options="default")  # earlier versions wrote fewer columns
+        samples.append(table.take(np.arange(-first % step, len(table), step)))
+        first += len(table)
+    rows = pa.concat_tables(samples, promote_options="default")  # earlier versions wrote fewer columns
     return rows.filter(pc.is_valid(rows["embedding"]))

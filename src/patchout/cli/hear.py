@@ -1,10 +1,11 @@
-"""`patchout hear`: tasks of the HEAR benchmark."""
+"""`patchout hear`: the HEAR benchmark, from its tasks to a report."""
 
 import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,55 +23,45 @@ SHOWN = 5  # labels of one message
 
 @dataclass(kw_only=True)
 class List:
-    """Say which tasks are there, whole or damaged, at which rates, and where those of HEAR are that are not."""
+    """Say which tasks are there, whole or damaged, at which rates, and where the missing ones of HEAR are."""
 
     tasks: Path
     """folder of task folders, such as esc50-v2.0.0-full"""
     format: Literal["table", "json"] = "table"
 
     def run(self) -> list[str]:
-        """What is wrong."""
-        from patchout.hear.sources import packed, unpacking
-        from patchout.hear.tasks import find_tasks
+        """List the tasks, and those of HEAR that are missing (if one is there); returns the problems."""
+        from patchout.hear.sources import ARCHIVE, packed, sources, task_of, unpacking
+        from patchout.hear.tasks import BOARD_OF, BOARDS, find_tasks
         from patchout.hear.wavs import inspect
 
         records = [inspect(folder) for folder in find_tasks(self.tasks)]
-        if self.format == "json":
-            output.line(json.dumps(records, indent=1), sys.stdout)
-        else:
-            for record in records:
-                shown = [
-                    f"{key} {record[key]}" for key in ("category", "score", "clips", "rates") if key in record
-                ]
-                output.line("  ".join([record["task"], record["state"], *shown]), sys.stdout)
-        _say_absent([record["task"] for record in records])
+        keys = ("category", "score", "clips", "rates")
+        texts = [json.dumps(records, indent=1)]
+        if self.format == "table":
+            shown = ([f"{key} {record[key]}" for key in keys if key in record] for record in records)
+            rows = zip(records, shown, strict=True)
+            texts = ["  ".join([record["task"], record["state"], *cells]) for record, cells in rows]
+        for text in texts:
+            output.line(text, sys.stdout)
+        present = {task_of(record["task"]) for record in records}
+        if present & BOARD_OF.keys():
+            absent = [source for source in sources() if task_of(source.folder) not in present]
+            boards = sorted({BOARD_OF[task_of(source.folder)] for source in absent})
+            at = f"; as archives at {ARCHIVE}:" if boards else ""
+            say(f"of the {len(BOARDS)} tasks of HEAR, not here: {', '.join(boards) or 'none'}{at}")
+            for source in absent:
+                size = f"{source.clips} clips, {source.hours:g} h, {source.size_gb:.2g} GB at 48 kHz"
+                output.line(f"  {source.folder}: {size}; {source.licence} ({source.source})", sys.stderr)
         if tars := packed(self.tasks):
-            say(
-                f"{self.tasks}: {', '.join(path.name for path in tars)} is not unpacked: {unpacking(self.tasks)}"
-            )
+            names = ", ".join(path.name for path in tars)
+            say(f"{self.tasks}: {names} is not unpacked: {unpacking(self.tasks)}")
         return [problem for record in records for problem in record["problems"]]
-
-
-def _say_absent(folders: Sequence[str]) -> None:
-    """Name the tasks of HEAR that are not here, how large they are, and whose; nothing if none of HEAR is."""
-    from patchout.hear.sources import ARCHIVE, sources, task_of
-    from patchout.hear.tasks import BOARD_OF, BOARDS
-
-    here = {task_of(folder) for folder in folders}
-    if not here & BOARD_OF.keys():
-        return
-    absent = [source for source in sources() if source.task not in here]
-    boards = sorted({BOARD_OF[source.task] for source in absent})
-    at = f"; as archives at {ARCHIVE}:" if boards else ""
-    say(f"of the {len(BOARDS)} tasks of HEAR, not here: {', '.join(boards) or 'none'}{at}")
-    for source in absent:
-        size = f"{source.clips} clips, {source.hours:g} h, {source.size_gb:.2g} GB at 48 kHz"
-        output.line(f"  {source.folder}: {size}; {source.licence} ({source.source})", sys.stderr)
 
 
 @dataclass(kw_only=True)
 class Resample:
-    """Write the rate that a model needs, once, into the task folders (the public archive has 48000 Hz only)."""
+    """Write the rate that a model needs, once, into the task folders (the public archive has 48 kHz only)."""
 
     tasks: Path
     """folder of task folders"""
@@ -80,7 +71,7 @@ class Resample:
     """only these"""
 
     def run(self) -> list[str]:
-        """What could not be resampled."""
+        """Resample the tasks; returns what could not be resampled."""
         from patchout.hear.tasks import TaskError, find_tasks, read_task
         from patchout.hear.wavs import resample
 
@@ -98,11 +89,12 @@ class Resample:
 
 @dataclass(kw_only=True)
 class Run:
-    """Judge an embedding: embed the tasks, train the kit's probes, write its scores. The same command goes on."""
+    """Judge an embedding: embed the tasks, train the kit's probes, write scores. The same command goes on."""
 
     model: Annotated[str, tyro.conf.Positional]
     """one of ours (a name from `patchout models`, a file, a run folder), or any importable HEAR module, e.g.
-    hear21passt.base; a+b are modules side by side. Without --tasks: a folder of embeddings, from `run` or the kit"""
+    hear21passt.base; a+b are modules side by side. Without --tasks: a folder of embeddings, from `run` or the
+    kit"""
     tasks: Path | None = None
     """folder of task folders"""
     out: Path
@@ -125,11 +117,11 @@ class Run:
     """cuda, mps or cpu; of several, such as cuda:0 cuda:1, all embed and the first one probes"""
 
     def run(self) -> Iterator[str]:
-        """Which tasks failed, and why."""
+        """Embed and probe the tasks; yields the ones that failed, with the reason."""
         if self.seed < 0:
             raise ValueError(f"--seed must be 0 or more, got {self.seed}")
         from patchout.errors import InputError
-        from patchout.hear.api import asked
+        from patchout.hear.api import embed_config
         from patchout.hear.subject import open_subject
         from patchout.hear.tasks import find_tasks
         from patchout.inference.embedding import EmbedConfig
@@ -137,24 +129,22 @@ class Run:
 
         if files := [Path(part) for part in self.model.split("+") if part.endswith(".py")]:
             parts = files[0].with_suffix("").parts
-            is_below = all(map(str.isidentifier, parts))
-            todo = f"give {'.'.join(parts)}" if is_below else f"give {parts[-1]}, in its folder"
+            can_import = all(map(str.isidentifier, parts))
+            todo = f"give {'.'.join(parts)}" if can_import else f"give {parts[-1]}, in its folder"
             raise ValueError(f"{files[0]}: a HEAR module is given by the name that imports it: {todo}")
         devices = [str(pick_device(name)) for name in self.device]
-        settings = self.preset or self.levels or self.fields_ms
-        config = asked(self.preset, self.levels, self.fields_ms, plain=EmbedConfig()) if settings else None
+        options = (self.preset, self.levels, self.fields_ms)
+        config = embed_config(*options, plain=EmbedConfig()) if any(options) else None
         if self.tasks is None and (config or self.weights or not Path(self.model).is_dir()):
-            raise ValueError(
-                "--tasks is missing: only a folder of embeddings, without settings, is judged without it"
-            )
+            reason = "only a folder of embeddings, without settings, is judged without it"
+            raise ValueError(f"--tasks is missing: {reason}")
         folders = find_tasks(self.tasks or Path(self.model), self.task)
         subject = None
         if self.tasks:
             sys.path.append(str(Path.cwd()))  # a HEAR module may lie here
+            load = partial(open_subject, self.model, config=config, preset=self.preset, weights=self.weights)
             with output.download_bar(sys.stderr) as progress:
-                subject = open_subject(
-                    self.model, config=config, preset=self.preset, weights=self.weights, progress=progress
-                )
+                subject = load(progress=progress)
         for folder in folders:
             try:
                 self._judge(subject, folder, devices)
@@ -162,7 +152,7 @@ class Run:
                 yield str(error) if folder.name in str(error) else f"{folder.name}: {error}"
 
     def _judge(self, subject: "Subject | None", folder: Path, devices: list[str]) -> None:
-        """One task."""
+        """Embed and probe one task, and print its score."""
         from patchout.hear.embeddings import embed_task, newer_wavs, read_embeddings
         from patchout.hear.probe import grid_points, probe_task
         from patchout.hear.tasks import read_task
@@ -176,41 +166,34 @@ class Run:
                 newer = newer_wavs(task, out / folder.name, subject.rate)
                 task = embed_task(subject, task, out, devices=devices, on_clips=advance)
             if newer:
-                what = f"{len(newer)} wavs are newer than their embeddings ({newer[0]} is one)"
+                reason = f"{len(newer)} wavs are newer than their embeddings ({newer[0]} is one)"
                 todo = f"if they were changed, move {task.folder} away and run this again"
-                say(f"{folder.name}: {what}: {todo}")
+                say(f"{folder.name}: {reason}: {todo}")
         num_fits = len(grid_points(task, self.grid)) + len(task.partitions()) - 1
+        probe = partial(
+            probe_task, task, out / folder.name, grid=self.grid, seed=self.seed, device=devices[0]
+        )
         with output.Bar(f"{folder.name}: probes", num_fits, sys.stderr) as advance:
-            record = probe_task(
-                task, out / folder.name, grid=self.grid, seed=self.seed, device=devices[0], on_fit=advance
-            )
+            record = probe(on_fit=advance)
         output.line(_summary(task, record), sys.stdout)
-        for part in task.partitions() if task.embedding_type == "scene" else ():
-            if lost := task.unheard(part.test):
-                named = ", ".join(lost[:SHOWN]) + (
-                    f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
-                )
-                say(
-                    f"{folder.name}: {part.test} has no example of {named}: 0 in mAP, no AUC and d', as in the kit"
-                )
+        for partition in task.partitions() if task.embedding_type == "scene" else ():
+            if absent := task.unheard(partition.test):
+                more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
+                absence = f"{partition.test} has no example of {', '.join(absent[:SHOWN])}{more}"
+                say(f"{folder.name}: {absence}: 0 in mAP, no AUC and d', as in the kit")
 
     def _name(self) -> str:
-        """Of the folder: the model and what was asked of it."""
+        """Folder name of the results: the model and its settings."""
         if self.tasks is None:
             return Path(self.model).resolve().name
         levels, fields = "+".join(self.levels), "+".join(f"{ms:g}ms" for ms in self.fields_ms)
-        parts = [
-            self.model.removesuffix(".safetensors"),
-            Path(self.weights).stem,
-            self.preset,
-            levels,
-            fields,
-        ]
+        model, weights = self.model.removesuffix(".safetensors"), Path(self.weights).stem
+        parts = (model, weights, self.preset, levels, fields)
         return re.sub(r"[^\w.+-]+", "-", "-".join(filter(None, parts))).strip("-.")
 
 
 def _summary(task: "Task", record: dict[str, Any]) -> str:
-    """A line: the score, over how many folds, and the seconds of each stage."""
+    """Summary of a task in one line: the score, the number of folds, and the seconds of each stage."""
     from patchout.inference.metrics import score_text
 
     seconds = dict(record["patchout"]["seconds"])
@@ -220,14 +203,13 @@ def _summary(task: "Task", record: dict[str, Any]) -> str:
         score = f"{score_text(means['test_score_mean'])} ({folds})"
     else:
         score = score_text(record["test"]["test_score"])
-    return (
-        f"{task.folder.name}  {task.evaluation[0]} {score}{embedding}  probes {sum(seconds.values()):.1f} s"
-    )
+    probes = f"probes {sum(seconds.values()):.1f} s"
+    return f"{task.folder.name}  {task.evaluation[0]} {score}{embedding}  {probes}"
 
 
 @dataclass(kw_only=True)
 class MakeMini:
-    """Build five small tasks from free sounds: ESC-10, spoken digits, instrument pitch, office-like events, piano."""
+    """Build five small tasks of free sounds: ESC-10, spoken digits, pitch, office-like events, piano."""
 
     data: Path
     """folder with esc10/, fsdd/ and gm/"""
@@ -235,7 +217,7 @@ class MakeMini:
     """folder for the task folders"""
 
     def run(self) -> list[str]:
-        """What is missing or could not be read."""
+        """Build the tasks; returns what is missing or could not be read."""
         from patchout.hear.mini import make_mini
 
         with output.Bar("clips", None, sys.stderr) as advance:
@@ -244,7 +226,7 @@ class MakeMini:
 
 @dataclass(kw_only=True)
 class Report:
-    """Set results of `patchout hear run`, or of the kit, beside the official ones: tables and figures in report.md."""
+    """Set results of `patchout hear run`, or of the kit, beside the official ones: tables and figures."""
 
     results: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """folders of results, RESULTS/<model>/<task folder>"""
@@ -256,7 +238,7 @@ class Report:
     """with this one (that of the highest median)"""
 
     def run(self) -> list[str]:
-        """What could not be used."""
+        """Write the report; returns the results that could not be used."""
         from patchout.hear.report import write_report
 
         if not self.results:

@@ -1,5 +1,7 @@
-"""The HEAR API, and the published modules of PaSST as presets ("Learning General Audio Representations with Large-Scale
-Training of Patchout Audio Transformers", sections 3 and 4).
+"""The HEAR API, and the published PaSST modules as presets.
+
+Sections 3 and 4 of "Learning General Audio Representations with Large-Scale Training of Patchout Audio
+Transformers".
 """
 
 import math
@@ -24,29 +26,31 @@ from patchout.errors import near
 from patchout.inference.embedding import EmbedConfig, Embedder, Level, Mode
 from patchout.models.tagger import Tagger, TaggerConfig
 
+Audio = Float[Tensor, "sound sample"]
+
 
 @dataclass(frozen=True)
 class Preset:
-    """A published HEAR module: the model of the zoo that it means, and what it embeds."""
+    """A published HEAR module: a model of the zoo, and the settings of its embeddings."""
 
     zoo_name: str
     config: EmbedConfig
 
     @property
     def hop_length(self) -> int:
-        """STFT hop of its model in samples at 32 kHz."""
+        """STFT hop of the model in samples at 32 kHz."""
         return MODELS[self.zoo_name].hop_length
 
     @property
     def mel_hop_ms(self) -> float:
-        """From one log-mel frame of its model to the next."""
+        """STFT hop of the model in ms."""
         return 1000 * self.hop_length / MelConfig.sample_rate
 
     def misfit(self, model: TaggerConfig) -> str:
-        """What it wants that a model does not have, or nothing: its STFT hop, the length of its passes, its classes.
+        """The property that this preset needs and the model lacks, in words; empty if the model fits.
 
-        A scene window of ten seconds, the default, is only an upper limit; a longer one is what the module is for. So
-        are classes other than AudioSet's.
+        Compared are the STFT hop, the input length (if the scene window is longer than the default of ten
+        seconds) and the number of classes (if they are not AudioSet's).
         """
         hop_ms, longest_ms = mel_hop_ms(model), 1000 * model.max_samples / model.mel.sample_rate
         window_ms, classes = self.config.scene_window_ms, MODELS[self.zoo_name].labels
@@ -60,13 +64,14 @@ class Preset:
 
 
 def mel_hop_ms(model: TaggerConfig) -> float:
-    """From one log-mel frame of a model to the next."""
+    """STFT hop of a model in ms."""
     return 1000 * model.mel.hop_length / model.mel.sample_rate
 
 
 _BASE = EmbedConfig()
 _TWO = EmbedConfig(fields_ms=(160.0, 800.0))
 _TWO_MEL = replace(_TWO, levels=("high", "mid", "low"))
+_BEST = replace(_TWO, levels=("low", "mid"), scene_levels=("low", "mid"), fields_ms=(160.0, 640.0))
 _HOPS = {"160": "passt-s-hop160-ap473", "100": "passt-s-hop100-ap473"}
 
 PRESETS: dict[str, Preset] = {
@@ -79,17 +84,14 @@ PRESETS: dict[str, Preset] = {
     "base20sec": Preset("passt-s-20sec-ap474", EmbedConfig(scene_window_ms=20_000.0, scene_hop_ms=5_000.0)),
     "base30sec": Preset("passt-s-30sec-ap473", EmbedConfig(scene_window_ms=30_000.0, scene_hop_ms=10_000.0)),
     "openmic2008": Preset("openmic-passt-s-ap85", _BASE),
-    "best": Preset(  # the paper's best setting, "L+M 2RF hop=5ms"
-        _HOPS["160"],
-        EmbedConfig(levels=("low", "mid"), scene_levels=("low", "mid"), fields_ms=(160.0, 640.0)),
-    ),
+    "best": Preset(_HOPS["160"], _BEST),  # "L+M 2RF hop=5ms" of the paper
 }
 
 
-def asked(
+def embed_config(
     preset: str, levels: tuple[Level, ...], fields_ms: tuple[float, ...], *, plain: EmbedConfig
 ) -> EmbedConfig:
-    """The config of a preset, or `plain`, with other levels and receptive fields where some are named."""
+    """Embedding settings of a preset (unnamed: `plain`), with `levels` and `fields_ms` replaced if given."""
     if preset and preset not in PRESETS:
         raise ValueError(f"no preset {preset!r}{near(preset, PRESETS)}: presets are {', '.join(PRESETS)}")
     config = PRESETS[preset].config if preset else plain
@@ -99,17 +101,15 @@ def asked(
 
 
 def check_preset(preset: str, name: str, model: TaggerConfig) -> None:
-    """Refuse a preset for a model of another front end, which would pass for the preset's own model in the results."""
+    """Refuse (ValueError) a preset for a model with another front end, input length or set of classes."""
     if reason := PRESETS[preset].misfit(model):
-        fitting = ", ".join(other for other, each in PRESETS.items() if not each.misfit(model)) or "none"
-        raise ValueError(
-            f"the preset {preset} is for a model with {reason} as {name} has: give one such as "
-            f"{PRESETS[preset].zoo_name}, or a preset that fits {name}: {fitting}"
-        )
+        fitting = ", ".join(name for name, preset in PRESETS.items() if not preset.misfit(model)) or "none"
+        todo = f"give one such as {PRESETS[preset].zoo_name}, or a preset that fits {name}: {fitting}"
+        raise ValueError(f"the preset {preset} is for a model with {reason} as {name} has: {todo}")
 
 
 class HearModel(nn.Module):
-    """A model with the attributes that the HEAR rules ask for; in evaluation mode."""
+    """A model with the attributes that the HEAR API asks for; in evaluation mode."""
 
     sample_rate: int
     scene_embedding_size: int
@@ -125,37 +125,16 @@ class HearModel(nn.Module):
         self.eval()
 
 
-def make_loader(name: str) -> Callable[..., HearModel]:
-    """The `load_model` of a preset."""
-    preset = PRESETS[name]
-
-    def load_model(model_file_path: str = "", mode: Mode = "all") -> HearModel:
-        """A HEAR model from one of our files, a public PaSST `.pt`, or nothing (the published model, downloaded once).
-
-        A `.pt` of a name that the zoo does not know is read at this module's hop; our files bring their own. Mode:
-        "all", "embed_only" (without logits) or "logits" (without embeddings); the size attributes follow it.
-        ValueError: the file's model has another hop, shorter passes or other classes than this module is for.
-        """
-        model = load(model_file_path or preset.zoo_name, hop_length=preset.hop_length)
-        if model_file_path:
-            check_preset(name, str(model_file_path), model.config)
-        return HearModel(model, preset.config.in_mode(mode))
-
-    return load_model
-
-
-def get_scene_embeddings(
-    audio: Float[Tensor, "sound sample"], model: HearModel
-) -> Float[Tensor, "sound value"]:
-    """One embedding a sound: (sounds, samples) at the model's rate -> (sounds, scene_embedding_size), any length."""
+def get_scene_embeddings(audio: Audio, model: HearModel) -> Float[Tensor, "sound value"]:
+    """One embedding a sound: (sounds, samples) at the model's rate -> (sounds, scene_embedding_size)."""
     check_audio(audio)
     return model.embedder.scenes(audio).to(audio.device)
 
 
 def get_timestamp_embeddings(
-    audio: Float[Tensor, "sound sample"], model: HearModel
+    audio: Audio, model: HearModel
 ) -> tuple[Float[Tensor, "sound time value"], Float[Tensor, "sound time"]]:
-    """An embedding every 50 ms: (sounds, samples) -> (sounds, times, timestamp_embedding_size) and centres in ms."""
+    """Embeddings every 50 ms: (sounds, samples) -> (sounds, times, timestamp_embedding_size), times in ms."""
     check_audio(audio)
     values, times_ms = model.embedder.timestamps(audio)
     return values.to(audio.device), times_ms.to(audio.device)
@@ -164,21 +143,34 @@ def get_timestamp_embeddings(
 def published(
     module: str,
 ) -> tuple[Callable[..., HearModel], Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]:
-    """The three functions of a published module, by its name."""
-    return make_loader(module.rpartition(".")[2]), get_scene_embeddings, get_timestamp_embeddings
+    """The three functions of the HEAR API for a published module, whose name ends in that of a preset."""
+    name = module.rpartition(".")[2]
+    preset = PRESETS[name]
+
+    def load_model(model_file_path: str = "", mode: Mode = "all") -> HearModel:
+        """Load a HEAR model from one of our files, a public PaSST `.pt`, or by default the published weights.
+
+        A `.pt` that the zoo does not know by name is read at this module's hop; our files bring their own.
+        Mode: "all", "embed_only" (no logits) or "logits" (no embeddings); the size attributes follow it.
+        ValueError: the file's model has another hop, input length or set of classes than this module.
+        """
+        model = load(model_file_path or preset.zoo_name, hop_length=preset.hop_length)
+        if model_file_path:
+            check_preset(name, str(model_file_path), model.config)
+        return HearModel(model, preset.config.in_mode(mode))
+
+    return load_model, get_scene_embeddings, get_timestamp_embeddings
 
 
 def check_audio(audio: Tensor) -> None:
-    """Refuse what the HEAR rules do not allow, in a sentence; warn of samples far above full scale."""
+    """Refuse (ValueError) audio that the HEAR API does not allow; warn of samples far above full scale."""
     if not isinstance(audio, Tensor) or audio.dtype != torch.float32:
         kind = str(audio.dtype) if isinstance(audio, Tensor) else type(audio).__name__
-        raise ValueError(
-            f"HEAR audio is a float32 tensor within -1 ... 1, got {kind}: convert it (int16: divided by 32768)"
-        )
+        wrong = f"is a float32 tensor within -1 ... 1, got {kind}: convert it (int16: divided by 32768)"
+        raise ValueError(f"HEAR audio {wrong}")
     if audio.ndim != 2 or 0 in audio.shape:
-        raise ValueError(
-            f"HEAR audio has the shape (sounds, samples), got {tuple(audio.shape)}: use clip[None]"
-        )
+        shape = tuple(audio.shape)
+        raise ValueError(f"HEAR audio has the shape (sounds, samples), got {shape}: use clip[None]")
     peak = float(audio.abs().max())
     if not math.isfinite(peak):
         raise ValueError("HEAR audio has NaN or infinite samples: look at the clips")
@@ -187,7 +179,7 @@ def check_audio(audio: Tensor) -> None:
 
 
 class Fusion(nn.Module):
-    """Several HEAR models side by side, each with the module that embeds with it."""
+    """A concatenation of HEAR models: the models, each with the module that embeds with it."""
 
     def __init__(self, modules: Sequence[ModuleType]) -> None:
         super().__init__()
@@ -201,21 +193,17 @@ class Fusion(nn.Module):
         self.scene_embedding_size = sum(model.scene_embedding_size for model in models)
         self.timestamp_embedding_size = sum(model.timestamp_embedding_size for model in models)
 
-    def each(self, function: str, audio: Tensor) -> list[Any]:
-        """What a function of the HEAR API gives of every member."""
+    def outputs(self, function: str, audio: Tensor) -> list[Any]:
+        """Outputs of a function of the HEAR API, one for each member."""
         pairs = zip(self.members, self.models, strict=True)
         return [getattr(module, function)(audio, model) for module, model in pairs]
 
 
 def fuse(*names: str) -> ModuleType:
-    """Concatenate HEAR modules, ours or anyone's, into one, as the challenge's fusions did.
-
-    Their timestamps must be the same; `load_model` takes no file.
-    """
+    """Concatenate the embeddings of HEAR modules with the same timestamps; its `load_model` takes no file."""
     if not names:
         raise ValueError("a fusion needs at least one HEAR module: give names such as patchout.hear.base")
-    modules = [import_module(name) for name in names]
-    fused = ModuleType("+".join(names), f"HEAR modules {', '.join(names)}, concatenated.")
+    name, modules = "+".join(names), [import_module(member) for member in names]
 
     def load_model(model_file_path: str = "") -> Fusion:
         if model_file_path:
@@ -223,17 +211,14 @@ def fuse(*names: str) -> ModuleType:
         return Fusion(modules)
 
     def scene(audio: Tensor, model: Fusion) -> Tensor:
-        return torch.cat(model.each("get_scene_embeddings", audio), dim=-1)
+        return torch.cat(model.outputs("get_scene_embeddings", audio), dim=-1)
 
     def timestamp(audio: Tensor, model: Fusion) -> tuple[Tensor, Tensor]:
-        values, times = zip(*model.each("get_timestamp_embeddings", audio), strict=True)
-        if any(other.shape != times[0].shape or bool((other - times[0]).abs().max() > 1) for other in times):
-            raise ValueError(
-                f"{fused.__name__}: the timestamps of its members differ and cannot be concatenated"
-            )
-        return torch.cat(values, dim=-1), times[0]
+        values, (first, *more) = zip(*model.outputs("get_timestamp_embeddings", audio), strict=True)
+        if any(times.shape != first.shape or bool((times - first).abs().max() > 1) for times in more):
+            raise ValueError(f"{name}: the timestamps of its members differ and cannot be concatenated")
+        return torch.cat(values, dim=-1), first
 
-    fused.__dict__.update(
-        load_model=load_model, get_scene_embeddings=scene, get_timestamp_embeddings=timestamp
-    )
+    fused = ModuleType(name, f"HEAR modules {', '.join(names)}, concatenated.")
+    vars(fused).update(load_model=load_model, get_scene_embeddings=scene, get_timestamp_embeddings=timestamp)
     return fused

@@ -1,7 +1,7 @@
 """Embeddings of whole tasks by any HEAR model, in the files in which the HEAR kit keeps them.
 
-`<out>/model.json` says whose they are. `<out>/<task folder>/` holds copies of the task's own files, and for each split
-`<split>.embeddings.npy` (raw float32, mapped when it is read), `.embedding-dimensions.json` (rows and values),
+`<out>/model.json` identifies the model. `<out>/<task folder>/` holds the task's metadata, and for each split
+`<split>.embeddings.npy` (raw float32, memory-mapped), `.embedding-dimensions.json` (rows and values),
 `.filename-timestamps.json` (file and time in ms of each row) and `.target-labels.pkl` (labels of each row).
 """
 
@@ -30,27 +30,23 @@ from patchout.errors import InputError
 from patchout.files import is_newer, write_aside, write_json
 from patchout.hear.scores import frames_from_events
 from patchout.hear.settings import SETTINGS, current
+from patchout.hear.sources import METADATA, VOCABULARY
 from patchout.hear.subject import Subject, batch_size, scenes, timestamps
 from patchout.hear.tasks import Task, read_task
 from patchout.hear.wavs import read_wav
 from patchout.job_folder import differences
 
 READERS = 2  # threads that read sounds while others embed
-PART_S = 600.0  # of sound between two points from which an interrupted run goes on
-UNKNOWN_S = 10.0  # a clip of a task whose clips differ
+PART_S = 600.0  # seconds of sound between two checkpoints of an interrupted run
+UNKNOWN_S = 10.0  # assumed length of a clip where lengths differ
 VALUES, SIZES = "embeddings.npy", "embedding-dimensions.json"
 STAMPS, LABELS = "filename-timestamps.json", "target-labels.pkl"
-DONE, PROFILE = (
-    ".done.embeddings",
-    "profile.embeddings.json",
-)  # the second one: seconds of the model, by split
+DONE = ".done.embeddings"
+PROFILE = "profile.embeddings.json"  # split -> seconds that the model took
 
 
 class EmbeddingError(InputError):
     """A folder of embeddings or results that cannot be used: `<path>: <what is wrong>; <what to do>`."""
-
-
-# -- writing ----------------------------------------------------------------------------------------------------------
 
 
 def embed_task(
@@ -61,9 +57,9 @@ def embed_task(
     devices: Sequence[str] = ("cpu",),
     on_clips: Callable[[int], object] = lambda clips: None,
 ) -> Task:
-    """Embed a task into `<out>/<task folder>`, or go on where an earlier run stopped; done already, it is only read.
+    """Embed all clips of a task into `<out>/<task folder>`, continuing an interrupted run.
 
-    One copy of the model runs on each of `devices`. Refuses an `out` that holds embeddings of another model or of
+    One copy of the model runs on each device. EmbeddingError: `out` holds embeddings of another model, or of
     another state of the task.
     """
     folder = out / task.folder.name
@@ -73,39 +69,36 @@ def embed_task(
     identity = subject.identity()
     _claim(out / "model.json", identity)
     with FileLock(folder / ".lock"):
-        _claim(
-            folder / "task.json",
-            identity | {"task": task.name, "task_sha256": task.sha256(), "rate": subject.rate},
-        )
+        state = {"task": task.name, "task_sha256": task.sha256(), "rate": subject.rate}
+        _claim(folder / "task.json", identity | state)
         if not (folder / DONE).exists():
-            for name in (
-                "task_metadata.json",
-                "labelvocabulary.csv",
-                *(f"{split}.json" for split in task.splits),
-            ):
+            for name in (METADATA, VOCABULARY, *(f"{split}.json" for split in task.splits)):
                 shutil.copyfile(task.folder / name, folder / name)
-            _Work(subject, task, folder, devices).run(on_clips)
+            _Extraction(subject, task, folder, devices).run(on_clips)
             (folder / DONE).touch()
     return read_embeddings(folder)
 
 
 def _claim(path: Path, record: dict[str, Any]) -> None:
-    """Say whose a folder is, or refuse it if it is someone else's."""
+    """Write the record that identifies what a folder holds, or compare it with the one that is there."""
     if not path.exists():
         write_json(path, record)
     check_same(path, read_json(path, {}), record)
 
 
-def check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse a file that something else has made; one of an earlier version need not tell the settings of a module."""
-    old, new = current(stored), current(wanted)
-    for name, (there, here) in differences({SETTINGS: new.get(SETTINGS), **old}, new).items():
+def check_same(path: Path, stored: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Compare the `stored` record at `path` with this run's; EmbeddingError names the first difference.
+
+    Files of earlier versions may lack the settings of a published module.
+    """
+    old, new = current(stored), current(record)
+    for name, (before, now) in differences({SETTINGS: new.get(SETTINGS), **old}, new).items():
         todo = f"give another --out, or move {path.parent} away"
-        raise EmbeddingError(f"{path}: was made with {name} {there!r}, this is {here!r}; {todo}")
+        raise EmbeddingError(f"{path}: was made with {name} {before!r}, this is {now!r}; {todo}")
 
 
 def newer_wavs(task: Task, folder: Path, rate: int) -> list[str]:
-    """Wavs of a task that were written after the embeddings of them in a folder: changed, or only copied."""
+    """Wavs of a task that were modified after their embeddings in `folder` were written (or only copied)."""
     return [
         f"{split}/{name}"
         for split in task.splits
@@ -114,20 +107,20 @@ def newer_wavs(task: Task, folder: Path, rate: int) -> list[str]:
     ]
 
 
-class _Work:
-    """A task, where its embeddings go, and a copy of the model for each device."""
+class _Extraction:
+    """The extraction of a task's embeddings, with a copy of the model on each device."""
 
     def __init__(self, subject: Subject, task: Task, folder: Path, devices: Sequence[str]) -> None:
         self.task, self.folder, self.rate, self.num_devices = task, folder, subject.rate, len(devices)
         self.batch_size = batch_size(task.duration_s, subject.rate)
-        self.is_over = threading.Event()  # nothing more is wanted
+        self.is_over = threading.Event()
         self.replicas: queue.Queue[tuple[Subject, str]] = queue.Queue()
         for index, device in enumerate(devices):
             model = copy.deepcopy(subject.model) if index else subject.model
             self.replicas.put((replace(subject, model=model.to(device).eval()), device))
 
     def run(self, on_clips: Callable[[int], object]) -> None:
-        """Embed what is not there; whatever ends this ends every thread after its batch."""
+        """Embed the clips that have no embeddings yet; an error or a stop ends all threads after a batch."""
         with ThreadPoolExecutor(self.num_devices + READERS) as pool:
             try:
                 for split, files in self.task.shuffled().items():
@@ -137,15 +130,15 @@ class _Work:
                 pool.shutdown(cancel_futures=True)
 
     def _split(self, split: str, files: list[str], pool: Executor, on_clips: Callable[[int], object]) -> None:
-        """Append part by part; a row counts when the file of sizes says that it is there."""
+        """Append the embeddings of a split in parts; the file of sizes counts those that are whole."""
         names = {name: self.folder / f"{split}.{name}" for name in (VALUES, SIZES, STAMPS, LABELS)}
         num_rows, size = read_json(names[SIZES], [0, 0])
         stamps = [(file, ms) for file, ms in read_json(names[STAMPS], [])[:num_rows]]
         seconds = read_json(self.folder / PROFILE, {})
-        there = len({file for file, _ in stamps})
-        on_clips(there)
+        num_embedded = len({file for file, _ in stamps})
+        on_clips(num_embedded)
         length = max(1, int(PART_S / (self.task.duration_s or UNKNOWN_S)))
-        parts = [files[first : first + length] for first in range(there, len(files), length)]
+        parts = [files[first : first + length] for first in range(num_embedded, len(files), length)]
         with names[VALUES].open("ab") as file:
             file.truncate(4 * num_rows * size)
             for values, more_stamps, more_s in pool.map(partial(self._part, split), parts):
@@ -162,7 +155,7 @@ class _Work:
             aside.write_bytes(pickle.dumps(_labels(self.task, split, stamps)))
 
     def _part(self, split: str, files: list[str]) -> tuple[np.ndarray, list[tuple[str, float]], float]:
-        """Embeddings (row, value) of some clips, file and time in ms of each row (0 of a scene), and the seconds."""
+        """Embed some clips: (row, value), file and time in ms of each row (0 for scenes), seconds taken."""
         folder = self.task.folder / str(self.rate) / split
         waves = [read_wav(folder / file, self.rate, self.task.duration_s) for file in files]
         values, stamps = [], list[tuple[str, float]]()
@@ -176,22 +169,19 @@ class _Work:
                 wave = torch.from_numpy(np.stack(waves[batch])).to(device)
                 with torch.no_grad():
                     if self.task.embedding_type == "event":
-                        found, times_ms = timestamps(subject, wave)
+                        embedding, times_ms = timestamps(subject, wave)
                     else:
-                        found, times_ms = scenes(subject, wave)[:, None], torch.zeros(len(wave), 1)
-                values.append(found.flatten(0, 1))
-                stamps += [
-                    (file, ms)
-                    for file, row in zip(files[batch], times_ms.tolist(), strict=True)
-                    for ms in row
-                ]
+                        embedding, times_ms = scenes(subject, wave)[:, None], torch.zeros(len(wave), 1)
+                values.append(embedding.flatten(0, 1))
+                rows = zip(files[batch], times_ms.tolist(), strict=True)
+                stamps += [(file, ms) for file, times in rows for ms in times]
         finally:
             self.replicas.put((subject, device))
         return torch.cat(values).numpy(), stamps, time.perf_counter() - start
 
 
 def _labels(task: Task, split: str, stamps: Sequence[tuple[str, float]]) -> list[list[str]]:
-    """Of each row."""
+    """Labels of each row."""
     annotations = task.annotations[split]
     if task.embedding_type == "scene":
         return [annotations[file] for file, _ in stamps]
@@ -202,11 +192,8 @@ def _labels(task: Task, split: str, stamps: Sequence[tuple[str, float]]) -> list
     return rows
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
-
-
 class Rows(NamedTuple):
-    """One split as a probe takes it: clip after clip, the frames of a clip in order of time; a scene is one row."""
+    """Embeddings and targets of one split, clip after clip: one row a clip for scenes, else one a frame."""
 
     values: Float[np.ndarray, "row value"]  # mapped from the disk
     target: Float[np.ndarray, "row class"]
@@ -216,74 +203,62 @@ class Rows(NamedTuple):
 
 
 def read_embeddings(folder: Path) -> Task:
-    """The task of a folder that `embed_task` or the kit has written; one that is not finished is an EmbeddingError."""
+    """Read the task of a folder of embeddings, ours or the kit's; EmbeddingError if they are not complete."""
     task = read_task(folder)
-    is_ours, is_done = (folder / "task.json").exists(), (folder / DONE).exists()
     files = [folder / f"{split}.{name}" for split in task.splits for name in (VALUES, SIZES, LABELS)]
-    if (is_ours and not is_done) or not all(path.exists() for path in files):
+    files += [folder / DONE] if (folder / "task.json").exists() else []
+    if not all(path.exists() for path in files):
         raise EmbeddingError(f"{folder}: not all embeddings are there; run the command that makes them again")
     return task
 
 
 def embedding_s(folder: Path) -> dict[str, float]:
-    """Seconds that the model took as `embedding`; empty where nobody knows (the kit's file is another one)."""
-    return (
-        {"embedding": sum(read_json(folder / PROFILE, {}).values())}
-        if (folder / "task.json").exists()
-        else {}
-    )
+    """Seconds that the model took, under the key `embedding`; empty for the kit's folders."""
+    is_ours = (folder / "task.json").exists()
+    return {"embedding": sum(read_json(folder / PROFILE, {}).values())} if is_ours else {}
 
 
 def read_rows(task: Task, split: str) -> Rows:
-    """Read one split of a task with embeddings; what does not fit or is not finite is an EmbeddingError."""
-    values_path, sizes, stamps_path, labels_path = (
-        task.folder / f"{split}.{x}" for x in (VALUES, SIZES, STAMPS, LABELS)
-    )
-    num_rows, size = read_json(sizes, [0, 0])
-    stamps = read_json(
-        stamps_path, [[str(row), 0.0] for row in range(num_rows)]
-    )  # the kit names no clips of scenes
-    if values_path.stat().st_size != 4 * num_rows * size:
-        num_bytes = values_path.stat().st_size
-        raise EmbeddingError(
-            f"{values_path}: has {num_bytes} bytes, {num_rows} x {size} floats need another number"
-        )
+    """Read one split of a task with embeddings; EmbeddingError if files disagree or values are not finite."""
+    names = (VALUES, SIZES, STAMPS, LABELS)
+    values_path, sizes_path, stamps_path, labels_path = (task.folder / f"{split}.{name}" for name in names)
+    num_rows, size = read_json(sizes_path, [0, 0])
+    unnamed = [[str(row), 0.0] for row in range(num_rows)]  # the kit does not name the clips of scenes
+    stamps = read_json(stamps_path, unnamed)
+    if (num_bytes := values_path.stat().st_size) != 4 * num_rows * size:
+        shape = f"{num_rows} x {size} floats"
+        raise EmbeddingError(f"{values_path}: has {num_bytes} bytes, {shape} need another number")
+    index = {label: number for number, label in enumerate(task.labels)}
     try:
         with labels_path.open("rb") as file:
-            target = _multi_hot(task, _PlainUnpickler(file).load())
+            columns = [[index[str(name)] for name in names] for names in _PlainUnpickler(file).load()]
     except (pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
         raise EmbeddingError(f"{labels_path}: is not one of the kit's ({error})") from None
+    target = np.zeros((len(columns), len(index)), np.float32)
+    for row, hot in zip(target, columns, strict=True):
+        row[hot] = 1
     if not num_rows == len(target) == len(stamps):
         raise EmbeddingError(f"{task.folder}: the files of {split} do not belong together; embed it again")
     values = np.memmap(values_path, np.float32, mode="r", shape=(num_rows, size))
     if not np.isfinite(values).all():
         raise EmbeddingError(f"{task.folder}: {split} has NaN or infinite embeddings; look at the model")
-    names = [Path(name).name for name, _ in stamps]
-    edges = [row for row in range(num_rows) if row == 0 or names[row] != names[row - 1]]
+    files = [Path(name).name for name, _ in stamps]
+    edges = [row for row in range(num_rows) if row == 0 or files[row] != files[row - 1]]
     times_ms = np.array([ms for _, ms in stamps], np.float64)
-    return Rows(values, target, tuple(names[row] for row in edges), np.array([*edges, num_rows]), times_ms)
+    return Rows(values, target, tuple(files[row] for row in edges), np.array([*edges, num_rows]), times_ms)
 
 
 def read_json(path: Path, default: Any) -> Any:
-    """What a JSON file holds, or `default` if it is not there; EmbeddingError names one that is damaged."""
+    """Read a JSON file; `default` if it does not exist, EmbeddingError if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
     except ValueError as error:
-        raise EmbeddingError(
-            f"{path}: is damaged ({error}); move {path.parent} away and run this again"
-        ) from None
+        todo = f"move {path.parent} away and run this again"
+        raise EmbeddingError(f"{path}: is damaged ({error}); {todo}") from None
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Lists, strings and numbers: a pickle that needs anything else could run code."""
+    """An unpickler for lists, strings and numbers only, since a pickle of anything else could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it holds a {module}.{name}")
-
-
-def _multi_hot(task: Task, labels: Sequence[Sequence[str]]) -> Float[np.ndarray, "row class"]:
-    index = {label: number for number, label in enumerate(task.labels)}
-    target = np.zeros((len(labels), len(index)), np.float32)
-    for row, names in enumerate(labels):
-        target[row, [index[str(name)] for name in names]] = 1
-    return target

@@ -1,15 +1,14 @@
-"""Five small tasks in the format of HEAR from free sounds, 32 kHz; the same folders from the same sources, always.
+"""Five small tasks in HEAR's format, built deterministically from free sounds at 32 kHz.
 
-They ask what HEAR asks (sound events, speech, pitch; scenes and timestamps) of a model within minutes.
+They cover sound events, speech and pitch, scenes and timestamps, within minutes.
 """
 
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +18,13 @@ from patchout.audio import stream as audio
 from patchout.errors import InputError
 from patchout.files import write_aside
 from patchout.hear.scores import EventRow
-from patchout.hear.tasks import KINDS, TABLE, read_task
+from patchout.hear.sources import METADATA, VOCABULARY
+from patchout.hear.tasks import KINDS, TABLE, labels_of, read_task
 from patchout.hear.wavs import write_wav
 
 RATE = 32_000
 SPLIT_ORDER = {"train": 1, "valid": 2, "test": 3}
-DIGIT_S = 0.56  # as HEAR cuts spoken digits
+DIGIT_S = 0.56  # length of a spoken digit in HEAR
 OFFICE_S = 20.0
 OFFICE_FILES = {"train": 20, "valid": 10, "test": 20}  # with 60 a probe took a core half an hour
 BACKGROUND_LEVEL = 0.003  # of full scale, root of the mean square
@@ -32,8 +32,8 @@ EVENT_GAIN_DB = (6.0, 24.0)  # of an event above the background
 EVENT_PEAK = 0.4  # of full scale, at most, so that two of them do not clip
 EVENT_GAP_S = (0.2, 1.8)  # from one onset to the next
 EVENT_LIMIT_S = 1.5
-EVENT_FLOOR = 0.1  # of the loudest 10 ms of its clip: what is quieter is no event
-EVENT_PAUSE = 20  # times 10 ms of quiet end an event
+EVENT_FLOOR = 0.1  # of the loudest 10 ms of the clip: quieter frames are no event
+EVENT_PAUSE = 20  # quiet frames of 10 ms that end an event
 ACCURACY = ("top1_acc", "mAP", "d_prime", "aucroc")
 
 
@@ -47,13 +47,13 @@ class Clip(NamedTuple):
 
 
 class Mini(NamedTuple):
-    """How a task is built; the rest of its metadata is in the table."""
+    """Recipe of a task; the rest of its metadata is in `tasks.TABLE`."""
 
     needs: str
     clips: Callable[[Path], Iterator[Clip]]
     duration_s: float
     evaluation: tuple[str, ...]
-    rules: Mapping[str, Any] = MappingProxyType({})
+    rules: dict[str, Any] = {}  # noqa: RUF012  # added to the metadata, never changed
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -68,7 +68,7 @@ def _esc10(data: Path) -> Iterator[Clip]:
 
 
 def _digits(data: Path) -> Iterator[Clip]:
-    """Recordings 0-4 of a speaker and digit test, 5-9 choose, the rest train."""
+    """Spoken digits: recordings 0-4 of a speaker and digit are test, 5-9 validation, the others training."""
     for path in sorted((data / "fsdd" / "recordings").glob("*_*_*.wav")):
         digit, _, index = path.stem.split("_")
         split = "test" if int(index) < 5 else "valid" if int(index) < 10 else "train"
@@ -88,14 +88,14 @@ def _piano(data: Path) -> Iterator[Clip]:
 
 
 def _office(data: Path) -> Iterator[Clip]:
-    """Events cut from ESC-10 over quiet noise: the last fold tests, the one before chooses, the others train."""
+    """Events of ESC-10 over noise: the last fold is test, the one before validation, the others training."""
     rows = _rows(data / "esc10" / "esc10.csv")
     folds = sorted({row["fold"] for row in rows}, key=int)
     if len(folds) < 3:
         raise InputError(f"{data / 'esc10'}: has {len(folds)} folds; train, valid and test need one each")
     events: dict[str, list[tuple[str, np.ndarray]]] = {fold: [] for fold in folds}
     for row in rows:
-        with suppress(audio.AudioError, OSError):  # `mini_esc10` names it
+        with suppress(audio.AudioError, OSError):  # `mini_esc10` reports it
             event = _event(audio.load(data / "esc10" / "audio" / row["filename"], RATE))
             events[row["fold"]] += [(row["category"], event)] if len(event) else []
     parts = {"train": folds[:-2], "valid": folds[-2:-1], "test": folds[-1:]}
@@ -107,7 +107,7 @@ def _office(data: Path) -> Iterator[Clip]:
 
 
 def _event(wave: np.ndarray) -> np.ndarray:
-    """A clip from its first onset to its first pause, with soft ends, at level 1; (0,) of a silent one."""
+    """Cut the first event out of a clip, with faded ends and unit RMS; (0,) of a silent clip."""
     frame = RATE // 100
     level = np.sqrt((wave[: len(wave) // frame * frame].reshape(-1, frame) ** 2).mean(axis=1))
     loud = np.flatnonzero(level > EVENT_FLOOR * level.max(initial=0))
@@ -122,7 +122,7 @@ def _event(wave: np.ndarray) -> np.ndarray:
 
 
 def _mix(choice: list[tuple[str, np.ndarray]], rng: np.random.Generator) -> tuple[np.ndarray, list[EventRow]]:
-    """One mixture (samples,) and its events; classes overlap each other, and none itself."""
+    """Mix events over noise: (samples,) and the annotation; only different classes overlap."""
     size = round(OFFICE_S * RATE)
     noise = lfilter([1.0], [1.0, -0.95], rng.standard_normal(size))
     mixture = noise * BACKGROUND_LEVEL / np.sqrt((noise**2).mean())
@@ -148,23 +148,21 @@ PIANO_RULES = {  # MAESTRO's own metadata
         "task_specific_param_grid": {"max_epochs": [50], "check_val_every_n_epoch": [1]},
     },
 }
-OFFICE_RULES = {
-    "evaluation_params": {"task_specific_param_grid": {"check_val_every_n_epoch": [10]}}
-}  # DCASE's
+_EVERY_10 = {"task_specific_param_grid": {"check_val_every_n_epoch": [10]}}
+OFFICE_RULES = {"evaluation_params": _EVERY_10}  # DCASE's
+OFFICE_SCORES = ("event_onset_200ms_fms", "segment_1s_er")
 ONSETS = ("event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms")
 MINIS: dict[str, Mini] = {
     "mini_esc10": Mini("esc10/esc10.csv", _esc10, 5.0, ACCURACY),
     "mini_digits": Mini("fsdd/recordings", _digits, DIGIT_S, ACCURACY),
     "mini_pitch": Mini("gm/pitch.csv", _pitch, 1.0, ("pitch_acc", "chroma_acc")),
-    "mini_office": Mini(
-        "esc10/esc10.csv", _office, OFFICE_S, ("event_onset_200ms_fms", "segment_1s_er"), OFFICE_RULES
-    ),
+    "mini_office": Mini("esc10/esc10.csv", _office, OFFICE_S, OFFICE_SCORES, OFFICE_RULES),
     "mini_piano": Mini("gm/piano.json", _piano, 20.0, ONSETS, PIANO_RULES),
 }
 
 
 def make_mini(data: Path, out: Path, *, on_clip: Callable[[], object] = lambda: None) -> Iterator[str]:
-    """Build every task whose sounds are there as `<out>/<name>-v1-mini`; yields what is wrong, each with a name."""
+    """Build every task whose sounds are in `data` as `<out>/<name>-v1-mini`; yields the problems."""
     for name, mini in MINIS.items():
         if not (data / mini.needs).exists():
             yield f"{name}: skipped, because {data / mini.needs} is not there"
@@ -178,8 +176,8 @@ def make_mini(data: Path, out: Path, *, on_clip: Callable[[], object] = lambda: 
 
 
 def _build(name: str, data: Path, folder: Path, on_clip: Callable[[], object]) -> Iterator[str]:
-    """The metadata come last, so that a folder without them is not finished."""
-    mini, row = MINIS[name], TABLE[name]
+    """Write the task folder of a recipe; the metadata come last and mark it as complete."""
+    mini = MINIS[name]
     clips: dict[str, dict[str, list[Any]]] = defaultdict(dict)
     for clip in mini.clips(data):
         try:
@@ -191,23 +189,14 @@ def _build(name: str, data: Path, folder: Path, on_clip: Callable[[], object]) -
         clips[clip.split][clip.file] = clip.annotation
         on_clip()
     splits = sorted(clips, key=lambda split: (SPLIT_ORDER.get(split, 0), split))
-    annotations = [one for split in splits for rows in clips[split].values() for one in rows]
-    found = {one["label"] if isinstance(one, dict) else one for one in annotations}
-    labels = sorted(found, key=lambda label: label.zfill(4) if label.isdigit() else label)
-    table = "".join(f"{index},{label}\n" for index, label in enumerate(labels))
+    labels = {label for files in clips.values() for rows in files.values() for label in labels_of(rows)}
+    ordered = sorted(labels, key=lambda label: label.zfill(4) if label.isdigit() else label)
+    vocabulary = "".join(f"{index},{label}\n" for index, label in enumerate(ordered))
     metadata: dict[str, Any] = {"task_name": name, "version": "v1", "mode": "mini", "default_mode": "mini"}
-    metadata |= {key: getattr(row, key) for key in KINDS}
-    metadata |= {
-        "sample_duration": mini.duration_s,
-        "evaluation": mini.evaluation,
-        "splits": splits,
-        **mini.rules,
-    }
+    metadata |= {key: getattr(TABLE[name], key) for key in KINDS}
+    metadata |= {"sample_duration": mini.duration_s, "evaluation": mini.evaluation, "splits": splits}
     texts = {f"{split}.json": json.dumps(clips[split], indent=1) for split in splits}
-    texts |= {
-        "labelvocabulary.csv": f"idx,label\n{table}",
-        "task_metadata.json": json.dumps(metadata, indent=1),
-    }
+    texts |= {VOCABULARY: f"idx,label\n{vocabulary}", METADATA: json.dumps(metadata | mini.rules, indent=1)}
     for file, text in texts.items():
         with write_aside(folder / file) as aside:
             aside.write_text(text, encoding="utf-8")

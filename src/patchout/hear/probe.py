@@ -1,7 +1,8 @@
-"""The HEAR kit's shallow probe on the embeddings of one task: grid, choice, folds, and its files of results.
+"""Shallow probes of the HEAR kit on one task's embeddings: grid search, folds, and the files of results.
 
-Every point of the grid learns the first partition; the one with the best validation score learns the others, and each
-partition is judged on its own test split ("HEAR: Holistic Evaluation of Audio Representations", Turian et al. 2022).
+All points of the grid are trained on the first partition, the one with the best validation score also on the
+others; each partition is scored on its own test split ("HEAR: Holistic Evaluation of Audio Representations",
+Turian et al. 2022).
 """
 
 import hashlib
@@ -29,9 +30,9 @@ from patchout.hear.tasks import Partition, Task
 
 Grid = Literal["full", "two"]
 SCORES = "test.predicted-scores.json"  # the kit's name, whatever the splits are called
-STAGES = "probe-stages.json"  # partitions that are done while others are not
-NUM_POINTS = 8  # of a grid: those that the kit draws
-_FULL: dict[str, Sequence[Any]] = {  # in the order of Point, on which that of the points depends
+STAGES = "probe-stages.json"  # finished partitions of an unfinished task
+NUM_POINTS = 8  # drawn from a grid, as by the kit
+_FULL: dict[str, Sequence[Any]] = {  # in the order of the fields of Point
     "batch_size": (1024,),
     "check_val_every_n_epoch": (3,),
     "dropout": (0.1,),
@@ -46,37 +47,27 @@ GRIDS: dict[Grid, dict[str, Sequence[Any]]] = {
     "full": _FULL,
     "two": _FULL | {"initialization": ("xavier_normal_",), "lr": (1e-3,)},  # ours: one hidden layer, or two
 }
-_SAME = {  # of every point, as the kit writes it
-    "embedding_norm": str(nn.Identity),
-    "hidden_norm": str(nn.BatchNorm1d),
-    "norm_after_activation": False,
-    "optim": str(torch.optim.Adam),
-}
-
-
-# -- the grid ---------------------------------------------------------------------------------------------------------
+_NORMS = {"embedding_norm": str(nn.Identity), "hidden_norm": str(nn.BatchNorm1d)}
+_FIXED = _NORMS | {"norm_after_activation": False, "optim": str(torch.optim.Adam)}  # as the kit writes it
 
 
 def grid_points(task: Task, grid: Grid) -> list[Point]:
-    """The points in the kit's order, with what the kit or the task's metadata sets for this task."""
+    """Points of the grid in the kit's order, with the values that the kit or the metadata set for a task."""
     values = dict(GRIDS[grid])
     if task.name == "dcase2016_task2":
         values["check_val_every_n_epoch"] = (10,)
-    own = task.metadata.get("evaluation_params", {}).get("task_specific_param_grid", {})
-    if unknown := own.keys() - values.keys():
-        raise ProbeError(
-            f"{task.folder}: sets {min(unknown)} of the probe; what can be set is {', '.join(values)}"
-        )
-    points = [Point(*row) for row in itertools.product(*(values | own).values())]
+    of_task = task.metadata.get("evaluation_params", {}).get("task_specific_param_grid", {})
+    if unknown := of_task.keys() - values.keys():
+        names = ", ".join(values)
+        raise ProbeError(f"{task.folder}: sets {min(unknown)} of the probe; what can be set is {names}")
+    points = [Point(*row) for row in itertools.product(*(values | of_task).values())]
     random.Random(42).shuffle(points)
     return points[:NUM_POINTS]
 
 
 def _hparams(point: Point) -> dict[str, Any]:
-    return dict(sorted((_SAME | point._asdict()).items()))
-
-
-# -- one task ---------------------------------------------------------------------------------------------------------
+    """Hyperparameters of a probe as the kit writes them."""
+    return dict(sorted((_FIXED | point._asdict()).items()))
 
 
 def probe_task(
@@ -88,20 +79,20 @@ def probe_task(
     device: str = "cpu",
     on_fit: Callable[[int], object] = lambda fits: None,
 ) -> dict[str, Any]:
-    """The kit's record of scores, also written to `out` beside the predictions; done already, it is only read.
+    """Train and score the probes of a task with embeddings; returns the kit's record, which `out` gets too.
 
-    `task` is a folder of embeddings. An interrupted run goes on after the last partition that it has finished. `on_fit`
-    is told how many more networks are ready. Refuses an `out` that holds results of another model, task, grid or seed.
+    An interrupted run continues after its last finished partition; finished results are only read. `on_fit`
+    gets numbers of trained networks. EmbeddingError: `out` has results of another model, task, grid or seed.
     """
     fit = _Fit(task, seed, torch.device(device), on_fit)
     points = grid_points(task, grid)
-    about = _about(task, grid, seed, points)
+    identity = _identity(task, grid, seed, points)
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
-        if record := _read(out / SCORES, about, task):
+        if record := _read(out / SCORES, identity, task):
             return record
-        stages = _read(out / STAGES, about, task)
-        stages = stages or {"tests": {}, "patchout": about | {"seconds": embedding_s(task.folder)}}
+        stages = _read(out / STAGES, identity, task)
+        stages = stages or {"tests": {}, "patchout": identity | {"seconds": embedding_s(task.folder)}}
         for number, partition in enumerate(task.partitions()):
             if partition.test in stages["tests"]:
                 continue
@@ -123,7 +114,7 @@ def probe_task(
 
 @dataclass(frozen=True)
 class _Fit:
-    """Networks of one task."""
+    """Trains and tests the probes of one task."""
 
     task: Task
     seed: int
@@ -131,21 +122,22 @@ class _Fit:
     on_fit: Callable[[int], object]
 
     def best(self, number: int, partition: Partition, points: Sequence[Point]) -> tuple[int, Probe]:
-        """Train all points on a partition; which of them is best (of equal ones the first)."""
+        """Train all points on a partition; index and probe of the best (of equal ones the first)."""
         exam = Exam(self.task, partition.valid)
         exam.require_choice()
-        rows = [read_rows(self.task, split) for split in partition.train]
-        values, target = (
-            self._tensor([one.values for one in rows]),
-            self._tensor([one.target for one in rows]),
-        )
+        splits = [read_rows(self.task, split) for split in partition.train]
+        values = self._tensor([rows.values for rows in splits])
         if len(values) < 2:
             raise ProbeError(f"{self.task.folder}: {len(values)} row to learn from, normalisation needs 2")
-        data = Data(values, target, exam.one_label)
+        data = Data(values, self._tensor([rows.target for rows in splits]), exam.one_label)
         key = (self.seed, number)
         probes = [Probe(point, data, keyed("probe", *key, index)) for index, point in enumerate(points)]
         validation = self._tensor([exam.rows.values])
-        for index, group in enumerate(self._groups(probes)):
+        groups: dict[object, list[Probe]] = {}  # a CPU trains one alone: two would share its caches
+        for index, probe in enumerate(probes):
+            is_alone = self.device.type == "cpu"
+            groups.setdefault(index if is_alone else probe.point.schedule, []).append(probe)
+        for index, group in enumerate(groups.values()):
             dropout = Generator(self.device).manual_seed(keyed("probe dropout", *key, index).initial_seed())
             train_group(group, data, validation, exam.check, dropout)
             self.on_fit(len(group))
@@ -153,7 +145,7 @@ class _Fit:
         return best, probes[best]
 
     def test(self, split: str, probe: Probe) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The kit's scores and predictions of a test split."""
+        """Scores and predictions of a test split, in the kit's format."""
         exam = Exam(self.task, split)
         (logits,) = predict([probe], self._tensor([exam.rows.values]))
         scores, predictions = exam.report(logits, probe.best.detail)
@@ -161,31 +153,20 @@ class _Fit:
         return scores | {"validation_score": validation, "epoch": probe.best_epoch}, predictions
 
     def _tensor(self, arrays: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.concatenate(arrays)).to(self.device)  # a copy also of one: it is mapped
-
-    def _groups(self, probes: Sequence[Probe]) -> list[list[Probe]]:
-        """All of one schedule together on a GPU; on a CPU one alone is a full load, and two only share its caches."""
-        if self.device.type == "cpu":
-            return [[probe] for probe in probes]
-        schedules = dict.fromkeys(probe.point.schedule for probe in probes)
-        return [[probe for probe in probes if probe.point.schedule == one] for one in schedules]
+        return torch.from_numpy(np.concatenate(arrays)).to(self.device)  # copied: the files are memory-mapped
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
-
-
-def _about(task: Task, grid: Grid, seed: int, points: Sequence[Point]) -> dict[str, Any]:
-    """What results depend on; results that differ in it are not mixed."""
-    whose = read_json(
-        task.folder / "task.json", {"model": task.folder.resolve().parent.name}
-    )  # the kit does not say
-    about = whose | {"task": task.name, "task_sha256": task.sha256(), "grid": grid, "seed": seed}
-    text = json.dumps([about, [_hparams(point) for point in points]], sort_keys=True)
-    return about | {"config_sha256": hashlib.sha256(text.encode()).hexdigest()}
+def _identity(task: Task, grid: Grid, seed: int, points: Sequence[Point]) -> dict[str, Any]:
+    """Everything that the results depend on; results that differ in it are not mixed."""
+    unnamed = {"model": task.folder.resolve().parent.name}  # the kit does not say whose embeddings they are
+    settings = {"task": task.name, "task_sha256": task.sha256(), "grid": grid, "seed": seed}
+    identity: dict[str, Any] = read_json(task.folder / "task.json", unnamed) | settings
+    text = json.dumps([identity, [_hparams(point) for point in points]], sort_keys=True)
+    return identity | {"config_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _record(task: Task, point: Point, stages: Mapping[str, Any]) -> dict[str, Any]:
-    """The kit's record, and what we add under one key of our own."""
+    """The record of scores in the kit's format; our additions are under the key `patchout`."""
     tests = stages["tests"]
     record = dict(tests)
     if len(tests) > 1:
@@ -203,13 +184,13 @@ def _record(task: Task, point: Point, stages: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _read(path: Path, about: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    """A file of results, {} if there is none or embeddings elsewhere are newer; other results are refused."""
+def _read(path: Path, identity: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Read a file of results; {} if there is none, or if the embeddings lie elsewhere and are newer."""
     record: dict[str, Any] = read_json(path, {})
     if record:
-        check_same(path, record.get("patchout", {}), about)
-        values = [task.folder / f"{split}.{VALUES}" for split in task.splits]
-        is_other = task.folder.resolve() != path.parent.resolve()
-        if is_other and max(file.stat().st_mtime for file in values) > path.stat().st_mtime:
-            return {}
+        check_same(path, record.get("patchout", {}), identity)
+        if task.folder.resolve() != path.parent.resolve():
+            values = [task.folder / f"{split}.{VALUES}" for split in task.splits]
+            is_stale = max(file.stat().st_mtime for file in values) > path.stat().st_mtime
+            return {} if is_stale else record
     return record

@@ -1,7 +1,6 @@
-"""What the logits of a probe are worth on one split: the check that chooses, and the scores that are reported."""
+"""Scores of a probe on one split: the validation score that selects it, and the reported test scores."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,12 +13,13 @@ from patchout.errors import InputError
 from patchout.hear.embeddings import read_rows
 from patchout.hear.probe_group import Check, loss
 from patchout.hear.scores import MINIMIZED, EventRow, event_scores, events_from_frames, scene_scores
+from patchout.hear.sources import METADATA
 from patchout.hear.tasks import Task
 
 EVENT_GRID: dict[str, Sequence[float | int]] = {"median_filter_ms": (250,), "min_duration": (125, 250)}
-RANKED = ("aucroc", "d_prime")  # are not defined where a class has no positive or no negative row
+RANKED = ("aucroc", "d_prime")  # undefined for a class without positive or without negative rows
 
-Setting = Mapping[str, float | int]  # one way to make events of frames; empty for scenes
+Setting = Mapping[str, float | int]  # of the event postprocessing; empty for scenes
 
 
 class ProbeError(InputError):
@@ -27,61 +27,54 @@ class ProbeError(InputError):
 
 
 class Exam:
-    """One split of a task."""
+    """The evaluation of probes on one split of a task."""
 
     def __init__(self, task: Task, split: str) -> None:
-        """Refuse a task whose metadata asks for what the kit does not have."""
+        """Read the split; ProbeError if the task's metadata asks for something that the kit does not have."""
         self.task, self.split, self.rows = task, split, read_rows(task, split)
         self.one_label = task.prediction_type == "multiclass"
         self.by_loss = _by_loss(task)
         self.sign = 1 if score_mode(task) == "max" else -1
         self.settings = _event_settings(task)
-        if self.by_loss and len(self.settings) > 1:
-            raise ProbeError(
-                f"{task.folder}: the loss cannot choose among {len(self.settings)} ways to make events"
-            )
+        if self.by_loss and (ways := len(self.settings)) > 1:
+            raise ProbeError(f"{task.folder}: the loss cannot choose among {ways} ways to make events")
 
     def require_choice(self) -> None:
-        """Refuse a validation split on which the score that chooses is not defined."""
-        share, score = self.rows.target.mean(axis=0), self.task.evaluation[0]
-        lonely = [label for label, part in zip(self.task.labels, share, strict=True) if part in (0, 1)]
-        if not self.by_loss and score in RANKED and lonely:
-            raise ProbeError(
-                f"{self.task.folder}: {score} cannot choose a probe: all or none of the clips of {self.split} are "
-                f"{lonely[0]!r}; give that split both kinds, or put another score first in task_metadata.json"
-            )
+        """Raise a ProbeError if the score that selects a probe is undefined on this validation split."""
+        shares, score = self.rows.target.mean(axis=0), self.task.evaluation[0]
+        constant = [label for label, share in zip(self.task.labels, shares, strict=True) if share in (0, 1)]
+        if not self.by_loss and score in RANKED and constant:
+            reason = f"all or none of the clips of {self.split} are {constant[0]!r}"
+            todo = f"give that split both kinds, or put another score first in {METADATA}"
+            raise ProbeError(f"{self.task.folder}: {score} cannot choose a probe: {reason}; {todo}")
 
     def check(self, logits: Float[Tensor, "row class"]) -> Check:
-        """The score that chooses, and the setting for events that reaches it (of equal ones the greatest)."""
+        """The validation score, and the event setting that reaches it (of equal ones the greatest)."""
         if self.by_loss or not bool(logits.isfinite().all()):
             return Check(-self._loss(logits), self.settings[0])
-        names = self.task.evaluation[:1]
-        found = [(self._scores(self._prediction(logits), one, names)[names[0]], one) for one in self.settings]
-        score, setting = max(
-            found, key=lambda pair: (0.0 if math.isnan(pair[0]) else pair[0], *pair[1].values())
-        )
-        return Check(self.sign * score, setting)
+        prediction, names = self._prediction(logits), self.task.evaluation[:1]
+        scored = [(self._scores(prediction, setting, names)[names[0]], setting) for setting in self.settings]
+        score, best = max(scored, key=lambda pair: (np.nan_to_num(pair[0]), *pair[1].values()))
+        return Check(self.sign * score, best)
 
     def report(
         self, logits: Float[Tensor, "row class"], setting: Setting
     ) -> tuple[dict[str, float], dict[str, Any]]:
-        """All scores under the kit's names, and what stands in the kit's file of predictions."""
+        """All scores by the kit's names, and the content of the kit's file of predictions."""
         if not bool(logits.isfinite().all()):
-            raise ProbeError(
-                f"{self.task.folder}: outputs of the probe are not finite; are the embeddings that large?"
-            )
+            reason = "outputs of the probe are not finite; are the embeddings that large?"
+            raise ProbeError(f"{self.task.folder}: {reason}")
         prediction = self._prediction(logits)
         scores = self._scores(prediction, setting, self.task.evaluation)
-        about = {"test_loss": self._loss(logits), "test_score": scores[self.task.evaluation[0]]}
+        record = {"test_loss": self._loss(logits), "test_score": scores[self.task.evaluation[0]]}
+        record |= {f"test_{name}": score for name, score in scores.items()}
         predictions: dict[str, Any] = {"target": self.rows.target, "prediction": prediction}
         predictions |= {"prediction_logit": logits.numpy()}
         if setting:
             predictions |= {"target_events": dict(self.task.annotations[self.split])}
-            predictions |= {
-                "predicted_events": self._events(prediction, setting),
-                "timestamp": self.rows.times_ms,
-            }
-        return about | {f"test_{name}": score for name, score in scores.items()}, predictions
+            predictions |= {"predicted_events": self._events(prediction, setting)}
+            predictions |= {"timestamp": self.rows.times_ms}
+        return record, predictions
 
     def _loss(self, logits: Tensor) -> float:
         return float(loss(logits, torch.from_numpy(self.rows.target), self.one_label))
@@ -105,23 +98,22 @@ class Exam:
 
 
 def _by_loss(task: Task) -> bool:
-    """Whether the validation loss chooses, not the primary score."""
+    """Whether the validation loss selects a probe, not the primary score."""
     return not task.metadata.get("use_scoring_for_early_stopping", True)
 
 
 def score_mode(task: Task) -> Literal["max", "min"]:
-    """Of the value that chooses."""
+    """Direction of the value that selects a probe."""
     return "min" if _by_loss(task) or task.evaluation[0] in MINIMIZED else "max"
 
 
 def _event_settings(task: Task) -> list[Setting]:
-    """The grid of ways to make events of frames: the kit's, or that of the task's metadata."""
+    """Grid of the event postprocessing: the metadata's, else the kit's; a single empty point for scenes."""
     if task.embedding_type == "scene":
         return [{}]
     grid = task.metadata.get("evaluation_params", {}).get("event_postprocessing_grid", EVENT_GRID)
     if set(grid) != set(EVENT_GRID):
-        raise ProbeError(
-            f"{task.folder}: event_postprocessing_grid has {', '.join(grid)}, not {', '.join(EVENT_GRID)}"
-        )
-    names = sorted(grid)
-    return [dict(zip(names, row, strict=True)) for row in itertools.product(*(grid[name] for name in names))]
+        names = f"{', '.join(grid)}, not {', '.join(EVENT_GRID)}"
+        raise ProbeError(f"{task.folder}: event_postprocessing_grid has {names}")
+    rows = itertools.product(*(grid[name] for name in sorted(grid)))
+    return [dict(zip(sorted(grid), row, strict=True)) for row in rows]

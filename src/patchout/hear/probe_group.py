@@ -1,7 +1,7 @@
-"""Shallow probes, several trained on the same rows at once: their weights stacked, one product per layer for all.
+"""Shallow probes of which several are trained on the same rows at once: one batched product a layer for all.
 
-A probe is Linear, BatchNorm, Dropout, ReLU for each hidden layer, then Linear, as in the HEAR kit. The probes of a
-group share nothing but the rows and the stream of dropout, so each learns what it would learn alone.
+A probe is Linear, BatchNorm, Dropout, ReLU for each hidden layer, then Linear, as in the HEAR kit. Those of a
+group share only the rows and the dropout generator, so each learns what it would learn alone.
 """
 
 import math
@@ -35,12 +35,12 @@ class Point(NamedTuple):
 
     @property
     def schedule(self) -> tuple[float | int, ...]:
-        """What all points of a group must have in common."""
+        """The values that all points of a group must share."""
         return self.batch_size, self.check_val_every_n_epoch, self.dropout, self.hidden_dim, self.max_epochs
 
 
 class Data(NamedTuple):
-    """Rows to learn from, on one device."""
+    """Training rows, on one device."""
 
     values: Float[Tensor, "row value"]
     target: Float[Tensor, "row class"]
@@ -48,7 +48,7 @@ class Data(NamedTuple):
 
 
 class Check(NamedTuple):
-    """What the validation says of one probe."""
+    """The result of one validation of a probe."""
 
     score: float  # the higher the better; NaN or infinite ends the training
     detail: Any = None  # kept with the best score
@@ -58,17 +58,16 @@ Judge = Callable[[Tensor], Check]  # of logits (row, class)
 
 
 class Probe:
-    """The network of one point, and its best state so far."""
+    """The network of one point of the grid, and its best state so far."""
 
     def __init__(self, point: Point, data: Data, rng: Generator) -> None:
-        """Xavier weights (gain 1, after a ReLU sqrt 2), biases uniform in +-1 / sqrt(values in), as in the kit."""
+        """Draw Xavier weights (gain 1, after a ReLU sqrt 2), biases within 1 / sqrt(inputs), as the kit."""
         self.point = point
         hidden = [point.hidden_dim] * point.hidden_layers
         device = data.values.device
         self.weights, self.biases = [], []
-        for layer, (num_in, num_out) in enumerate(
-            pairwise([data.values.shape[1], *hidden, data.target.shape[1]])
-        ):
+        widths = [data.values.shape[1], *hidden, data.target.shape[1]]
+        for layer, (num_in, num_out) in enumerate(pairwise(widths)):
             gain, bound = math.sqrt(2) if layer else 1.0, 1 / math.sqrt(num_in)
             weight = DRAW[point.initialization](torch.empty(num_out, num_in), gain, generator=rng)
             bias = torch.empty(num_out).uniform_(-bound, bound, generator=rng)
@@ -76,20 +75,19 @@ class Probe:
             self.biases.append(bias.to(device).requires_grad_())
         self.gains = [torch.ones(width, device=device, requires_grad=True) for width in hidden]
         self.shifts = [torch.zeros(width, device=device, requires_grad=True) for width in hidden]
-        self.running = [
-            torch.tensor([[0.0], [1.0]], device=device).repeat(1, width) for width in hidden
-        ]  # mean, var
+        running = torch.tensor([[0.0], [1.0]], device=device)  # mean and variance
+        self.running = [running.repeat(1, width) for width in hidden]
         self.best = Check(-math.inf)
         self.best_epoch = -1
         self._best_state: list[Tensor] = []
         self._waited = 0
 
     def parameters(self) -> list[Tensor]:
-        """What is learned."""
+        """Trained parameters."""
         return [*self.weights, *self.biases, *self.gains, *self.shifts]
 
     def consider(self, check: Check, epoch: int) -> bool:
-        """Keep the state if it is the best so far; whether to go on training."""
+        """Keep the state if it is the best so far; returns whether to go on training."""
         state = [*self.parameters(), *self.running]
         if check.score > self.best.score or self.best_epoch < 0:
             self.best = check if not math.isnan(check.score) else check._replace(score=-math.inf)
@@ -108,10 +106,9 @@ class Probe:
 def train_group(
     probes: Sequence[Probe], data: Data, validation: Tensor, judge: Judge, rng: Generator
 ) -> None:
-    """Train probes of one schedule until each has stopped, and leave each in its best state.
+    """Train probes of one schedule with early stopping, and restore the best state of each.
 
-    The order of the rows is that of every epoch, as in the kit. `validation` is (row, value); `rng` draws the dropout
-    on the device of the rows.
+    Rows are not shuffled, as in the kit. `validation` is (row, value); `rng` draws the dropout on its device.
     """
     by_rate: dict[float, list[Tensor]] = defaultdict(list)
     for probe in probes:
@@ -119,11 +116,11 @@ def train_group(
     optimizer = torch.optim.Adam([{"params": values, "lr": lr} for lr, values in by_rate.items()], fused=True)
     live = sorted(probes, key=lambda probe: -probe.point.hidden_layers)
     max_epochs = probes[0].point.max_epochs
-    every = min(probes[0].point.check_val_every_n_epoch, max_epochs)  # a network that is never judged is none
+    every = min(probes[0].point.check_val_every_n_epoch, max_epochs)  # validate once at least
     for epoch in range(every - 1, max_epochs, every):
         _train_epochs(live, data, every, optimizer, rng)
-        logits = predict(live, validation)
-        live = [probe for probe, one in zip(live, logits, strict=True) if probe.consider(judge(one), epoch)]
+        outputs = zip(live, predict(live, validation), strict=True)
+        live = [probe for probe, logits in outputs if probe.consider(judge(logits), epoch)]
         if not live:
             break
     for probe in probes:
@@ -131,15 +128,15 @@ def train_group(
 
 
 def predict(probes: Sequence[Probe], values: Float[Tensor, "row value"]) -> list[Tensor]:
-    """Logits (row, class) of each probe, on the CPU; deeper probes come first."""
-    running = _side_by_side(probes)
+    """Logits (row, class) of each probe, on the CPU; `probes` are in order of depth, deepest first."""
+    running = _stacked_statistics(probes)
     with torch.no_grad():
         parts = [_logits(probes, rows, running, None).cpu() for rows in torch.split(values, ROWS_AT_ONCE)]
     return [logits.contiguous() for logits in torch.cat(parts).unbind(1)]
 
 
 def loss(logits: Float[Tensor, "*row class"], target: Float[Tensor, "*row class"], one_label: bool) -> Tensor:
-    """Cross-entropy, or binary cross-entropy also over the classes: the mean."""
+    """Mean cross-entropy over the rows, or mean binary cross-entropy over rows and classes."""
     if one_label:
         return F.cross_entropy(logits.flatten(0, -2), target.argmax(-1).flatten())
     return F.binary_cross_entropy_with_logits(logits, target)
@@ -148,10 +145,11 @@ def loss(logits: Float[Tensor, "*row class"], target: Float[Tensor, "*row class"
 def _train_epochs(
     probes: Sequence[Probe], data: Data, epochs: int, optimizer: torch.optim.Adam, rng: Generator
 ) -> None:
+    """Train for some epochs; a last batch of one row, which has no variance, joins the one before."""
     edges = [*range(0, len(data.values), probes[0].point.batch_size), len(data.values)]
     if len(edges) > 2 and edges[-1] - edges[-2] == 1:
-        del edges[-2]  # one row alone has no variance to normalise by: it joins the batch before
-    running = _side_by_side(probes)
+        del edges[-2]
+    running = _stacked_statistics(probes)
     for _ in range(epochs):
         for first, last in pairwise(edges):
             logits = _logits(probes, data.values[first:last], running, rng)
@@ -162,8 +160,8 @@ def _train_epochs(
             optimizer.step()
 
 
-def _side_by_side(probes: Sequence[Probe]) -> list[Float[Tensor, "2 probe width"]]:
-    """Running means and variances of each hidden layer in one tensor, of which the probes keep views."""
+def _stacked_statistics(probes: Sequence[Probe]) -> list[Float[Tensor, "2 probe width"]]:
+    """Stack the BatchNorm statistics of each hidden layer; the probes keep views of the stacks."""
     stacks = []
     for layer in range(probes[0].point.hidden_layers):
         members = _with_layer(probes, layer)
@@ -174,6 +172,7 @@ def _side_by_side(probes: Sequence[Probe]) -> list[Float[Tensor, "2 probe width"
 
 
 def _with_layer(probes: Sequence[Probe], layer: int) -> list[Probe]:
+    """Probes that have this hidden layer."""
     return [probe for probe in probes if probe.point.hidden_layers > layer]
 
 
@@ -183,13 +182,13 @@ def _logits(
     running: Sequence[Tensor],
     rng: Generator | None,
 ) -> Float[Tensor, "row probe class"]:
-    """One pass, with `rng` in training mode; deeper probes come first."""
+    """Forward pass of all probes, deepest first; in training mode if `rng` is given."""
     hidden = rows[:, None].expand(-1, len(probes), -1)
     for layer, (mean, variance) in enumerate(running):
         members = _with_layer(probes, layer)
         new = _linear(hidden[:, : len(members)], members, layer)
-        gain = torch.cat([one.gains[layer] for one in members])
-        shift = torch.cat([one.shifts[layer] for one in members])
+        gain = torch.cat([probe.gains[layer] for probe in members])
+        shift = torch.cat([probe.shifts[layer] for probe in members])
         statistics = mean.view(-1), variance.view(-1)  # updated in place
         new = F.batch_norm(new.flatten(1), *statistics, gain, shift, training=rng is not None).view_as(new)
         dropout = probes[0].point.dropout
@@ -203,11 +202,9 @@ def _logits(
 def _linear(
     hidden: Float[Tensor, "row probe value"], probes: Sequence[Probe], layer: int
 ) -> Float[Tensor, "row probe out"]:
-    """Each probe's own product."""
-    weights, biases = [one.weights[layer] for one in probes], [one.biases[layer] for one in probes]
+    """Linear layer of each probe, as one batched product."""
+    weights, biases = zip(*((probe.weights[layer], probe.biases[layer]) for probe in probes), strict=True)
     if len(probes) == 1:
         return F.linear(hidden[:, 0], weights[0], biases[0])[:, None]
-    products = torch.baddbmm(
-        torch.stack(biases)[:, None], hidden.transpose(0, 1), torch.stack(weights).transpose(1, 2)
-    )
-    return products.transpose(0, 1)
+    weight, bias = torch.stack(weights).transpose(1, 2), torch.stack(biases)[:, None]
+    return torch.baddbmm(bias, hidden.transpose(0, 1), weight).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""The tasks of HEAR before they are here: where they are, how large, under which licence, and archives to unpack."""
+"""The public archive of HEAR tasks: addresses, sizes and licences, and how to unpack it."""
 
 import csv
 import shlex
@@ -9,7 +9,7 @@ from typing import NamedTuple
 ARCHIVE = "https://zenodo.org/record/5887964"  # all tasks, at 48 kHz alone
 GB_AN_HOUR = 3600 * 48_000 * 2 / 1e9  # unpacked
 SUFFIXES = (".tar.gz", ".tgz", ".tar")
-METADATA = "task_metadata.json"
+METADATA, VOCABULARY = "task_metadata.json", "labelvocabulary.csv"
 
 
 class Source(NamedTuple):
@@ -18,17 +18,12 @@ class Source(NamedTuple):
     folder: str
     clips: int
     hours: float
-    licence: str  # of the set that it was made from, as its page states it
+    licence: str  # of the original data set, as its page states it
     source: str  # that page
 
     @property
-    def task(self) -> tuple[str, str]:
-        """Name and mode, whatever the version."""
-        return task_of(self.folder)
-
-    @property
     def size_gb(self) -> float:
-        """Of its wavs at 48 kHz."""
+        """Size of the wavs at 48 kHz."""
         return self.hours * GB_AN_HOUR
 
 
@@ -38,21 +33,26 @@ def task_of(folder: str) -> tuple[str, str]:
 
 
 def sources() -> list[Source]:
-    """Every task folder that the leaderboard counts."""
-    text = (resources.files("patchout") / "hear" / "sources.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines())
-    return [Source(**row | {"clips": int(row["clips"]), "hours": float(row["hours"])}) for row in rows]  # type: ignore[arg-type]
+    """All task folders of the leaderboard."""
+    rows = read_table("sources")
+    return [Source(row.pop("folder"), int(row.pop("clips")), float(row.pop("hours")), **row) for row in rows]
+
+
+def read_table(name: str) -> list[dict[str, str]]:
+    """Rows of a CSV file that comes with this package."""
+    text = (resources.files("patchout") / "hear" / f"{name}.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
 
 
 def packed(tasks: Path) -> list[Path]:
-    """Archives of tasks that have no folder beside them."""
+    """Archives of tasks that are not unpacked beside them."""
     folders = [path.name for path in tasks.iterdir() if path.is_dir()]
     tars = sorted(path for path in tasks.iterdir() if path.name.endswith(SUFFIXES))
     return [path for path in tars if not any(f"-{folder}-" in f"-{path.name}-" for folder in folders)]
 
 
 def advice(tasks: Path) -> str:
-    """What to do with a folder that is none of task folders, or nothing: it is one, or nobody knows."""
+    """Where the task folders are if they do not lie directly in `tasks`, in words; empty if they do."""
     if (tasks / METADATA).exists():
         return f"is itself a task folder: give {tasks.resolve().parent}"
     if any(tasks.glob(f"*/{METADATA}")):
@@ -61,14 +61,13 @@ def advice(tasks: Path) -> str:
     if inner:
         return f"the task folders lie deeper: give {inner.parent.parent}"
     if tars := packed(tasks):
-        return (
-            f"holds archives ({len(tars)}) and no task folder: {unpacking(tasks)}, and give {tasks / 'tasks'}"
-        )
+        todo = f"{unpacking(tasks)}, and give {tasks / 'tasks'}"
+        return f"holds archives ({len(tars)}) and no task folder: {todo}"
     return ""
 
 
 def unpacking(tasks: Path) -> str:
-    """The command for all archives of a folder; they hold `tasks/<task folder>`."""
+    """The shell command that unpacks all archives of a folder; they hold `tasks/<task folder>`."""
     place = shlex.quote(str(tasks))
     kinds = [suffix for suffix in SUFFIXES if any(path.name.endswith(suffix) for path in packed(tasks))]
     archives = " ".join(f"{place}/*{suffix}" for suffix in kinds)

@@ -1,11 +1,12 @@
-"""A model to be judged: one of ours or any HEAR module, held to the HEAR rules at every call."""
+"""A model under evaluation: one of ours or any HEAR module, whose outputs must follow the HEAR rules."""
 
 import hashlib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -25,25 +26,25 @@ FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
 
 
 class ModuleError(InputError):
-    """A model that breaks a HEAR rule: `<name>: <the rule>, <what was found>`."""
+    """A model that breaks a HEAR rule: `<name>: <the rule>, <what it does>`."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be judged: a HEAR module with its loaded model."""
+    """A model under evaluation: a HEAR module and the model that it has loaded."""
 
     name: str
     module: Any  # has get_scene_embeddings and get_timestamp_embeddings
     model: nn.Module
-    detail: str = ""  # the weights that a HEAR module was given
+    detail: str = ""  # the file of weights given to a HEAR module
 
     @property
     def rate(self) -> int:
-        """Hz."""
+        """Sample rate in Hz."""
         return int(self.model.sample_rate)  # type: ignore[arg-type]  # checked by `open_module`
 
     def identity(self) -> dict[str, Any]:
-        """Tells any two models apart, also two states of one file; with our settings, or the code of someone's file."""
+        """Record that identifies the model: name, hash of the weights, settings or hash of foreign code."""
         digest = hashlib.sha256()
         for name, value in self.model.state_dict().items():
             digest.update(name.encode())
@@ -64,17 +65,15 @@ def open_subject(
     weights: str = "",
     progress: zoo.Progress | None = None,
 ) -> Subject:
-    """One of our models (whatever `zoo.load` takes) with its `config`, or any importable HEAR module with `weights`.
+    """Load one of our models (anything that `zoo.load` takes), or any importable HEAR module with `weights`.
 
-    `a+b` are modules side by side. Without a config ours have that of `base`, an encoder without classes its tokens.
-    With the `preset` that the config comes from, a model that it does not fit is a ValueError.
+    `a+b` concatenates modules. Our models take a `config`; its default is that of `base`, or the tokens of an
+    encoder without classes. ValueError: the model does not fit the `preset` that the config comes from.
     """
-    module = _module(name)
-    if module is not None:
+    if module := _module(name):
         if config is not None:
-            raise ValueError(
-                f"an embedding's settings are for our models, and {name} is a HEAR module: leave them out"
-            )
+            reason = f"an embedding's settings are for our models, and {name} is a HEAR module"
+            raise ValueError(f"{reason}: leave them out")
         return open_module(name, module, weights=weights)
     if weights:
         raise ValueError(f"{name} is no HEAR module that can be imported: only such a one takes --weights")
@@ -92,12 +91,12 @@ def open_subject(
 
 
 def _module(name: str) -> Any:
-    """A HEAR module, or None if there is none of this name."""
+    """Import a HEAR module; None if there is none of this name."""
     is_file = Path(name).exists() and not (Path(name) / "__init__.py").exists()
     if is_file or not all(part.isidentifier() for part in name.replace("+", ".").split(".")):
         return None
     try:
-        with _Told(f"{name}: cannot be imported"):
+        with _Explained(f"{name}: cannot be imported"):
             return fuse(*name.split("+")) if "+" in name else import_module(name)
     except ModuleError as error:
         cause = error.__cause__
@@ -107,10 +106,10 @@ def _module(name: str) -> Any:
 
 
 def open_module(name: str, module: Any, *, weights: str = "") -> Subject:
-    """Load the model of a HEAR module and check its attributes."""
-    if missing := [wanted for wanted in FUNCTIONS if not callable(getattr(module, wanted, None))]:
+    """Load the model of a HEAR module, and check its attributes."""
+    if missing := [function for function in FUNCTIONS if not callable(getattr(module, function, None))]:
         raise ModuleError(f"{name}: a HEAR module has {', '.join(FUNCTIONS)}; {missing[0]} is not there")
-    with _Told(f"{name}: load_model failed"):
+    with _Explained(f"{name}: load_model failed"):
         model = module.load_model(weights) if weights else module.load_model()
     if not isinstance(model, nn.Module):
         raise ModuleError(f"{name}: load_model must give a torch.nn.Module, got {type(model).__name__}")
@@ -124,7 +123,7 @@ def open_module(name: str, module: Any, *, weights: str = "") -> Subject:
 
 
 def batch_size(duration_s: float | int | None, rate: int) -> int:
-    """Clips a call, as the kit has them."""
+    """Clips a call, as in the kit."""
     return 1 if duration_s is None else max(1, int(0.7 * (120 / duration_s) * (16000 / rate)))
 
 
@@ -135,61 +134,60 @@ def scenes(subject: Subject, wave: Float[Tensor, "clip sample"]) -> Float[Tensor
 
 
 def timestamps(subject: Subject, wave: Float[Tensor, "clip sample"]) -> tuple[Tensor, Tensor]:
-    """Embeddings (clip, time, value) and times in ms (clip, time) on the CPU, checked against the HEAR rules."""
+    """Embeddings (clip, time, value) and times in ms (clip, time) on the CPU, checked against the rules."""
     pair = _called(subject, "get_timestamp_embeddings", wave)
     if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Tensor):
-        raise ModuleError(
-            f"{subject.name}: get_timestamp_embeddings must return two tensors: embeddings and times"
-        )
+        rule = "get_timestamp_embeddings must return two tensors: embeddings and times"
+        raise ModuleError(f"{subject.name}: {rule}")
     times_ms = pair[1].detach().cpu().double()
     num_times = times_ms.shape[-1] if times_ms.ndim else 0
     size = (len(wave), num_times, subject.model.timestamp_embedding_size)
     values = _checked(subject, "timestamp embeddings", pair[0], size)
     gaps, end_ms = times_ms.diff(dim=-1), 1000 * wave.shape[1] / subject.rate
-    broken = {
-        f"have the shape (clips, times), here ({len(wave)}, {num_times})": times_ms.shape == size[:2]
-        and num_times > 0,
-        "be finite": bool(torch.isfinite(times_ms).all()),
-        "increase within a clip": bool((gaps > 0).all()),
-        f"be evenly spaced within {EVENNESS_MS:g} ms": not gaps.numel()
-        or bool(((gaps - gaps.mean(dim=-1, keepdim=True)).abs() <= EVENNESS_MS).all()),
-        f"lie within the sound, 0 to {end_ms:g} ms": bool(((times_ms >= 0) & (times_ms <= end_ms)).all()),
-        f"be milliseconds that reach its end at {end_ms:g} ms": bool((2 * times_ms[..., -1:] >= end_ms).all())
-        or num_times == 1,
+    unevenness_ms = (gaps - gaps.mean(dim=-1, keepdim=True)).abs()
+    reaches_end = (2 * times_ms[..., -1:] >= end_ms).all() or num_times == 1
+    shape = f"({len(wave)}, {num_times})"
+    rules = {
+        f"have the shape (clips, times), here {shape}": times_ms.shape == size[:2] and num_times > 0,
+        "be finite": torch.isfinite(times_ms).all(),
+        "increase within a clip": (gaps > 0).all(),
+        f"be evenly spaced within {EVENNESS_MS:g} ms": (unevenness_ms <= EVENNESS_MS).all(),
+        f"lie within the sound, 0 to {end_ms:g} ms": ((times_ms >= 0) & (times_ms <= end_ms)).all(),
+        f"be milliseconds that reach its end at {end_ms:g} ms": reaches_end,
     }
-    if rule := next((rule for rule, kept in broken.items() if not kept), ""):
+    if rule := next((rule for rule, is_followed in rules.items() if not is_followed), ""):
         raise ModuleError(f"{subject.name}: the HEAR rules want timestamps to {rule}; these do not")
     return values, times_ms
 
 
 def _called(subject: Subject, function: str, wave: Tensor) -> Any:
-    """What the module gives."""
-    with _Told(f"{subject.name}: {function} of waves {tuple(wave.shape)} failed"):
+    """Call a function of the HEAR module."""
+    with _Explained(f"{subject.name}: {function} of waves {tuple(wave.shape)} failed"):
         return getattr(subject.module, function)(wave, subject.model)
 
 
-class _Told:
-    """Someone else's code may raise anything: whatever it is ends in a sentence, but for a stop and our own."""
+@dataclass
+class _Explained(AbstractContextManager[None]):
+    """Turns any exception of foreign code into a ModuleError that says what failed."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    action: str
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, InputError):
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise ModuleError(f"{self.what} ({reason})") from error
+            raise ModuleError(f"{self.action} ({reason})") from error
 
 
-def _checked(subject: Subject, what: str, values: Any, size: tuple[Any, ...]) -> Tensor:
-    """On the CPU."""
+def _checked(subject: Subject, output: str, values: Any, size: tuple[Any, ...]) -> Tensor:
+    """Check type, shape and finiteness of embeddings, and move them to the CPU."""
+    rule = ""
     if not isinstance(values, Tensor) or values.dtype != torch.float32:
         kind = str(values.dtype) if isinstance(values, Tensor) else type(values).__name__
-        raise ModuleError(f"{subject.name}: {what} must be a float32 tensor, got {kind}")
-    if tuple(values.shape) != size:
-        raise ModuleError(f"{subject.name}: {what} must have the shape {size}, got {tuple(values.shape)}")
-    if not bool(torch.isfinite(values).all()):
-        raise ModuleError(f"{subject.name}: {what} have NaN or infinite values; every value must be finite")
-    return values.detach().cpu()
+        rule = f"must be a float32 tensor, got {kind}"
+    elif tuple(values.shape) != size:
+        rule = f"must have the shape {size}, got {tuple(values.shape)}"
+    elif not bool(torch.isfinite(values).all()):
+        rule = "have NaN or infinite values; every value must be finite"
+    if rule:
+        raise ModuleError(f"{subject.name}: {output} {rule}")
+    return cast(Tensor, values).detach().cpu()

@@ -1,7 +1,7 @@
-"""The tasks of HEAR, and task folders as they are distributed, read and checked.
+"""The tasks of HEAR, and a reader that validates their folders.
 
-A folder holds `task_metadata.json`, `labelvocabulary.csv`, and for each split `<split>.json` and `<rate>/<split>/*.wav`
-("HEAR: Holistic Evaluation of Audio Representations", Turian et al. 2022).
+A folder holds `task_metadata.json`, `labelvocabulary.csv`, `<split>.json` and `<rate>/<split>/*.wav` ("HEAR:
+Holistic Evaluation of Audio Representations", Turian et al. 2022).
 """
 
 import csv
@@ -10,12 +10,13 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from patchout.errors import InputError, near
 from patchout.hear.scores import EVENT_SCORES, SCENE_SCORES
-from patchout.hear.sources import ARCHIVE, METADATA, advice
+from patchout.hear.sources import ARCHIVE, METADATA, VOCABULARY, advice
 
 Category = Literal["music", "speech", "general"]
 EmbeddingType = Literal["scene", "event"]
@@ -33,7 +34,7 @@ class TaskError(InputError):
 
 
 class Row(NamedTuple):
-    """What is known of a task, whatever its folder says; the leaderboard has it in `modes`."""
+    """Reference metadata of a task; `modes` are those of the leaderboard."""
 
     category: Category
     embedding_type: EmbeddingType
@@ -63,13 +64,10 @@ TABLE: dict[str, Row] = {  # categories: "Learning General Audio Representations
     "mridangam_tonic": Row("music", "scene", "multiclass", NEW, 5, "top1_acc"),
     "vocal_imitation": Row("general", "scene", "multiclass", NEW, 3, "mAP"),
     "vox_lingua_top10": Row("speech", "scene", "multiclass", NEW, 5, "top1_acc"),
-    "spoken_digit": Row(
-        "speech", "scene", "multiclass", NEW, 5, "top1_acc", ()
-    ),  # open, beside the leaderboard
+    # open tasks that are not on the leaderboard, then those of `patchout hear make-mini`
+    "spoken_digit": Row("speech", "scene", "multiclass", NEW, 5, "top1_acc", ()),
     "nsynth_pitch_kfold": Row("music", "scene", "multiclass", NEW, 10, "pitch_acc", ()),
-    "mini_esc10": Row(
-        "general", "scene", "multiclass", PRESPLIT, 5, "top1_acc", ()
-    ),  # `patchout hear make-mini`
+    "mini_esc10": Row("general", "scene", "multiclass", PRESPLIT, 5, "top1_acc", ()),
     "mini_digits": Row("speech", "scene", "multiclass", TVT, 3, "top1_acc", ()),
     "mini_pitch": Row("music", "scene", "multiclass", TVT, 3, "pitch_acc", ()),
     "mini_office": Row("general", "event", "multilabel", TVT, 3, "event_onset_200ms_fms", ()),
@@ -77,20 +75,18 @@ TABLE: dict[str, Row] = {  # categories: "Learning General Audio Representations
 }
 
 
-BOARD_OF = {  # task and mode -> column of the leaderboard: one for both folds of Beehive, one for each of several modes
+BOARD_OF = {  # task and mode -> column of the leaderboard; the folds of Beehive share one
     (name, mode): name.partition("_fold")[0] if row.modes == ("full",) else f"{name}_{mode}"
     for name, row in TABLE.items()
     for mode in row.modes
 }
 BOARDS = tuple(sorted(set(BOARD_OF.values())))
-CATEGORY: dict[str, str] = {
-    name: row.category for name, row in TABLE.items()
-}  # also by column of the leaderboard
+CATEGORY: dict[str, str] = {name: row.category for name, row in TABLE.items()}
 CATEGORY |= {board: CATEGORY[name] for (name, _), board in BOARD_OF.items()}
 
 
 class Partition(NamedTuple):
-    """Which splits train, choose and judge one probe."""
+    """The splits of one probe: training, validation, test."""
 
     train: tuple[str, ...]
     valid: str
@@ -99,7 +95,7 @@ class Partition(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """One task folder without its sounds."""
+    """A task folder: metadata, labels and annotations, without the sounds."""
 
     folder: Path
     metadata: Mapping[str, Any]  # all of task_metadata.json
@@ -116,19 +112,18 @@ class Task:
 
     @property
     def num_clips(self) -> int:
-        """Of all splits."""
+        """Clips of all splits."""
         return sum(map(len, self.annotations.values()))
 
     def shuffled(self) -> dict[str, list[str]]:
-        """Split -> its files in the order in which the kit trains on them: one stream of chance for the whole task."""
-        chance = random.Random(0)
-        order = {split: list(self.annotations[split]) for split in self.splits}
+        """Split -> its files in the kit's training order, drawn from one generator for the whole task."""
+        rng, order = random.Random(0), {split: list(files) for split, files in self.annotations.items()}
         for files in order.values():
-            chance.shuffle(files)
+            rng.shuffle(files)
         return order
 
     def partitions(self) -> list[Partition]:
-        """One of train, valid and test; of k folds one each: fold i tests, the next one chooses, the others train."""
+        """Partitions of the task: one, or k for k folds (fold i is test, fold i + 1 validation)."""
         if self.split_mode == TVT:
             return [Partition(("train",), "valid", "test")]
         folds = sorted(self.splits)
@@ -136,74 +131,69 @@ class Task:
         return [Partition(tuple(fold for fold in folds if fold not in pair), *pair) for pair in pairs]
 
     def unheard(self, split: str) -> list[str]:
-        """Labels that no clip of a split has: scores by class are not defined for them."""
-        clips = self.annotations[split].values()
-        heard = {row["label"] if isinstance(row, dict) else row for rows in clips for row in rows}
-        return [label for label in self.labels if label not in heard]
+        """Labels without a clip in a split, for which scores by class are undefined."""
+        present = set[str]().union(*map(labels_of, self.annotations[split].values()))
+        return [label for label in self.labels if label not in present]
 
     def wavs(self, rate: int) -> dict[Path, str]:
-        """Every wav of this task at a rate -> `<split>/<file>`."""
+        """Paths of the task's wavs at a rate -> `<split>/<file>`."""
         names = [f"{split}/{file}" for split in self.splits for file in self.annotations[split]]
         return {self.folder / str(rate) / name: name for name in names}
 
     def rates(self) -> list[int]:
-        """Rates in Hz of which there is a folder."""
-        return sorted(
-            int(path.name) for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit()
-        )
+        """Sample rates in Hz for which there is a folder of wavs."""
+        folders = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        return sorted(int(name) for name in folders if name.isdigit())
 
     def require(self, rate: int) -> None:
-        """Refuse a rate whose wavs are not all there, with the command that writes them."""
+        """Raise a TaskError unless all wavs exist at a rate; it names the command that writes them."""
         if absent := [name for path, name in self.wavs(rate).items() if not path.is_file()]:
-            others = " and ".join(f"{other} Hz" for other in self.rates() if other != rate)
-            command = f"run: patchout hear resample --tasks {self.folder.parent} --rate {rate}"
-            todo = (
-                f"there is {others}; {command}"
-                if others
-                else "there is no other rate; unpack the archive again"
-            )
-            raise TaskError(
-                f"{self.folder}: {len(absent)} wavs are missing at {rate} Hz, such as {absent[0]}; {todo}"
-            )
+            missing = f"{len(absent)} wavs are missing at {rate} Hz, such as {absent[0]}"
+            todo = "there is no other rate; unpack the archive again"
+            if rates := " and ".join(f"{other} Hz" for other in self.rates() if other != rate):
+                command = f"patchout hear resample --tasks {self.folder.parent} --rate {rate}"
+                todo = f"there is {rates}; run: {command}"
+            raise TaskError(f"{self.folder}: {missing}; {todo}")
 
     def sha256(self) -> str:
-        """Of everything but the sounds."""
+        """Hash of metadata, labels and annotations."""
         text = json.dumps([dict(self.metadata), self.labels, self.annotations])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def labels_of(annotation: Sequence[Any]) -> set[str]:
+    """Labels of one clip, whether its annotation has labels or events."""
+    return {row["label"] if isinstance(row, dict) else row for row in annotation}
+
+
 def find_tasks(tasks: Path, names: Sequence[str] = ()) -> list[Path]:
-    """The folders under `tasks`, or those with these names (`esc50` or `esc50-v2.0.0-full`), sorted."""
+    """Task folders in `tasks`, sorted; with `names` (`esc50` or `esc50-v2.0.0-full`) only those."""
     if todo := advice(tasks):
         raise TaskError(f"{tasks}: {todo}")
     folders = sorted(path for path in tasks.iterdir() if path.is_dir() and not path.name.startswith("."))
-    called = {name: [path for path in folders if f"{path.name}-".startswith(f"{name}-")] for name in names}
-    if not folders or not all(called.values()):
-        missing = next((name for name, found in called.items() if not found), "in it")
-        there = [path.name for path in folders]
-        hint = near(missing, [*there, *(name.partition("-")[0] for name in there)])
-        there_is = ", ".join(there) or f"nothing; the tasks of HEAR are at {ARCHIVE}"
+    matches = {name: [path for path in folders if f"{path.name}-".startswith(f"{name}-")] for name in names}
+    if not folders or not all(matches.values()):
+        missing = next((name for name, paths in matches.items() if not paths), "in it")
+        present = [path.name for path in folders]
+        hint = near(missing, [*present, *(name.partition("-")[0] for name in present)])
+        there_is = ", ".join(present) or f"nothing; the tasks of HEAR are at {ARCHIVE}"
         raise TaskError(f"{tasks}: there is no task {missing}{hint}; there is {there_is}")
-    return [path for path in folders if not names or any(path in found for found in called.values())]
-
-
-# -- reading ----------------------------------------------------------------------------------------------------------
+    return [path for path in folders if not names or any(path in paths for paths in matches.values())]
 
 
 def read_task(folder: Path) -> Task:
-    """Read a folder (one of embeddings has the same files); all that is wrong with it is one TaskError."""
+    """Read and validate a task folder (or a folder of its embeddings); a TaskError lists the problems."""
     try:
         metadata = _json(folder / METADATA)
-        problems = list(_odd_metadata(metadata))
+        problems = list(_metadata_problems(metadata))
         if not problems:
             task = _read(folder, metadata)
-            problems = list(_odd_annotations(task))
+            problems = list(_annotation_problems(task))
     except FileNotFoundError as error:
         raise TaskError(f"{folder}: {Path(error.filename).name} is missing") from None
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, csv.Error) as error:
-        raise TaskError(
-            f"{folder}: is no HEAR task as distributed ({type(error).__name__}: {error})"
-        ) from None
+        reason = f"{type(error).__name__}: {error}"
+        raise TaskError(f"{folder}: is no HEAR task as distributed ({reason})") from None
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise TaskError(f"{folder}: {'; '.join(problems[:SHOWN])}{more}")
@@ -218,10 +208,10 @@ def _json(path: Path) -> Any:
 
 
 def _read(folder: Path, metadata: Mapping[str, Any]) -> Task:
-    with (folder / "labelvocabulary.csv").open(newline="", encoding="utf-8-sig") as file:
+    with (folder / VOCABULARY).open(newline="", encoding="utf-8-sig") as file:
         vocabulary = [(row["idx"], row["label"]) for row in csv.DictReader(file)]
     if [index for index, _ in vocabulary] != [str(index) for index in range(len(vocabulary))]:
-        raise TaskError(f"{folder}: labelvocabulary.csv does not count from 0")
+        raise TaskError(f"{folder}: {VOCABULARY} does not count from 0")
     splits = tuple(metadata["splits"])
     clips = {split: _json(folder / f"{split}.json") for split in splits}
     return Task(
@@ -229,71 +219,67 @@ def _read(folder: Path, metadata: Mapping[str, Any]) -> Task:
         metadata=metadata,
         name=metadata["task_name"],
         mode=metadata["mode"],
-        embedding_type=metadata["embedding_type"],
-        prediction_type=metadata["prediction_type"],
-        split_mode=metadata["split_mode"],
+        **{name: metadata[name] for name in KINDS},
         splits=splits,
         evaluation=tuple(metadata["evaluation"]),
         duration_s=metadata["sample_duration"],
         labels=tuple(label for _, label in vocabulary),
         annotations={
-            split: {file: [_labelled(row) for row in rows] for file, rows in clips[split].items()}
-            for split in splits
+            split: {file: [_with_text(row) for row in rows] for file, rows in files.items()}
+            for split, files in clips.items()
         },
     )
 
 
-def _labelled(row: Any) -> Any:
-    """Labels may be numbers in the files and are strings everywhere else."""
+def _with_text(row: Any) -> Any:
+    """A label, or an event with its label, as a string: files may have numbers."""
     return {**row, "label": str(row["label"])} if isinstance(row, dict) else str(row)
 
 
-def _odd_metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
-    """Values that nobody knows, and those that contradict the table."""
+def _metadata_problems(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """Problems of the metadata: unknown values, and those that contradict `TABLE`."""
     splits, mode, duration_s = sorted(metadata["splits"]), metadata["split_mode"], metadata["sample_duration"]
     if duration_s is not None and not (isinstance(duration_s, int | float) and duration_s > 0):
         yield f"sample_duration is {duration_s!r}, not some seconds or null"
     params = metadata.get("evaluation_params", {})
     grids = [*params.values()] if isinstance(params, dict) else [params]
-    values = [value for grid in grids if isinstance(grid, dict) for value in grid.values()]
-    if not all(isinstance(grid, dict) for grid in grids) or not all(
-        isinstance(one, list) and one for one in values
-    ):
+    choices = [[*grid.values()] if isinstance(grid, dict) else [None] for grid in grids]
+    if not all(isinstance(choice, list) and choice for choice in chain(*choices)):
         yield f"evaluation_params is {params!r}, not grids with lists of values"
     for name, kind in KINDS.items():
         if metadata[name] not in get_args(kind):
             yield f"{name} is {metadata[name]!r}, not one of {', '.join(get_args(kind))}"
-    known = EVENT_SCORES if metadata["embedding_type"] == "event" else SCENE_SCORES
-    if not metadata["evaluation"] or not set(metadata["evaluation"]) <= set(known):
-        yield f"evaluation is {metadata['evaluation']}, not some of {', '.join(known)}"
-    wanted = (
-        ["test", "train", "valid"]
-        if mode == TVT
-        else [f"fold{index:02d}" for index in range(max(3, len(splits)))]
-    )
-    if splits != wanted:
-        yield f"splits are {' '.join(splits)}, but {mode} needs {' '.join(wanted)}"
+    scores = EVENT_SCORES if metadata["embedding_type"] == "event" else SCENE_SCORES
+    if not metadata["evaluation"] or not set(metadata["evaluation"]) <= set(scores):
+        yield f"evaluation is {metadata['evaluation']}, not some of {', '.join(scores)}"
+    folds = [f"fold{index:02d}" for index in range(max(3, len(splits)))]
+    allowed = ["test", "train", "valid"] if mode == TVT else folds
+    if splits != allowed:
+        yield f"splits are {' '.join(splits)}, but {mode} needs {' '.join(allowed)}"
     if row := TABLE.get(metadata["task_name"]):
-        found = {name: metadata[name] for name in KINDS} | {"primary": next(iter(metadata["evaluation"]), "")}
-        found |= {"num_splits": len(splits)} if metadata["mode"] != "small" else {}
-        table = row._asdict()
-        odd = {name: value for name, value in found.items() if value != table[name]}
-        yield from (f"{name} is {value!r}, this task has {table[name]!r}" for name, value in odd.items())
+        values = {name: metadata[name] for name in KINDS} | {
+            "primary": next(iter(metadata["evaluation"]), "")
+        }
+        values |= {"num_splits": len(splits)} if metadata["mode"] != "small" else {}
+        for name, value in values.items():
+            if value != (expected := getattr(row, name)):
+                yield f"{name} is {value!r}, this task has {expected!r}"
 
 
-def _odd_annotations(task: Task) -> Iterator[str]:
-    """Labels outside the vocabulary, and clips that do not say what their task needs."""
-    known = set(task.labels)
-    if len(known) < len(task.labels):
-        yield f"labelvocabulary.csv has {max(task.labels, key=task.labels.count)!r} twice"
+def _annotation_problems(task: Task) -> Iterator[str]:
+    """Problems of the annotations: labels outside the vocabulary, and clips that do not fit the task."""
+    vocabulary, is_event = set(task.labels), task.embedding_type == "event"
+    if len(vocabulary) < len(task.labels):
+        yield f"{VOCABULARY} has {max(task.labels, key=task.labels.count)!r} twice"
     for split, clips in task.annotations.items():
         if not clips:
             yield f"{split}.json has no clips"
         for file, rows in clips.items():
-            labels = {row["label"] for row in rows} if task.embedding_type == "event" else set(rows)
-            if labels - known:
-                yield f"{split}.json gives {file} the label {min(labels - known)!r}, which is not in the vocabulary"
+            labels = {row["label"] for row in rows} if is_event else set(rows)
+            name = f"{split}.json"
+            if unknown := labels - vocabulary:
+                yield f"{name} gives {file} the label {min(unknown)!r}, which is not in the vocabulary"
             if task.prediction_type == "multiclass" and len(rows) != 1:
-                yield f"{split}.json gives {file} {len(rows)} labels, multiclass needs one"
-            if task.embedding_type == "event" and any(not 0 <= row["start"] <= row["end"] for row in rows):
-                yield f"{split}.json has an event of {file} that does not run from a start of 0 or more to its end"
+                yield f"{name} gives {file} {len(rows)} labels, multiclass needs one"
+            if is_event and any(not 0 <= row["start"] <= row["end"] for row in rows):
+                yield f"{name} has an event of {file} that does not run from a start of 0 or more to its end"
