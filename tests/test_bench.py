@@ -26,7 +26,7 @@ from patchout.bench.rows import (
     VARIANTS,
     Cited,
     TableName,
-    known,
+    checked,
     passt_gflop,
 )
 from patchout.checkpoint.labels import label_names
@@ -73,9 +73,9 @@ def test_variants_are_what_the_paper_changed() -> None:
 
 
 def test_an_unknown_row_is_refused() -> None:
-    assert known(()) == tuple(CITED)
+    assert checked(()) == tuple(CITED)
     with pytest.raises(ValueError, match=r"no row S-M: there are B, U, S, S-L"):
-        known(("S", "S-M"))
+        checked(("S", "S-M"))
 
 
 def test_fine_tuning_has_the_clips_and_the_patchout_of_its_recipe() -> None:

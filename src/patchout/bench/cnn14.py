@@ -1,4 +1,4 @@
-"""The plain CNN14 of PANNs (arXiv:1912.10211), for the speed table alone: it has random weights and no front end."""
+"""The plain CNN14 of PANNs (arXiv:1912.10211), for the speed table alone: random weights, no front end."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ MEL = MelConfig(win_length=1024, n_mels=64, f_min=50.0, f_max=14_000.0)
 
 
 class Cnn14(nn.Module):
-    """Six blocks of two 3 x 3 convolutions, five halving both axes; mean over frequency, mean + max over time."""
+    """Six blocks of two 3 x 3 convolutions, five halve both axes; mean over frequency, max + mean in time."""
 
     def __init__(self, num_classes: int, *, channels: tuple[int, ...] = CHANNELS) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -13,7 +13,7 @@ GAP_POINTS = 3.0  # between a circle and its name
 
 
 class Circle(NamedTuple):
-    """A model."""
+    """A model in the figure."""
 
     name: str
     clips_per_s: float
@@ -22,10 +22,7 @@ class Circle(NamedTuple):
 
 
 def speed_and_score(path: str | os.PathLike[str], circles: Sequence[Circle], *, title: str) -> None:
-    """Draw training speed (log, to the right) against cited mAP (upwards); a circle's radius is its memory.
-
-    `path` is treated as by `figures.picture`. ValueError: there is no circle.
-    """
+    """Draw training speed (x axis, log) against cited mAP (y axis); a circle's radius is its memory."""
     if not circles:
         raise ValueError("nothing to draw: no row has both a measured speed and a cited score")
     largest = max(circle.memory_gb for circle in circles)
@@ -33,17 +30,11 @@ def speed_and_score(path: str | os.PathLike[str], circles: Sequence[Circle], *, 
         axes = figure.add_subplot()
         for circle in sorted(circles, key=lambda circle: -circle.memory_gb):  # small ones on top
             diameter = LARGEST_POINTS * circle.memory_gb / largest
-            place = (circle.clips_per_s, circle.score)
+            place, offset = (circle.clips_per_s, circle.score), (0, diameter / 2 + GAP_POINTS)
             axes.plot(*place, "o", markersize=diameter, color="#0072b2", alpha=0.35)
-            axes.annotate(
-                f"{circle.name}  {circle.memory_gb:.2g} GB" if circle.name else "",
-                place,
-                (0, diameter / 2 + GAP_POINTS),
-                textcoords="offset points",
-                ha="center",
-                fontsize="small",
-                parse_math=False,
-            )
+            text = f"{circle.name}  {circle.memory_gb:.2g} GB" if circle.name else ""
+            style: dict[str, Any] = {"ha": "center", "fontsize": "small", "parse_math": False}
+            axes.annotate(text, place, offset, textcoords="offset points", **style)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")

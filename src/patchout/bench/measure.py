@@ -1,4 +1,4 @@
-"""The rows of the papers' complexity tables, measured on this machine: size, cost, speed, memory."""
+"""Measures the rows of the papers' complexity tables on this machine: size, cost, speed, memory."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +22,12 @@ from patchout.training.plan import activation_bytes
 
 BATCH = {"cuda": 64, "mps": 8, "cpu": 2}
 ROUND_S = 0.2  # shortest time that is measured: calls are repeated to fill it
-MATRIX = {"cuda": 8192, "mps": 4096, "cpu": 2048}  # rows and columns of the product that shows the peak
+MATRIX = {"cuda": 8192, "mps": 4096, "cpu": 2048}  # size of the matrix product that shows the peak
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to measure. `batch` 0 is `BATCH` of the device; `seconds` is for each of training and inference of a row."""
+    """Settings of a measurement; `batch` 0 is that of the device, `seconds` is for each timing of a row."""
 
     device: torch.device
     precision: Precision = "auto"
@@ -43,7 +43,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Measured:
-    """One row; GFLOP are of the matrix products of one clip, without the log-mel."""
+    """Measurements of one row; GFLOP are of the matrix products of one clip, without the log-mel."""
 
     tokens: int  # in training, C and D included; 0: no transformer
     inference_tokens: int
@@ -58,7 +58,7 @@ class Measured:
 
 
 class Subject(NamedTuple):
-    """A model under test: its front end, log-mel -> logits in both modes, its tokens and GFLOP."""
+    """A model under test: front end, log-mel -> logits in both modes, tokens and GFLOP."""
 
     model: nn.Module
     mel: MelConfig
@@ -80,23 +80,21 @@ class Row:
 
 
 def rows(names: Sequence[str], settings: Settings, peak_flops: float) -> Iterator[Row]:
-    """Measure the rows one after the other; what is the same model with the same Patchout is measured once."""
-    done: dict[object, Measured] = {}
+    """Measure the rows one after the other; rows of one model and Patchout are measured once."""
+    measured: dict[object, Measured] = {}
     for name in names:
-        if name in CITED_ONLY:
-            yield Row(name, None, ROWS[name])
-            continue
         key = replace(MEASURED[name], cited=Cited()) if name in MEASURED else name
+        problem = ""
         try:
-            done[key] = done[key] if key in done else measure(name, settings, peak_flops)
+            if key not in measured and name not in CITED_ONLY:
+                measured[key] = measure(name, settings, peak_flops)
         except torch.OutOfMemoryError:
-            yield Row(name, None, ROWS[name], f"a batch of {settings.clips} does not fit: lower --batch")
-        else:
-            yield Row(name, done[key], ROWS[name])
+            problem = f"a batch of {settings.clips} does not fit: lower --batch"
+        yield Row(name, measured.get(key), ROWS[name], problem)
 
 
 def measure(name: str, settings: Settings, peak_flops: float) -> Measured:
-    """Measure one row; `peak_flops` is of `matrix_flops`. Raises torch.OutOfMemoryError on a GPU that is too small."""
+    """Measure one row against `peak_flops`; torch.OutOfMemoryError if it does not fit on the GPU."""
     device, subject = settings.device, make(name, settings.base)
     model = subject.model.to(device).train()
     activations = activation_bytes(training_forward(subject, settings))
@@ -125,7 +123,7 @@ def measure(name: str, settings: Settings, peak_flops: float) -> Measured:
 
 
 def training_forward(subject: Subject, settings: Settings) -> Callable[[int], Tensor]:
-    """A function of the number of clips: waveform -> log-mel -> logits, as in training."""
+    """The forward pass in training, waveform -> log-mel -> logits, as a function of the number of clips."""
     wave = _noise(subject, settings)
 
     def forward(clips: int) -> Tensor:
@@ -136,7 +134,7 @@ def training_forward(subject: Subject, settings: Settings) -> Callable[[int], Te
 
 
 def training_step(subject: Subject, settings: Settings) -> Callable[[], None]:
-    """One step: the forward pass above, binary cross entropy, the backward pass, AdamW."""
+    """A training step: forward pass, binary cross-entropy, backward pass, AdamW."""
     forward = training_forward(subject, settings)
     optimizer = torch.optim.AdamW(subject.model.parameters(), 1e-5, fused=True)
     target = torch.zeros(settings.clips, len(settings.base.labels), device=settings.device)
@@ -150,7 +148,7 @@ def training_step(subject: Subject, settings: Settings) -> Callable[[], None]:
 
 
 def _noise(subject: Subject, settings: Settings) -> Tensor:
-    """Clips of white noise, two at least, (clips, samples)."""
+    """White noise (clips, samples), two clips at least."""
     samples = round(subject.clip_s * subject.mel.sample_rate)
     return 0.1 * torch.randn(max(2, settings.clips), samples, device=settings.device)
 
@@ -164,35 +162,32 @@ def make(name: str, base: PasstConfig) -> Subject:
     rng = torch.Generator().manual_seed(0)
     prefix, across = config.num_class_tokens, columns(config, clip_s)
     patches = config.rows * across
-    kept = drop.num_kept(config.rows, across) if drop else patches
-    return Subject(
-        model,
-        config.mel,
-        clip_s,
-        lambda mel: model(mel, patchout=drop, rng=rng).logits,
-        lambda mel: model(mel).logits,
-        (prefix + kept, prefix + patches),
-        (passt_gflop(config, kept, training=True), passt_gflop(config, patches, training=False)),
-    )
+    visible = drop.num_kept(config.rows, across) if drop else patches
+
+    def learn(mel: Tensor) -> Tensor:
+        return model(mel, patchout=drop, rng=rng).logits
+
+    tokens = (prefix + visible, prefix + patches)
+    gflop = (passt_gflop(config, visible, training=True), passt_gflop(config, patches, training=False))
+    return Subject(model, config.mel, clip_s, learn, lambda mel: model(mel).logits, tokens, gflop)
 
 
 def _make_cnn14(num_classes: int) -> Subject:
+    """CNN14 with its GFLOP counted by torch."""
     model, mel = cnn14.Cnn14(num_classes), cnn14.MEL
     with torch.device("meta"):  # counted, not computed
-        shadow, clip = (
-            cnn14.Cnn14(num_classes),
-            torch.empty(2, mel.n_mels, mel.num_frames(round(CLIP_S * mel.sample_rate))),
-        )
+        clips = torch.empty(2, mel.n_mels, mel.num_frames(round(CLIP_S * mel.sample_rate)))
+        on_meta = cnn14.Cnn14(num_classes)
     with FlopCounterMode(display=False) as forward:
-        logits = shadow(clip)
+        logits = on_meta(clips)
     with FlopCounterMode(display=False) as backward:
         torch.autograd.backward(logits.sum())
-    once, back = (counter.get_total_flops() / len(clip) / 1e9 for counter in (forward, backward))
+    once, back = (counter.get_total_flops() / len(clips) / 1e9 for counter in (forward, backward))
     return Subject(model, mel, CLIP_S, model, model, (0, 0), (once + back, once))
 
 
 def best_s(call: Callable[[], object], device: torch.device, *, seconds: float) -> float:
-    """Shortest time of one call over rounds of at least ROUND_S, until `seconds` are over; the first is not counted."""
+    """Shortest time of one call over rounds of at least ROUND_S within `seconds`, after a warm-up call."""
 
     def timed(calls: int) -> float:
         started = time.perf_counter()
@@ -212,7 +207,7 @@ def best_s(call: Callable[[], object], device: torch.device, *, seconds: float) 
 
 
 def matrix_flops(settings: Settings) -> float:
-    """FLOP/s of a large matrix product: what the hardware can give at this precision."""
+    """Measured FLOP/s of a large matrix product: the peak of the hardware at this precision."""
     device, size = settings.device, MATRIX[settings.device.type]
     dtype = torch.bfloat16 if pick_precision(settings.precision, device) == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -220,7 +215,7 @@ def matrix_flops(settings: Settings) -> float:
 
 
 def auto(device: torch.device) -> str:
-    """What precision "auto" is on a device, and on a CPU why."""
+    """The precision that "auto" selects on a device, with the reason on a CPU."""
     precision = pick_precision("auto", device)
     if device.type != "cpu":
         return precision
@@ -230,7 +225,7 @@ def auto(device: torch.device) -> str:
 
 
 def machine(settings: Settings, peak_flops: float) -> dict[str, Any]:
-    """What the numbers stand on."""
+    """Record of the machine and the settings of the measurements."""
     device = settings.device
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),

@@ -1,4 +1,4 @@
-"""Rows of the papers' tables of cost: models, their FLOP, what is cited (PaSST, Tables 1, 2; HEAR paper, Table 2)."""
+"""Rows of the complexity tables (PaSST, Tables 1 and 2; HEAR paper, Table 2): models, FLOP, cited values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ CLIP_S = 10.0
 
 @dataclass(frozen=True)
 class Cited:
-    """What the papers say of a model, on one consumer GPU; None where they say nothing."""
+    """Values that the papers give for a model, on one consumer GPU; None if they give none."""
 
     tokens: int | None = None  # as printed: the finer hops leave out C and D
     mAP: float | None = None  # AudioSet  # noqa: N815
@@ -29,7 +29,7 @@ class Cited:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A PaSST as the difference from the plain one on ten seconds."""
+    """A PaSST variant as its differences from plain PaSST on ten seconds."""
 
     cited: Cited
     clip_s: float = CLIP_S  # the table of positions is for CLIP_S
@@ -40,7 +40,7 @@ class Variant:
     drop: Patchout | None = None
 
     def config(self, base: PasstConfig) -> PasstConfig:
-        """The model: sizes of `base`, a time table for one clip."""
+        """Model config: sizes of `base`, time positions for one clip."""
         mel = replace(base.mel, hop_length=self.hop_length)
         depth = len(every_other_block(base.depth)) if self.every_other else base.depth
         config = replace(base, mel=mel, depth=depth, stride=self.stride, positions=self.positions)
@@ -48,7 +48,7 @@ class Variant:
 
 
 def columns(config: PasstConfig, clip_s: float) -> int:
-    """Patch columns of a clip."""
+    """Number of patch columns of a clip."""
     return config.num_columns(config.mel.num_frames(round(clip_s * config.mel.sample_rate)))
 
 
@@ -79,11 +79,11 @@ CNN14 = "CNN14"  # the one row that is no transformer
 
 
 class TaskCited(NamedTuple):
-    """A column of PaSST's Table 2: scores as printed, and the speed of the variants over that of B."""
+    """A column of PaSST's Table 2: scores as printed, and training speed over that of B."""
 
     title: str
     baseline: float
-    best: tuple[str, float]  # before: whose, and how good
+    best: tuple[str, float]  # previous state of the art: name and score
     scores: tuple[float, ...]  # in the order of LETTERS
     speed_ups: tuple[int, ...]
 
@@ -106,7 +106,7 @@ TASKS = {  # by the recipes that fine-tune on them
 
 
 def _fine_tuned(task: str, letter: str, cited: Cited) -> Variant:
-    """A variant with the clips and the Patchout that its recipe has for the task."""
+    """A variant with the clip length and the Patchout of its recipe for a task."""
     config = recipe(f"{task}-{letter.lower()}").config
     drop = None if config.patchout == Patchout() else config.patchout
     return replace(VARIANTS[letter], cited=cited, clip_s=config.clip_s or CLIP_S, drop=drop)
@@ -137,17 +137,17 @@ TABLES: dict[TableName, tuple[str, ...]] = {
 def passt_gflop(config: PasstConfig, patches: int, *, training: bool) -> float:
     """GFLOP of the matrix products of one clip, a multiply-add counted as two.
 
-    Forward: a block of n tokens and width d takes 24 n d^2 + 4 n^2 d. Backward: twice that; pixels need no gradient.
+    Forward: 24 n d^2 + 4 n^2 d a block, for n tokens of width d. Backward: twice that, without the pixels.
     """
     width, tokens = config.width, patches + (2 if config.distilled else 1)
     block = 24 * tokens * width**2 + 4 * tokens**2 * width
     projection = 2 * patches * config.patch**2 * width
-    rest = config.depth * block + 2 * width * len(config.labels)
-    return (3 * rest + 2 * projection if training else rest + projection) / 1e9
+    blocks_and_head = config.depth * block + 2 * width * len(config.labels)
+    return (3 * blocks_and_head + 2 * projection if training else blocks_and_head + projection) / 1e9
 
 
-def known(names: Sequence[str]) -> tuple[str, ...]:
-    """The rows of these names, or those of ten seconds where there is none; an unknown name is a ValueError."""
+def checked(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of rows, by default all of ten seconds; ValueError if there is no such row."""
     if unknown := [name for name in names if name not in CITED and name not in MEASURED]:
         raise ValueError(f"no row {', '.join(unknown)}: there are {', '.join(CITED | MEASURED)}")
     return tuple(names) or tuple(CITED)

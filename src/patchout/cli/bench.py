@@ -1,4 +1,4 @@
-"""`patchout bench`: the papers' complexity tables for this machine."""
+"""`patchout bench`: the papers' complexity tables, measured on this machine."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Options:
-    """Measure the papers' models on this machine: cost, speed and memory, with random weights, beside what is cited."""
+    """Measure the papers' models here: cost, speed and memory, with random weights, beside what is cited."""
 
     device: str = "auto"
     """cuda, mps or cpu"""
@@ -28,7 +28,8 @@ class Options:
     rows: tuple[str, ...] = ()
     """the rows to measure, e.g. B S S-N, or openmic-s; else all of ten seconds"""
     table: Literal["", "1", "2", "hear"] = ""
-    """a whole table with the rows that are cited only: 1 or 2 of the Patchout paper, or hear (HEAR paper, Table 2)"""
+    """a whole table with the rows that are cited only: 1 or 2 of the Patchout paper, or hear (HEAR paper,
+    Table 2)"""
     batch: int = 0
     """clips a step; 0: 64 on cuda, 8 on mps, 2 on cpu"""
     seconds: float = 3.0
@@ -41,61 +42,57 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """Run `patchout bench`."""
     options = tyro.cli(Options, args=args, prog="patchout bench")
-    if options.batch < 0 or options.seconds <= 0:
-        raise ValueError(
-            f"--batch counts clips and --seconds are more than 0, got {options.batch}, {options.seconds}"
-        )
-    if options.table and options.rows:
-        raise ValueError(f"--table {options.table} is a whole table: leave --rows out")
-    from patchout.bench import measure as bench
-    from patchout.bench import rows as bench_rows
-    from patchout.bench import tables as bench_tables
+    batch, seconds, name = options.batch, options.seconds, options.table
+    if batch < 0 or seconds <= 0:
+        raise ValueError(f"--batch counts clips and --seconds are more than 0, got {batch}, {seconds}")
+    if name and options.rows:
+        raise ValueError(f"--table {name} is a whole table: leave --rows out")
+    from patchout.bench import measure, tables
+    from patchout.bench.rows import TABLES, checked
     from patchout.models.device import pick_device
 
-    settings = bench.Settings(
-        device=pick_device(options.device),
-        precision=options.precision,
-        batch=options.batch,
-        seconds=options.seconds,
-    )
-    names = bench_rows.TABLES[options.table] if options.table else bench_rows.known(options.rows)
-    peak_flops = bench.matrix_flops(settings)
-    about = bench.machine(settings, peak_flops)
-    is_text = options.format == "table"
-    if is_text:
-        output.line(
-            "  ".join(f"{name} {value}" for name, value in about.items() if name != "auto"), sys.stdout
-        )
-        output.line(f"auto: {about['auto']}", sys.stdout)
-    if is_text and not options.table:
-        output.line(bench_tables.HEADER, sys.stdout)
-    measured = []
+    device = pick_device(options.device)
+    settings = measure.Settings(device=device, precision=options.precision, batch=batch, seconds=seconds)
+    names = TABLES[name] if name else checked(options.rows)
+    peak_flops = measure.matrix_flops(settings)
+    machine = measure.machine(settings, peak_flops)
+
+    def say_text(text: str) -> None:
+        if options.format == "table":
+            output.line(text, sys.stdout)
+
+    say_text("  ".join(f"{key} {value}" for key, value in machine.items() if key != "auto"))
+    say_text(f"auto: {machine['auto']}")
+    if not name:
+        say_text(tables.HEADER)
+    rows = []
     with output.Bar("rows", len(names), sys.stderr) as advance:
-        for row in bench.rows(names, settings, peak_flops):
-            measured.append(row)
+        for row in measure.rows(names, settings, peak_flops):
+            rows.append(row)
             advance(1)
-            if is_text and not options.table:
-                output.line(bench_tables.text(row), sys.stdout)
-    if is_text and options.table:
-        output.line(bench_tables.table(options.table, measured), sys.stdout)
-    record = {"machine": about, "rows": [asdict(row) for row in measured]}
+            if not name:
+                say_text(tables.text(row))
+    if name:
+        say_text(tables.table(name, rows))
+    record = {"machine": machine, "rows": [asdict(row) for row in rows]}
     if options.format == "json":
         output.line(json.dumps(record, indent=1), sys.stdout)
     if options.out:
-        _write(options.out, record, measured)
-    return FAILED if any(row.problem for row in measured) else DONE
+        _write(options.out, record, rows)
+    return FAILED if any(row.problem for row in rows) else DONE
 
 
 def _write(folder: Path, record: dict[str, Any], rows: "Sequence[Row]") -> None:
-    """The JSON and, where a row has a speed and a score, the picture."""
+    """Write the JSON file and, if a row has a speed and a score, the figure."""
     from patchout.bench.figure import Circle, speed_and_score
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "bench.json", record)
     first = {row.measured: row for row in reversed(rows)}  # one circle for rows that share a measurement
-    scored = [(row.name, got, row.cited.mAP) for got, row in first.items() if got and row.cited.mAP]
     circles = [
-        Circle(name, got.training_clips_per_s, score, got.activation_gb) for name, got, score in scored
+        Circle(row.name, measured.training_clips_per_s, row.cited.mAP, measured.activation_gb)
+        for measured, row in first.items()
+        if measured and row.cited.mAP
     ]
     if circles:
         speed_and_score(folder / "bench.png", circles, title=record["machine"]["device"])
