@@ -1,1 +1,1 @@
-"""The command: a module a command, and what it prints."""
+"""The `patchout` command line: one module for each command, and their output."""

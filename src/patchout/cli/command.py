@@ -1,4 +1,4 @@
-"""One module per command: its options, and what it does with them; what they share stands here."""
+"""Exit codes, messages and checks that the commands share; each command has a module of its own."""
 
 import sys
 from pathlib import Path
@@ -13,12 +13,12 @@ DONE, FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130  # exit codes
 
 
 def say(text: str) -> None:
-    """One line on standard error."""
+    """Print one line on standard error."""
     output.line(f"patchout: {text}", sys.stderr)
 
 
 def load_model(name: str, device: str, labels: Path | None = None) -> "Tagger":
-    """A model by name, a bar while it is downloaded; `labels` is a file of class names."""
+    """Load a model by name, with a bar for the download; `labels` is a file of class names."""
     from patchout.checkpoint.labels import read_labels
     from patchout.checkpoint.zoo import load
 
@@ -28,12 +28,12 @@ def load_model(name: str, device: str, labels: Path | None = None) -> "Tagger":
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Refuse batches of nothing before anything is loaded."""
+    """Refuse an empty batch before anything is loaded."""
     if batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
 
 
 def check_parent(path: Path) -> None:
-    """Refuse a file in a folder that is not there, before anything is loaded."""
+    """Refuse a file in a folder that does not exist, before anything is loaded."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder to write into: make it first")

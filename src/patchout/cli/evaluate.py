@@ -1,4 +1,4 @@
-"""`patchout evaluate`: a model, or an ensemble, against labelled clips."""
+"""`patchout evaluate`: scores of a model, or of an ensemble, on labelled clips."""
 
 import sys
 from collections.abc import Sequence
@@ -23,7 +23,8 @@ class Options:
     split: str = ""
     """only the clips of this split or fold"""
     by: str = ""
-    """column by whose values the first score is also told, e.g. device, and for those other splits lack (unseen)"""
+    """column by whose values the first score is also told, e.g. device, and for those other splits lack
+    (unseen)"""
     format: Literal["table", "json"] = "table"
     device: str = "auto"
     """cuda, mps or cpu"""
@@ -37,37 +38,30 @@ def main(args: Sequence[str]) -> int:
     """Run `patchout evaluate`."""
     options = tyro.cli(Options, args=args, prog="patchout evaluate")
     if not options.models:
-        raise ValueError(
-            "no model given: name one, or several for an ensemble, e.g. `patchout evaluate esc10-tiny`"
-        )
+        example = "name one, or several for an ensemble, e.g. `patchout evaluate esc10-tiny`"
+        raise ValueError(f"no model given: {example}")
     check_batch_size(options.batch_size)
     from patchout.data.sets import scan
     from patchout.inference.evaluate import draws_for, ensemble, group_by, judge, label_orders, predict
 
     models = [load_model(name, options.device) for name in options.models]
-    whole = scan(options.data, classes=models[0].config.labels)
-    clips = whole.only(options.split) if options.split else whole
-    groups = group_by(clips, options.by, whole.without(options.split) if options.split else None)
+    labels, task, split = models[0].config.labels, models[0].config.task, options.split
+    data = scan(options.data, classes=labels)
+    clips = data.only(split) if split else data
+    groups = group_by(clips, options.by, data.without(split) if split else None)
     orders = label_orders([model.config for model in models])
-    labels, task = models[0].config.labels, models[0].config.task
-    clips.targets(labels)  # what cannot be judged is refused before hours of work
+    clips.targets(labels)  # refuses clips that cannot be scored before hours of work
+    of_model = partial(predict, precision=options.precision, batch_size=options.batch_size)
     with output.Bar("clips", len(models) * len(clips), sys.stderr) as advance:
-        ask = partial(
-            predict, precision=options.precision, batch_size=options.batch_size, on_clip=lambda: advance(1)
-        )
-        predictions = ensemble([ask(model, clips) for model in models], orders)
+        logits = [of_model(model, clips, on_clip=lambda: advance(1)) for model in models]
+        predictions = ensemble(logits, orders)
     draws = draws_for(len(clips), len(labels))
     result = judge(predictions, clips, labels=labels, task=task, groups=groups, draws=draws)
     failed = (*clips.problems, *result.failed)
     for problem in (*failed, *predictions.warnings, *clips.notes):
         say(problem)
-    counts = whole.info.get("official", {}).items()
-    official = {split: count for split, count in counts if options.split in ("", split) and count["listed"]}
-    about = {
-        "models": options.models,
-        "data": options.data,
-        "split": options.split or None,
-        "official": official,
-    }
-    output.print_evaluation(about, result, options.format, sys.stdout)
+    counts = data.info.get("official", {}).items()
+    official = {name: count for name, count in counts if split in ("", name) and count["listed"]}
+    settings = {"models": options.models, "data": options.data, "split": split or None, "official": official}
+    output.print_evaluation(settings, result, options.format, sys.stdout)
     return FAILED if failed else DONE

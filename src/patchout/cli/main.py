@@ -1,4 +1,4 @@
-"""The command: find what was asked for, run it, and turn a user's mistake into one line and an exit code."""
+"""The command line: dispatch to a command, and errors of the user as one line and an exit code."""
 
 import contextlib
 import importlib
@@ -10,9 +10,8 @@ import patchout
 from patchout.cli import output
 from patchout.cli.command import DONE, FAILED, STOPPED, WRONG_USAGE, say
 from patchout.errors import InputError, near
-from patchout.training.signals import another_failed, rank
 
-COMMANDS = {  # module of patchout.commands -> what it does
+COMMANDS = {  # module of patchout.cli -> its description
     "tag": "say what can be heard in sound files",
     "embed": "turn sound files into embeddings",
     "prepare": "check a downloaded data set and pack it for training",
@@ -24,7 +23,7 @@ COMMANDS = {  # module of patchout.commands -> what it does
     "models": "list the published models",
     "bench": "measure the papers' models on this machine",
 }
-SHARED = ("train", "pretrain")  # several processes may run them, of which the main one speaks
+SHARED = ("train", "pretrain")  # commands of several processes, of which the main one prints
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -43,43 +42,46 @@ def run_command(args: Sequence[str]) -> int:
     if args[0] not in COMMANDS:
         say(f"unknown command {args[0]!r}{near(args[0], COMMANDS)}: commands are {', '.join(COMMANDS)}")
         return WRONG_USAGE
-    own_rank = rank() if args[0] in SHARED else 0
+    signals = importlib.import_module("patchout.training.signals") if args[0] in SHARED else None
+    process = signals.rank() if signals else 0
     try:
-        with _muted() if own_rank else contextlib.nullcontext():
+        with _muted() if process else contextlib.nullcontext():
             return importlib.import_module(f"patchout.cli.{args[0]}").main(args[1:])
     except KeyboardInterrupt:
         text, code = "stopped", STOPPED
-    except BrokenPipeError:  # the reader of our output has left
-        sys.stdout = None  # nothing is left to flush at exit
+    except BrokenPipeError:  # the reader of our output has closed it
+        sys.stdout = None  # nothing to flush at exit
         return FAILED
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         code = FAILED
     except ValueError as error:
         text, code = str(error), FAILED if isinstance(error, InputError) else WRONG_USAGE
-    except RuntimeError as error:  # perhaps of waiting for a process that has failed, and has told why
-        if args[0] in SHARED and another_failed():
+    except RuntimeError as error:  # perhaps of waiting for a process that has failed and said why
+        if signals and signals.another_failed():
             return FAILED
-        if "DataLoader worker" not in str(error):  # torch says so, wherever the process is, when one dies
+        if "DataLoader worker" not in str(error):  # torch's words for one that died
             raise
         hint = "run the same command again, with fewer --workers if memory was short"
         text, code = f"a process that reads sounds was killed; {hint}", FAILED
-    if not own_rank:
+    if not process:
         say(text)
-    elif code != STOPPED and not another_failed():
-        say(f"process {own_rank}: {text}")
+    elif signals and code != STOPPED and not signals.another_failed():
+        say(f"process {process}: {text}")
     return code
 
 
 @contextlib.contextmanager
 def _muted() -> Iterator[None]:
-    """What the main process prints too is printed once."""
+    """Discard all output of a process other than the main one."""
     nowhere = io.StringIO()
     with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield
 
 
 def _overview() -> str:
-    about = (patchout.__doc__ or "").partition("\n")[0]
+    """The help page of `patchout`."""
+    summary = (patchout.__doc__ or "").partition("\n")[0]
     commands = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
-    return f"usage: patchout COMMAND ...\n\n{about}\n\n{commands}\n\n`patchout COMMAND --help` shows its options."
+    hint = "`patchout COMMAND --help` shows its options."
+    return f"usage: patchout COMMAND ...\n\n{summary}\n\n{commands}\n\n{hint}"

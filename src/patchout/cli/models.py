@@ -1,4 +1,4 @@
-"""`patchout models`: the zoo."""
+"""`patchout models`: the published models, listed or saved as our file."""
 
 import sys
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from patchout.cli.command import DONE, check_parent, say
 
 @dataclass(kw_only=True)
 class Options:
-    """List the published models, their scores and licences, and which are on this machine; or save one as our file."""
+    """List the published models, their scores and licences, and which are on this machine; or save one."""
 
     format: Literal["table", "json"] = "table"
     save: tuple[str, Path] | None = None
@@ -28,24 +28,19 @@ def main(args: Sequence[str]) -> int:
     options = tyro.cli(Options, args=args, prog="patchout models")
     from patchout.checkpoint import zoo
 
-    if options.save:
-        _save(*options.save, half_precision=options.half_precision)
+    if not options.save:
+        if not options.half_precision:
+            raise ValueError("--no-half-precision is for --save: name a model and a file")
+        output.print_models(zoo.rows(), options.format, sys.stdout)
+        say(f"downloads are kept in {zoo.cache_folder()}")
         return DONE
-    if not options.half_precision:
-        raise ValueError("--no-half-precision is for --save: name a model and a file")
-    output.print_models(zoo.rows(), options.format, sys.stdout)
-    say(f"downloads are kept in {zoo.cache_folder()}")
-    return DONE
-
-
-def _save(name: str, path: Path, *, half_precision: bool) -> None:
-    """Write a model with what its public file does not say."""
+    name, path = options.save
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a model is saved as .safetensors")
     check_parent(path)
-    from patchout.checkpoint import own as checkpoint
-    from patchout.checkpoint import zoo
+    from patchout.checkpoint import own
 
     with output.download_bar(sys.stderr) as progress:
-        checkpoint.save(zoo.whole(name, half_precision=half_precision, progress=progress), path)
+        own.save(zoo.whole(name, half_precision=options.half_precision, progress=progress), path)
     output.line(str(path), sys.stdout)
+    return DONE

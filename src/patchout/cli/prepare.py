@@ -1,4 +1,4 @@
-"""`patchout prepare`: a downloaded data set -> a folder that training reads at random."""
+"""`patchout prepare`: pack a downloaded data set into a folder for training."""
 
 import os
 import sys
@@ -21,11 +21,11 @@ LEFT_OUT = ("missing", "broken", "zero-length", "unusable row")
 
 @dataclass(kw_only=True)
 class Options:
-    """Check a downloaded data set and pack it for training. The same command goes on where a stopped one was."""
+    """Check a downloaded data set and pack it for training. The same command goes on where one stopped."""
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-    """audioset audioset20k esc50 openmic fsd50k dcase2018 dcase2019 dcase2020 speechcommands: an official download;
-    folder: your own sounds (class folders, a CSV or a JSONL)"""
+    """audioset audioset20k esc50 openmic fsd50k dcase2018 dcase2019 dcase2020 speechcommands: an official
+    download; folder: your own sounds (class folders, a CSV or a JSONL)"""
     source: Path
     """folder of the download, unpacked"""
     out: Path
@@ -47,9 +47,9 @@ def main(args: Sequence[str]) -> int:
     from patchout.data.prepare.job import REPORT, newer_files, plan, prepare
     from patchout.data.prepare.layouts import LAYOUTS
 
-    name, known = options.dataset, list(LAYOUTS)
-    if name not in known:
-        raise ValueError(f"unknown data set {name!r}{near(name, known)}: data sets are {', '.join(known)}")
+    if (name := options.dataset) not in LAYOUTS:
+        hint = near(name, LAYOUTS)
+        raise ValueError(f"unknown data set {name!r}{hint}: data sets are {', '.join(LAYOUTS)}")
     planned = plan(name, options.source, out=options.out, encoding=encoding)
     for note in planned.listing.notes:
         say(note)
@@ -59,37 +59,34 @@ def main(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say(f"{options.out}: what is done stays: the same command goes on")
         raise
-    _tell(options.out, info, REPORT)
+    _say_summary(options.out, info, REPORT)
     if files := newer_files(planned):
-        what = f"{len(files)} files are newer than what was packed of them ({files[0]} is one)"
-        say(f"{options.out}: {what}: if they were changed, give a new --out")
+        reason = f"{len(files)} files are newer than what was packed of them ({files[0]} is one)"
+        say(f"{options.out}: {reason}: if they were changed, give a new --out")
     return FAILED if info["left_out"] else DONE
 
 
 def _encoding(options: Options) -> "Encoding":
-    """What was asked for, if it can be stored and heard."""
+    """The encoding that the options choose; ValueError if they contradict each other."""
     from patchout.data.prepare.check import KBPS, Encoding
 
     if options.encoding != "mp3" and options.mp3_kbps is not None:
         raise ValueError(f"--mp3-kbps is for --encoding mp3, not for {options.encoding}")
     if options.encoding == "mp3" and options.mp3_kbps not in KBPS:
-        given = "none was given" if options.mp3_kbps is None else f"got {options.mp3_kbps}"
-        why = "below 128 the top of the spectrum is cut off (48 leaves nothing above 11 kHz)"
-        raise ValueError(f"--encoding mp3 needs --mp3-kbps {', '.join(map(str, KBPS))}; {given}: {why}")
+        value = "none was given" if options.mp3_kbps is None else f"got {options.mp3_kbps}"
+        reason = "below 128 the top of the spectrum is cut off (48 leaves nothing above 11 kHz)"
+        raise ValueError(f"--encoding mp3 needs --mp3-kbps {', '.join(map(str, KBPS))}; {value}: {reason}")
     return Encoding(options.encoding, options.mp3_kbps or 0)
 
 
-def _tell(out: Path, info: dict[str, Any], report: str) -> None:
-    """Clips by split, how much of the official list that is, and what was found."""
-    total = sum(info["counts"].values())
-    say(
-        f"{out}: {total} clips, {info['audio_s'] / 3600:.1f} h, {len(info['classes'])} classes ({info['task']})"
-    )
-    for fold, cover in info["official"].items():
-        share = 100 * cover["present"] / cover["listed"]
-        say(
-            f"  {fold}: {cover['present']} of the {cover['listed']} clips on the official list ({share:.1f} %)"
-        )
+def _say_summary(out: Path, info: dict[str, Any], report: str) -> None:
+    """Print the number of clips, their share of the official list, and the problems."""
+    total, hours = sum(info["counts"].values()), info["audio_s"] / 3600
+    say(f"{out}: {total} clips, {hours:.1f} h, {len(info['classes'])} classes ({info['task']})")
+    for split, cover in info["official"].items():
+        present, listed = cover["present"], cover["listed"]
+        share = f"{100 * present / listed:.1f} %"
+        say(f"  {split}: {present} of the {listed} clips on the official list ({share})")
     for kind, count in info["problems"].items():
         say(f"  {count} {kind}, {'left out' if kind in LEFT_OUT else 'kept'}")
     if info["problems"]:

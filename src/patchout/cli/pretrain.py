@@ -1,4 +1,4 @@
-"""`patchout pretrain RECIPE`: every field of the recipe's config is a flag."""
+"""`patchout pretrain RECIPE`: self-supervised training; every field of the recipe's config is a flag."""
 
 import sys
 from collections.abc import Sequence
@@ -8,11 +8,9 @@ from patchout.cli.command import DONE, WRONG_USAGE
 from patchout.cli.train import run_recipe
 from patchout.training.masked.config import ABOUT, RECIPES, recipe
 
-OF_WEIGHTS = frozenset({"size", "decoder", "normalize_patches"})  # what start weights bring
+OF_WEIGHTS = frozenset({"size", "decoder", "normalize_patches"})  # settings that initial weights bring
 USAGE = "usage: patchout pretrain RECIPE --data SOUNDS --out RUN [options]"
-DATA = (
-    "sounds without labels, or with: a folder, CSV or JSONL list, prepared set, or hub set (hf://owner/name)"
-)
+KINDS = "a folder, CSV or JSONL list, prepared set, or hub set (hf://owner/name)"
 
 
 def main(args: Sequence[str]) -> int:
@@ -21,5 +19,6 @@ def main(args: Sequence[str]) -> int:
         page = (f"{USAGE}\n\nrecipes: {', '.join(RECIPES)}", *ABOUT.values())
         output.line("\n\n".join(page), sys.stdout if args else sys.stderr)
         return DONE if args else WRONG_USAGE
-    chosen, about = recipe(args[0])
-    return run_recipe("pretrain", args, chosen, about=about, data_help=DATA, of_weights=OF_WEIGHTS)
+    config, summary = recipe(args[0])
+    data = f"sounds without labels, or with: {KINDS}"
+    return run_recipe("pretrain", args, config, description=summary, data_help=data, of_weights=OF_WEIGHTS)

@@ -1,4 +1,4 @@
-"""`patchout tag`: what can be heard in sound files, and when."""
+"""`patchout tag`: labels and sound events of audio files."""
 
 import sys
 from collections import Counter
@@ -29,9 +29,11 @@ class Options:
     """Say what can be heard in sound files of any length and format."""
 
     files: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """sound files, folders (searched through), patterns such as 'clips/*.wav', or lists of files and segments"""
+    """sound files, folders (searched through), patterns such as 'clips/*.wav', or lists of files and
+    segments"""
     model: str = ""
-    """a name from `patchout models`, a .safetensors or public .pt file, a run folder, or a hub id owner/name"""
+    """a name from `patchout models`, a .safetensors or public .pt file, a run folder, or a hub id
+    owner/name"""
     top: int = 5
     """labels a file"""
     events: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -65,23 +67,22 @@ def main(args: Sequence[str]) -> int:
     from patchout.inference.tagging import to_tags
 
     rule = EventRule(on=options.threshold, off=0.6 * options.threshold)
-    found = [one for source in options.files for one in _sounds_of(source)]
-    sounds = [item.file for item, error in found if error is None]
-    if options.format == "audacity" and len(sounds) > 1:
-        raise ValueError(
-            f"an Audacity label track belongs to one file, {len(sounds)} were given: use --format csv"
-        )
-    if options.plot and any(item != Item(item.file) for item, _ in found):
+    sources = [source for name in options.files for source in _sounds_of(name)]
+    sounds = [item.file for item, error in sources if error is None]
+    if options.format == "audacity" and (num := len(sounds)) > 1:
+        raise ValueError(f"an Audacity label track belongs to one file, {num} were given: use --format csv")
+    if options.plot and any(item != Item(item.file) for item, _ in sources):
         raise ValueError("--plot draws whole files, and a list names segments: leave one of them out")
     pictures = _picture_paths(options.plot, sounds)
     if not options.model:
         say(f"using the built-in model {BUILT_IN} (10 classes); for the 527 of AudioSet: --model passt-s")
     model = load_model(options.model or BUILT_IN, options.device, options.labels)
-    wanted = rule if options.events or options.plot else None
+    events = rule if options.events else None
+    track = rule if options.events or options.plot else None
     failed = 0
     with output.writer(options.format, sys.stdout) as write:
-        for (item, _), scored in zip(found, _scored(model, found, wanted, options), strict=True):
-            result = to_tags(scored, model.config, top=options.top, events=rule if options.events else None)
+        for (item, _), scored in zip(sources, _scored(model, sources, track, options), strict=True):
+            result = to_tags(scored, model.config, top=options.top, events=events)
             if result.error is None and item != Item(item.file):
                 result = _in_file(result, item.start_s)
             write(result)
@@ -94,31 +95,30 @@ def main(args: Sequence[str]) -> int:
 
 
 def _in_file(tags: "Tags", start_s: float) -> "Tags":
-    """The tags of a segment, its events at their times in the file."""
-    events = (
-        replace(event, start_s=start_s + event.start_s, end_s=start_s + event.end_s) for event in tags.events
-    )
-    return replace(tags, events=tuple(events), segment_s=(start_s, start_s + tags.duration_s))
+    """Tags of a segment with the events at their times in the file."""
+    spans = ((event, start_s + event.start_s, start_s + event.end_s) for event in tags.events)
+    events = tuple(replace(event, start_s=start, end_s=end) for event, start, end in spans)
+    return replace(tags, events=events, segment_s=(start_s, start_s + tags.duration_s))
 
 
-def _scored(model: "Tagger", found: "list[Source]", rule: Any, options: Options) -> "Iterator[Scored]":
-    """What the model says of every file, in the order given, behind a progress bar."""
+def _scored(model: "Tagger", sources: "list[Source]", rule: Any, options: Options) -> "Iterator[Scored]":
+    """Score all files in the order given, behind a progress bar."""
     from patchout.inference.bulk.ahead import open_stream
     from patchout.inference.tagging import Scored, score
 
     rate, channel = model.config.mel.sample_rate, model.config.channel
-    streams = (open_stream(item, rate, channel=channel) for item, error in found if error is None)
-    scored = score(model, streams, events=rule, precision=options.precision, batch_size=options.batch_size)
-    with output.Bar("files", len(found), sys.stderr) as bar:
-        for item, error in found:
-            one = Scored(item.file, error=error) if error is not None else next(scored)
+    streams = (open_stream(item, rate, channel=channel) for item, error in sources if error is None)
+    scores = score(model, streams, events=rule, precision=options.precision, batch_size=options.batch_size)
+    with output.Bar("files", len(sources), sys.stderr) as bar:
+        for item, error in sources:
+            scored = Scored(item.file, error=error) if error is not None else next(scores)
             bar(1)
             with bar.hidden():
-                yield one
+                yield scored
 
 
 def _sounds_of(source: str) -> "Iterator[Source]":
-    """The sounds that a source leads to; what it names and cannot be read comes with the reason."""
+    """Sounds of a file, folder, pattern or list, each with the reason if it cannot be read."""
     from patchout.data.items import Item, read_items
 
     problems: list[str] = []
@@ -132,7 +132,7 @@ def _sounds_of(source: str) -> "Iterator[Source]":
 
 
 def _picture_paths(plot: Path | None, sounds: list[str]) -> dict[str, Path]:
-    """Where each file's picture goes."""
+    """Path of each file's picture."""
     if plot is None:
         return {}
     from patchout.figures import FORMATS, picture_format
@@ -149,10 +149,7 @@ def _picture_paths(plot: Path | None, sounds: list[str]) -> dict[str, Path]:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """The names, those that stand more than once with a number behind them that makes them another.
-
-    Upper and lower case are one name, as on many disks.
-    """
+    """Make names distinct by a number behind those that occur more than once, in upper or lower case."""
     times = Counter(name.casefold() for name in names)
     numbers = {name: count(1) for name in times}
     distinct = []
@@ -164,32 +161,21 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 def _is_drawn(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> bool:
-    """Draw a picture, and say where it is or why there is none."""
-    try:
-        _draw(path, scored, model, rule)
-    except (OSError, ValueError, RuntimeError) as error:  # also what matplotlib raises
-        say(f"{scored.name}: no picture {path} ({getattr(error, 'strerror', None) or error})")
-        return False
-    say(f"picture: {path}")
-    return True
-
-
-def _draw(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> None:
+    """Draw the scores and events of a file over time; says where the picture is, or why there is none."""
     from patchout.figures import MAX_COLUMNS
     from patchout.inference.events import find_events
     from patchout.inference.figures.tags import TagTrack, tags_over_time
     from patchout.inference.tagging import overview
 
-    log_mel, frame_s = overview(scored.name, model.config, duration_s=scored.duration_s, limit=MAX_COLUMNS)
-    track = TagTrack(
-        log_mel=log_mel,
-        band_hz=model.config.mel.band_hz,
-        frame_s=frame_s,
-        times_s=scored.times_s,
-        scores=scored.track,
-        labels=model.config.labels,
-        events=find_events(
-            scored.track, scored.times_s, model.config.labels, rule=rule, duration_s=scored.duration_s
-        ),
-    )
-    tags_over_time(path, track, title=Path(scored.name).name)
+    config, duration_s, title = model.config, scored.duration_s, Path(scored.name).name
+    track = (scored.times_s, scored.track, config.labels)
+    try:
+        events = find_events(scored.track, scored.times_s, config.labels, rule=rule, duration_s=duration_s)
+        log_mel, frame_s = overview(scored.name, config, duration_s=duration_s, limit=MAX_COLUMNS)
+        drawing = TagTrack(log_mel, config.mel.band_hz, frame_s, *track, events)
+        tags_over_time(path, drawing, title=title)
+    except (OSError, ValueError, RuntimeError) as error:  # also matplotlib's
+        say(f"{scored.name}: no picture {path} ({getattr(error, 'strerror', None) or error})")
+        return False
+    say(f"picture: {path}")
+    return True

@@ -1,4 +1,4 @@
-"""`patchout train RECIPE`: every field of the recipe's config is a flag."""
+"""`patchout train RECIPE`: supervised training; every field of the recipe's config is a flag."""
 
 import importlib
 import sys
@@ -28,7 +28,7 @@ def main(args: Sequence[str]) -> int:
         output.line(_overview(), sys.stdout if args else sys.stderr)
         return DONE if args else WRONG_USAGE
     chosen = recipe(args[0])
-    return run_recipe("train", args, chosen.config, about=chosen.about, data_help=DATA)
+    return run_recipe("train", args, chosen.config, description=chosen.about, data_help=DATA)
 
 
 def run_recipe(
@@ -36,11 +36,11 @@ def run_recipe(
     args: Sequence[str],
     chosen: RunConfig,
     *,
-    about: str,
+    description: str,
     data_help: str,
     of_weights: AbstractSet[str] = frozenset(),
 ) -> int:
-    """Run `patchout KIND RECIPE`; start weights bring the settings `of_weights`."""
+    """Run `patchout KIND RECIPE`; `of_weights` are the settings that initial weights bring with them."""
 
     @dataclass(kw_only=True)
     class Options:
@@ -53,7 +53,7 @@ def run_recipe(
         """continue a run although the config has changed"""
         config: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=lambda: chosen)
 
-    options = tyro.cli(Options, args=args[1:], prog=f"patchout {kind} {args[0]}", description=about)
+    options = tyro.cli(Options, args=args[1:], prog=f"patchout {kind} {args[0]}", description=description)
     from patchout.training.loop import Stopped
     from patchout.training.run import Listener
     from patchout.training.run_folder import as_begun
@@ -62,9 +62,8 @@ def run_recipe(
     if not (options.restart or options.accept_changes):
         config, begun = as_begun(config, chosen, options.out, of_weights=of_weights)
         if begun:
-            say(
-                f"{options.out} goes on as it began ({begun}); --accept-changes takes the recipe's values of today"
-            )
+            hint = "--accept-changes takes the recipe's values of today"
+            say(f"{options.out} goes on as it began ({begun}); {hint}")
     with output.Bar("steps", None, sys.stderr) as bar:
         listener = Listener(
             on_plan=lambda plan: say(plan.describe()),
@@ -84,25 +83,12 @@ def run_recipe(
 
 
 def _overview() -> str:
-    """All recipes, a data set a line."""
+    """The help page of `patchout train`: all recipes, a data set a line."""
     from patchout.training.recipes import names
 
-    rows = [f"  {group:<16}{'  '.join(variants)}" for group, variants in _grouped(names())]
-    return "\n".join(
-        (
-            USAGE,
-            "",
-            "recipes and their variants:",
-            *rows,
-            "",
-            "`patchout train RECIPE --help` shows its options.",
-        )
-    )
-
-
-def _grouped(names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Variants behind the data set they belong to."""
-    return [
-        (group, [name.removeprefix(group) for name in variants if name != group])
-        for group, variants in groupby(names, key=lambda name: name.partition("-")[0])
-    ]
+    rows = []
+    for group, variants in groupby(names(), key=lambda name: name.partition("-")[0]):
+        suffixes = [name.removeprefix(group) for name in variants if name != group]
+        rows.append(f"  {group:<16}{'  '.join(suffixes)}")
+    hint = "`patchout train RECIPE --help` shows its options."
+    return "\n".join([USAGE, "", "recipes and their variants:", *rows, "", hint])
