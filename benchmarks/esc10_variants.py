@@ -22,7 +22,7 @@ from patchout.training import optim
 from patchout.training.plan import activation_bytes
 from patchout.training.recipes import recipe
 from patchout.training.step import Place
-from patchout.training.supervised.geometry import model_config
+from patchout.training.supervised.model_config import model_config
 from patchout.training.supervised.loss import StepLoss
 
 VARIANTS = ("esc10-b", "esc10-u", "esc10-s", "esc10-s-l", "esc10-s-n")

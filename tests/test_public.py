@@ -25,7 +25,7 @@ from patchout.checkpoint.public import read_public
 from patchout.errors import CheckpointError
 from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.models.passt import Passt
-from patchout.training.supervised.initial import find, start
+from patchout.training.supervised.initial_weights import find, start
 
 CPU = torch.device("cpu")
 WEIGHTS = export_passt(Passt(tiny_config(heads=1), rng=torch.Generator().manual_seed(1)))

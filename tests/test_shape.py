@@ -20,8 +20,8 @@ from patchout.models.passt import Passt
 from patchout.training.optim import parameter_groups
 from patchout.training.supervised import run as train
 from patchout.training.supervised.config import TrainConfig
-from patchout.training.supervised.geometry import model_config
-from patchout.training.supervised.initial import find, start
+from patchout.training.supervised.initial_weights import find, start
+from patchout.training.supervised.model_config import model_config
 
 CPU = torch.device("cpu")
 MEL = MelConfig(mean=(0.5,), std=(2.0,))

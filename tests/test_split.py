@@ -9,7 +9,7 @@ from conftest import noise, tone, write_wav
 
 from patchout.data.sets import DataError, scan
 from patchout.training.supervised.config import TrainConfig
-from patchout.training.supervised.split import Split, choose, hold_out
+from patchout.training.supervised.data_split import Split, choose, hold_out
 
 Rows = list[dict[str, str]]
 

@@ -12,7 +12,7 @@ from patchout.audio.mel import MelConfig
 from patchout.checkpoint import imagenet, zoo
 from patchout.checkpoint.own import export_passt, save
 from patchout.models.passt import Passt, PasstConfig
-from patchout.training.supervised.initial import find, start
+from patchout.training.supervised.initial_weights import find, start
 
 CPU = torch.device("cpu")
 

@@ -23,14 +23,14 @@ from patchout.training.recipes import names, recipe
 from patchout.training.run import MAY_CHANGE, SILENT, Host, Listener, Training
 from patchout.training.run_folder import RunFolder
 from patchout.training.signals import Signals
-from patchout.training.supervised.channels import EVALUATION_BATCH, each_channel
+from patchout.training.supervised.channel_ensemble import EVALUATION_BATCH, each_channel
 from patchout.training.supervised.config import TrainConfig
-from patchout.training.supervised.geometry import freeze, model_config, num_columns
-from patchout.training.supervised.initial import find, start
+from patchout.training.supervised.data_split import Split, choose
+from patchout.training.supervised.initial_weights import find, start
 from patchout.training.supervised.loss import StepLoss, class_weights, wave_augment
+from patchout.training.supervised.model_config import freeze, model_config, num_columns
 from patchout.training.supervised.repeats import Scores, repeat
 from patchout.training.supervised.report import write_report
-from patchout.training.supervised.split import Split, choose
 
 __all__ = ["Listener", "TrainConfig", "run"]
 

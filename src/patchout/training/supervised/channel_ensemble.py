@@ -12,9 +12,9 @@ from patchout.files import finite, write_json
 from patchout.inference import evaluate
 from patchout.training import loop
 from patchout.training.supervised.config import TrainConfig
+from patchout.training.supervised.data_split import choose
 from patchout.training.supervised.repeats import Scores
 from patchout.training.supervised.report import write_report
-from patchout.training.supervised.split import choose
 
 CHANNELS: tuple[Channel, ...] = ("left", "right", "mean")
 EVALUATION_BATCH = 16  # windows a forward pass
