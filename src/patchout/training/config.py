@@ -1,4 +1,5 @@
-"""RunConfig: the numbers that supervised and masked training share; a recipe fills them, a flag changes them."""
+"""RunConfig: the numbers that supervised and masked training share; a recipe fills them, a flag changes
+them."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from patchout.models.device import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(ABC):
-    """One run of either kind; what a kind calls otherwise, or has no common default for, it declares again."""
+    """One run of either kind; what a kind calls otherwise, or has no common default for, it declares
+    again."""
 
     recipe: tyro.conf.Suppress[str]
     """name of the recipe, no flag"""

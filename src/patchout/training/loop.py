@@ -83,14 +83,16 @@ class Job(Work):
 
 
 def settle(precision: Precision, stored: str | None, device: torch.device) -> Precision:
-    """The precision of a run: as asked; "auto" is what its folder holds, else what is faster for the main process."""
+    """The precision of a run: as asked; "auto" is what its folder holds, else what is faster for the main
+    process."""
     if precision != "auto":
         return precision
     return broadcast_object_list([stored or pick_precision("auto", device)])[0]
 
 
 def engine(device: torch.device, out: Path, *, trackers: Sequence[str] = ()) -> Accelerator:
-    """Accelerate for one process on `device`, or for those that torchrun started; metrics.jsonl goes to `trackers` too.
+    """Accelerate for one process on `device`, or for those that torchrun started; metrics.jsonl goes to
+    `trackers` too.
 
     TensorBoard is one of them wherever it is installed; one that is not installed is a ValueError.
     """
@@ -112,7 +114,8 @@ def engine(device: torch.device, out: Path, *, trackers: Sequence[str] = ()) -> 
 
 
 def agreed(action: Callable[[], Result]) -> Result:
-    """What `action` gives on this process; where a file or a request fails it on any, all raise the first one's error.
+    """What `action` gives on this process; where a file or a request fails it on any, all raise the first
+    one's error.
 
     Without it, the others would wait for the one that failed.
     """
@@ -133,12 +136,13 @@ def run(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_problem: Callable[[str], None] = lambda problem: None,
 ) -> dict[str, float]:
-    """Train from where the run folder stands to the last step; returns the scores of what model.safetensors holds.
+    """Train from where the run folder stands to the last step; returns the scores of what model.safetensors
+    holds.
 
     Writes metrics.jsonl (a line an epoch), state.pt (about once a minute), best.safetensors and, at the end,
-    model.safetensors; each clip that cannot be read goes to `on_problem` once. SIGTERM raises Stopped and Ctrl-C
-    KeyboardInterrupt, both after saving. Raises NonFiniteLossError naming step and clips, UnreadableClipsError,
-    and OSError where the disk is full.
+    model.safetensors; each clip that cannot be read goes to `on_problem` once. SIGTERM raises Stopped and
+    Ctrl-C KeyboardInterrupt, both after saving. Raises NonFiniteLossError naming step and clips,
+    UnreadableClipsError, and OSError where the disk is full.
     """
     with Signals() as signals:
         current = _Run(job, accelerator, signals, on_problem)
@@ -282,7 +286,8 @@ class _Run:
         return own
 
     def finish(self) -> dict[str, float]:
-        """Write the last and the averaged model, and as model.safetensors the one that the run is to report."""
+        """Write the last and the averaged model, and as model.safetensors the one that the run is to
+        report."""
         job, own = self.job, {"best": self.best.get("scores", {})}
         for kind in ("last", "average") if self.average and self.average.count else ("last",):
             own[kind] = self._keep(

@@ -24,11 +24,12 @@ class StateBytes(NamedTuple):
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, decay_all: bool = False, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Matrices with weight decay; biases, norms, tokens and positions without, but for `decay_all` (PaSST's code).
+    """Matrices with weight decay; biases, norms, tokens and positions without, but for `decay_all` (PaSST's
+    code).
 
-    A group's `scale` of the peak rate is `layer_decay` to the power of its distance from the head: what is registered
-    before the first of `blocks` is layer 0, block i is layer i + 1, what comes after the last block counts 1
-    (MaskSpec's fine-tuning).
+    A group's `scale` of the peak rate is `layer_decay` to the power of its distance from the head: what is
+    registered before the first of `blocks` is layer 0, block i is layer i + 1, what comes after the last
+    block counts 1 (MaskSpec's fine-tuning).
     """
     decayed = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear | nn.Conv2d)}
     blocks = {name: re.search(r"(?:^|\.)blocks\.(\d+)\.", name) for name, _ in model.named_parameters()}
@@ -58,7 +59,8 @@ def adamw(
 
 
 def named_state(model: nn.Module, optimizer: Optimizer) -> dict[str, dict[str, Any]]:
-    """What the optimizer remembers, by the name of the parameter: groups may change between two calls of a run."""
+    """What the optimizer remembers, by the name of the parameter: groups may change between two calls of a
+    run."""
     return {
         name: optimizer.state[weight]
         for name, weight in model.named_parameters()
@@ -67,21 +69,24 @@ def named_state(model: nn.Module, optimizer: Optimizer) -> dict[str, dict[str, A
 
 
 def load_named_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, dict[str, Any]]) -> None:
-    """Give a fused optimizer what `named_state` told, its tensors on the device; groups keep their settings."""
+    """Give a fused optimizer what `named_state` told, its tensors on the device; groups keep their
+    settings."""
     optimizer.state.update(
         {weight: state[name] for name, weight in model.named_parameters() if name in state}
     )
 
 
 def state_bytes(model: nn.Module, *, average: bool) -> StateBytes:
-    """Bytes that AdamW training holds: a float32 parameter 4, one that learns 12 more, an average (EMA, SWA) 4."""
+    """Bytes that AdamW training holds: a float32 parameter 4, one that learns 12 more, an average (EMA, SWA)
+    4."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     learning = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return StateBytes(weights, learning, 2 * learning, weights if average else 0)
 
 
 def cosine(step: int, *, steps: int, warm_up: int) -> float:
-    """Factor of the peak rate at `step`: straight up over `warm_up` steps, then half a cosine to zero at `steps`."""
+    """Factor of the peak rate at `step`: straight up over `warm_up` steps, then half a cosine to zero at
+    `steps`."""
     if step < warm_up:
         return (step + 1) / warm_up
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
@@ -90,9 +95,11 @@ def cosine(step: int, *, steps: int, warm_up: int) -> float:
 def exp_ramp(
     step: int, *, steps_per_epoch: int | Fraction, warm_up: int, plateau_end: int, ramp: int, floor: float
 ) -> float:
-    """Factor of the peak rate as the public PaSST code has it, constant within an epoch; the rest counts epochs.
+    """Factor of the peak rate as the public PaSST code has it, constant within an epoch; the rest counts
+    epochs.
 
-    An exponential warm-up, the peak up to and with epoch `plateau_end`, a straight line of `ramp` epochs to `floor`.
+    An exponential warm-up, the peak up to and with epoch `plateau_end`, a straight line of `ramp` epochs to
+    `floor`.
     """
     epoch = step // steps_per_epoch
     rise = math.exp(-5 * (1 - max(epoch, 0.5) / warm_up) ** 2) if epoch < warm_up else 1.0
@@ -101,12 +108,14 @@ def exp_ramp(
 
 
 def swa_steps(steps_per_epoch: int | Fraction, epochs: int, *, start: int, every: int) -> frozenset[int]:
-    """Steps before which SWA takes the weights: the start of epoch number `start` (from 1), then of every so many."""
+    """Steps before which SWA takes the weights: the start of epoch number `start` (from 1), then of every so
+    many."""
     return frozenset(math.ceil(epoch * steps_per_epoch) for epoch in range(start - 1, epochs, every))
 
 
 class Average:
-    """A copy of the model whose weights are an average: equal, or exponential with decay `ema` once enough are in.
+    """A copy of the model whose weights are an average: equal, or exponential with decay `ema` once enough
+    are in.
 
     Until then it is equal too: else a short run would report mostly the weights that it began with.
     """

@@ -97,7 +97,8 @@ class Plan:
 def measure(
     model: nn.Module, loss: Callable[[nn.Module, Batch, Place], Tensor], *, num_samples: int, num_classes: int
 ) -> Trial:
-    """What a clip of noise costs in `loss` and its backward pass; the fastest of three. No gradient is left behind."""
+    """What a clip of noise costs in `loss` and its backward pass; the fastest of three. No gradient is left
+    behind."""
     device = next(model.parameters()).device
     wave = torch.randn(TRIAL, num_samples, generator=keyed("plan")).to(device)
     target = torch.eye(max(1, num_classes), device=device)[
@@ -122,7 +123,8 @@ def measure(
 
 
 def activation_bytes(forward: Callable[[int], Tensor]) -> int:
-    """Bytes that autograd keeps of `forward(clips)` for the backward pass of one more clip: of two, less those of one.
+    """Bytes that autograd keeps of `forward(clips)` for the backward pass of one more clip: of two, less
+    those of one.
 
     Every storage counts once; what does not grow with the clips (weights, their casts) falls out.
     """
@@ -152,7 +154,8 @@ def fitting_batch(
 ) -> int:
     """A power of two, up to `largest` and a quarter of the clips, that fits into the free memory.
 
-    Of several processes (`share`) each takes an equal part, so it is that many times as large; all get the same answer.
+    Of several processes (`share`) each takes an equal part, so it is that many times as large; all get the
+    same answer.
     """
     room = SHARE * free_bytes(device) - state_bytes
     few, fit = max(min(2, clips), clips // 4), int(room / max(1, trial.activation_bytes))

@@ -63,7 +63,8 @@ class Host(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Training(ABC):
-    """A run that is ready to begin. Supervised and masked training differ in the loss and in what is scored."""
+    """A run that is ready to begin. Supervised and masked training differ in the loss and in what is
+    scored."""
 
     config: RunConfig
     recipe: RunConfig  # the config of that name before it was changed
@@ -105,7 +106,8 @@ class Training(ABC):
 
     @abstractmethod
     def conclude(self, folder: RunFolder, scores: Scores) -> Scores:
-        """Score the finished model, on the main process; `scores` are its last validation's. Returns the last word."""
+        """Score the finished model, on the main process; `scores` are its last validation's. Returns the last
+        word."""
 
     def begin(self) -> Iterable[str]:
         """Get ready for the first step, on the main process; returns what there is to say of the run."""
@@ -118,7 +120,8 @@ class Training(ABC):
             self.told.add(text)
 
     def plan(self) -> Plan:
-        """Measure a few clips and say what the run takes; a batch of 0 becomes the stored one, or one that fits."""
+        """Measure a few clips and say what the run takes; a batch of 0 becomes the stored one, or one that
+        fits."""
         config, model, clips, world = self.config, self.model, self.clips, self.host.world
         length, classes = round(config.clip_s * model.config.mel.sample_rate), len(self.classes)
         trial = measure(model, self.loss, num_samples=length, num_classes=max(1, classes))
@@ -220,7 +223,8 @@ def run(
     restart: bool = False,
     accept_changes: bool = False,
 ) -> Scores:
-    """Train in the run folder `config.out` from where it stands to the end: `supervised.run` and `masked.run`."""
+    """Train in the run folder `config.out` from where it stands to the end: `supervised.run` and
+    `masked.run`."""
     if not config.data or config.out == Path():
         raise ValueError("a run needs data and out: replace(config, data=..., out=...)")
     device = pick_device(config.device)

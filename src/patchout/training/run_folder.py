@@ -1,4 +1,5 @@
-"""A run folder: config.json, the lock, the log, the state; one run a folder, and the same command continues it."""
+"""A run folder: config.json, the lock, the log, the state; one run a folder, and the same command continues
+it."""
 
 import json
 import os
@@ -87,10 +88,12 @@ def open_run(
     accept_changes: bool = False,
     is_main: bool = True,
 ) -> Iterator[RunFolder]:
-    """Make the folder `out` for a run, or continue the run in it; it is locked until the block, or the process, ends.
+    """Make the folder `out` for a run, or continue the run in it; it is locked until the block, or the
+    process, ends.
 
-    A config that differs from the stored one is a ValueError that lists the changes, unless they are accepted; so is
-    other `data` (its `root` may move), and a folder that another run is using. `restart` moves an old run aside first.
+    A config that differs from the stored one is a ValueError that lists the changes, unless they are
+    accepted; so is other `data` (its `root` may move), and a folder that another run is using. `restart`
+    moves an old run aside first.
     """
     if not is_main:
         yield RunFolder(out)
@@ -104,18 +107,20 @@ def open_run(
 
 
 def stored_config(out: Path) -> dict[str, Any]:
-    """The config of the run in a folder, empty where there is none; a damaged config.json is an InputError."""
+    """The config of the run in a folder, empty where there is none; a damaged config.json is an
+    InputError."""
     return _stored(out).get("config", {})
 
 
 def as_begun(
     config: "Config", recipe: "Config", out: Path, *, of_weights: AbstractSet[str] = frozenset()
 ) -> tuple["Config", str]:
-    """A config with the values that the run in `out` began with, where it has its recipe's; and these in words.
+    """A config with the values that the run in `out` began with, where it has its recipe's; and these in
+    words.
 
-    A recipe may change between two versions; a run that is continued does not. Of several seeds, folds or channels the
-    first one's config counts, without what differs between them. The settings `of_weights` are stored as the start
-    weights had them, where there were any.
+    A recipe may change between two versions; a run that is continued does not. Of several seeds, folds or
+    channels the first one's config counts, without what differs between them. The settings `of_weights` are
+    stored as the start weights had them, where there were any.
     """
     below = [path.parent for depth in range(4) for path in sorted(out.glob("*/" * depth + "config.json"))]
     began = [folder for folder in below if all(map(PART.fullmatch, folder.relative_to(out).parts))]
@@ -139,7 +144,8 @@ def as_begun(
 def settings_of(
     config: Mapping[str, Any], plain: Mapping[str, Any], stored: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `open_run` compares: `config`, without plain values of what an older version's run did not know."""
+    """What `open_run` compares: `config`, without plain values of what an older version's run did not
+    know."""
     return {
         name: value for name, value in config.items() if not stored or name in stored or value != plain[name]
     }

@@ -16,7 +16,8 @@ class Stopped(Exception):  # noqa: N818  # no error
 
 
 class Signals:
-    """While entered, SIGTERM raises Stopped and SIGINT KeyboardInterrupt: at once where `safe`, else they are noted.
+    """While entered, SIGTERM raises Stopped and SIGINT KeyboardInterrupt: at once where `safe`, else they are
+    noted.
 
     Only the main thread can hear them.
     """
@@ -61,7 +62,8 @@ def rank() -> int:
 
 
 def another_failed() -> bool:
-    """Whether another process has failed: torchrun then ends all others by SIGTERM, within a moment that this waits.
+    """Whether another process has failed: torchrun then ends all others by SIGTERM, within a moment that this
+    waits.
 
     A process waits longer than those of lower rank, so that of an error that several have one tells.
     """

@@ -87,7 +87,8 @@ class Stepper:
         self._pending: _Pending | None = None
 
     def train(self, parts: list[Batch], wish: int) -> None:
-        """One step; a loss or gradient that is not finite skips the update on the device, and the next step raises.
+        """One step; a loss or gradient that is not finite skips the update on the device, and the next step
+        raises.
 
         `wish` is a small number for all processes to hear of.
         """
@@ -116,7 +117,8 @@ class Stepper:
         self.step += 1
 
     def _backward(self, batch: Batch, part: int) -> Tensor:
-        """The loss of a part of the step, its gradient added; the processes' gradients meet in the last part."""
+        """The loss of a part of the step, its gradient added; the processes' gradients meet in the last
+        part."""
         work, world = self.work, self.accelerator
         moved = {
             name: getattr(batch, name).to(self.device, non_blocking=True)
@@ -162,7 +164,8 @@ class Stepper:
             self._report(pending.news)
 
     def _not_finite(self, pending: _Pending, losses: list[float]) -> str:
-        """Name the clips of the parts whose loss is not finite, or all of them where only the gradient is not."""
+        """Name the clips of the parts whose loss is not finite, or all of them where only the gradient is
+        not."""
         suspects = [part for part, loss in zip(pending.clips, losses, strict=True) if not math.isfinite(loss)]
         clips = gather_object([clip for part in suspects for clip in part.tolist()])
         clips = clips or gather_object([clip for part in pending.clips for clip in part.tolist()])

@@ -1,4 +1,4 @@
-"""Recipes: one data set a module, its variants as one-line differences; `VARIANTS` maps each name to its config."""
+"""Recipes: a module for each data set, whose `VARIANTS` maps each name to a config, most of one line."""
 
 import importlib
 import pkgutil
@@ -18,21 +18,23 @@ class Recipe(NamedTuple):
 
 def names() -> tuple[str, ...]:
     """Every recipe, variants after the module's own name."""
-    return tuple(name for module in _modules() for name in importlib.import_module(module).VARIANTS)
+    return tuple(_all())
 
 
 def recipe(name: str) -> Recipe:
     """The recipe of that name; an unknown one is a ValueError with the nearest and all data sets."""
-    for path in _modules():
-        module = importlib.import_module(path)
-        if name in module.VARIANTS:
-            return Recipe(replace(module.VARIANTS[name], recipe=name), (module.__doc__ or "").strip())
-    sets = ", ".join(path.rpartition(".")[2] for path in _modules())
-    meant = near(name, names())
-    raise ValueError(
-        f"unknown recipe {name!r}{meant}: recipes are {sets}; `patchout train --help` lists variants"
-    )
+    recipes = _all()
+    if name not in recipes:
+        sets = ", ".join(module.name for module in pkgutil.iter_modules(__path__))
+        lists = f"recipes are {sets}; `patchout train --help` lists variants"
+        raise ValueError(f"unknown recipe {name!r}{near(name, recipes)}: {lists}")
+    return recipes[name]
 
 
-def _modules() -> list[str]:
-    return [f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)]
+def _all() -> dict[str, Recipe]:
+    paths = (f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
+    return {
+        name: Recipe(replace(config, recipe=name), (module.__doc__ or "").strip())
+        for module in map(importlib.import_module, paths)
+        for name, config in module.VARIANTS.items()
+    }

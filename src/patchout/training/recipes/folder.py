@@ -1,40 +1,30 @@
-"""Your own sounds: a model that already knows sound is tuned to your classes, from ten clips a class on a CPU upward.
+"""Your own sounds: a model that already knows sound is tuned to your classes, from ten clips a class on a CPU
+upward.
 
-`patchout train folder --data my_sounds --init passt-s --out runs/mine` where the network and a GPU are at hand;
-`--init esc10-tiny` works offline and on two CPU cores in minutes (what it reaches: `docs/results.md`). `--init ""`
-starts from random weights (say `--size tiny`). my_sounds is a folder a class, a CSV or JSONL list, or a prepared set.
+`patchout train folder --data my_sounds --init passt-s --out runs/mine` where the network and a GPU are at
+hand; `--init esc10-tiny` works offline and on two CPU cores in minutes (what it reaches: `docs/results.md`).
+`--init ""` starts from random weights (say `--size tiny`). my_sounds is a folder a class, a CSV or JSONL
+list, or a prepared set.
 
 -cnn: a plain CNN of half a million weights, from random ones, to judge a transformer by.
 
-A fifth of the clips, whole groups where the list has a `group` column, is held out for the scores, unless `--split`
-names a split of the list; the weights reported are an average, chosen by nothing. Rare classes weigh more in the
-loss. The batch size is chosen by memory (`--batch` to set it), and RUN/report/ shows where the model is wrong.
+A fifth of the clips, whole groups where the list has a `group` column, is held out for the scores, unless
+`--split` names a split of the list; the weights reported are an average, chosen by nothing. Rare classes
+weigh more in the loss. The batch size is chosen by memory (`--batch` to set it), and RUN/report/ shows where
+the model is wrong.
 """
 
 from dataclasses import replace
 
 from patchout.training.supervised.config import TrainConfig
 
-FOLDER = TrainConfig(
-    recipe="folder",
-    hold_out=0.2,
-    balance="loss",
-    init="esc10-tiny",
-    clip_s=5.0,
-    patchout_freq=2,
-    patchout_time=0,
-    roll_s=5.0,
-    mask_freq=24,
-    mask_time=96,
-    mixup=0.0,
-    epochs=30,
-    batch=0,
-    lr=5e-4,
-    ema=0.99,
-    result="average",
-    evaluate_every=5,
+HELD_OUT = TrainConfig(
+    recipe="folder", hold_out=0.2, evaluate_every=5, balance="loss", clip_s=5.0, roll_s=5.0
 )
+MASKED = replace(HELD_OUT, patchout_freq=2, patchout_time=0, mask_freq=24, mask_time=96)
+AVERAGED = replace(MASKED, epochs=30, batch=0, ema=0.99, result="average")
+
 VARIANTS = {
-    "folder": FOLDER,
-    "folder-cnn": replace(FOLDER, model="cnn", init="", patchout_freq=0, mixup=0.3, lr=3e-3),
+    "folder": replace(AVERAGED, init="esc10-tiny", lr=5e-4, mixup=0.0),
+    "folder-cnn": replace(AVERAGED, model="cnn", patchout_freq=0, lr=3e-3),
 }

@@ -21,10 +21,11 @@ EVALUATION_BATCH = 16  # windows a forward pass
 
 
 def each_channel(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> Scores:
-    """Run once a channel, each in a folder of its own; returns the scores of the mean of the three models' logits.
+    """Run once a channel, each in a folder of its own; returns the scores of the mean of the three models'
+    logits.
 
-    They are told of the clips that a run reports; a channel's own as `<score>/left`. Writes out/scores.json and
-    out/report/. `patchout evaluate out/left out/right out/mean` gives the same ensemble.
+    They are told of the clips that a run reports; a channel's own as `<score>/left`. Writes out/scores.json
+    and out/report/. `patchout evaluate out/left out/right out/mean` gives the same ensemble.
     """
     single = [replace(config, channel=channel, out=config.out / channel) for channel in CHANNELS]
     alone = [run(one) for one in single]
@@ -39,7 +40,8 @@ def each_channel(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> S
 
 
 def _ensemble(config: TrainConfig, single: list[TrainConfig]) -> Scores:
-    """Score the models of these finished runs together, and write the report; nothing without clips held out."""
+    """Score the models of these finished runs together, and write the report; nothing without clips held
+    out."""
     split = choose(replace(config, channel="mean"), lambda problem: None)
     clips, which = (split.test, "test") if len(split.test) else (split.validation, "validation")
     if not len(clips):

@@ -48,8 +48,8 @@ class TrainConfig(RunConfig):
 
     # the model
     init: str = ""
-    """start weights: a model, a file, deit-base-384, deit-small, deit-tiny (ImageNet-1k), vit-base-21k, -small-21k,
-    -tiny-21k, vit-huge-21k (ImageNet-21k; with --size huge --depth 16); "": random"""
+    """start weights: a model, a file, deit-base-384, deit-small, deit-tiny (ImageNet-1k), vit-base-21k,
+    -small-21k, -tiny-21k, vit-huge-21k (ImageNet-21k; with --size huge --depth 16); "": random"""
     model: Literal["passt", "maskspec", "cnn"] | None = None
     """family; None: that of the start weights, else passt"""
     pooling: Literal["mean", "token"] | None = None
@@ -67,7 +67,8 @@ class TrainConfig(RunConfig):
     positions: Literal["separate", "grid"] | None = None
     """a learned position per row and per column, or per patch (AST); else separate"""
     table_s: float | None = None
-    """seconds that the table of time positions covers, a shorter clip takes a random part of it; else clip_s"""
+    """seconds that the table of time positions covers, a shorter clip takes a random part of it; else
+    clip_s"""
 
     # Patchout
     patchout_freq: int = 4
@@ -108,7 +109,8 @@ class TrainConfig(RunConfig):
     batch: int = 32
     """clips a step, over all processes; 0: as many as fit, up to 32"""
     batch_per_process: bool = False
-    """batch counts the clips of one process (a GPU), as in the published code of PaSST: the whole grows with them"""
+    """batch counts the clips of one process (a GPU), as in the published code of PaSST: the whole grows with
+    them"""
     lr: float = 1e-3
     """peak learning rate of AdamW"""
     layer_decay: float = 1.0
@@ -118,7 +120,8 @@ class TrainConfig(RunConfig):
     decay_all: bool = False
     """decay biases, norms and positions too, as the published code does"""
     schedule: Literal["cosine", "exp_ramp"] = "cosine"
-    """half a cosine to zero; or the published one, an epoch a stair: exponential warm-up, plateau, straight ramp"""
+    """half a cosine to zero; or the published one, an epoch a stair: exponential warm-up, plateau, straight
+    ramp"""
     warm_up_epochs: float = 5.0
     plateau_epochs: int = 50
     """epochs until the ramp of exp_ramp begins"""

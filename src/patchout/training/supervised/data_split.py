@@ -20,9 +20,11 @@ class Split(NamedTuple):
 
 
 def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
-    """The clips of a run; unusable rows, files or groups on both sides and classes missing on one are reported.
+    """The clips of a run; unusable rows, files or groups on both sides and classes missing on one are
+    reported.
 
-    Raises DataError for a split that does not exist, for one class only, and for a batch larger than the training set.
+    Raises DataError for a split that does not exist, for one class only, and for a batch larger than the
+    training set.
     """
     assert config.channel != "each", "channels are runs of their own"
     clips = scan(config.data, channel=config.channel)
@@ -57,8 +59,8 @@ def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
 def named_splits(clips: ClipSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The splits of a set that are called as those that watch a run, and as those that are scored at its end.
 
-    Beside no split called train, dev is the development set, which is trained on. Splits that leave nothing to train
-    on are none.
+    Beside no split called train, dev is the development set, which is trained on. Splits that leave nothing
+    to train on are none.
     """
     splits = sorted({*clips.column("fold").tolist()})
     names = {split.casefold() for split in splits}
@@ -69,7 +71,8 @@ def named_splits(clips: ClipSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def hold_out(clips: ClipSet, share: float) -> np.ndarray:
-    """Which clips to hold out: (clip,) bool, about `share` of every class, whole groups, always the same ones.
+    """Which clips to hold out: (clip,) bool, about `share` of every class, whole groups, always the same
+    ones.
 
     A file without a group is its own. A class keeps a group on either side where it has two.
     """

@@ -60,7 +60,8 @@ def confused_pairs(path: Path_, names: Sequence[str], counts: Int[np.ndarray, "c
 
 
 def confusion_matrix(path: Path_, names: Sequence[str], counts: Int[np.ndarray, "class taken"]) -> None:
-    """Draw what each class (rows) is taken for (columns): numbers of clips, coloured by their share of the row.
+    """Draw what each class (rows) is taken for (columns): numbers of clips, coloured by their share of the
+    row.
 
     Readable up to `MAX_MATRIX` classes. `path` is treated as by `figures.picture`.
     """

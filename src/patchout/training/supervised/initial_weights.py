@@ -24,7 +24,8 @@ class Start(NamedTuple):
 
 
 def find(init: str) -> Start:
-    """Start weights by name: "" (random), one of `imagenet.FILES`, a DeiT or ViT file, or what `patchout.load` takes.
+    """Start weights by name: "" (random), one of `imagenet.FILES`, a DeiT or ViT file, or what
+    `patchout.load` takes.
 
     The last is a zoo name, a file, a run folder, a hub id. Raises what reading these raises.
     """

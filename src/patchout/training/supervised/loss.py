@@ -1,4 +1,5 @@
-"""The loss of one supervised step: log-mel, masks, mixup, a place in the time table, Patchout (PaSST, section 3)."""
+"""The loss of one supervised step: log-mel, masks, mixup, a place in the time table, Patchout (PaSST, section
+3)."""
 
 from typing import Literal
 
@@ -40,7 +41,8 @@ class StepLoss:
         }
 
     def __call__(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
-        """Cross entropy (multi-class) or binary cross entropy (multi-label) against the mixed targets, mean over all.
+        """Cross entropy (multi-class) or binary cross entropy (multi-label) against the mixed targets, mean
+        over all.
 
         Labels that are not known and clips that could not be read have weight 0.
         """
@@ -79,7 +81,8 @@ class StepLoss:
 
 
 def class_weights(clips: ClipSet) -> Float[Tensor, "class"]:
-    """Rarer classes weigh more, by 1 / clips, at most HEAVIEST times the commonest; the mean label weighs 1."""
+    """Rarer classes weigh more, by 1 / clips, at most HEAVIEST times the commonest; the mean label weighs
+    1."""
     count = torch.from_numpy(clips.class_counts()).float().clamp(min=1)
     weight = (count.max() / count).clamp(max=HEAVIEST)
     return weight * count.sum() / (weight * count).sum()

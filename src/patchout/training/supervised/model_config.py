@@ -1,4 +1,5 @@
-"""The model that a run trains: labels and task from the data, sizes from the config, else from the start weights."""
+"""The model that a run trains: labels and task from the data, sizes from the config, else from the start
+weights."""
 
 from dataclasses import replace
 
@@ -11,9 +12,9 @@ from patchout.training.supervised.config import TrainConfig
 def model_config(config: TrainConfig, clips: ClipSet, source: TaggerConfig | None) -> TaggerConfig:
     """The config of that model: of the family that `config.model` names, else of the start's, else a PaSST.
 
-    Without sizes from either: Base, 12 blocks, a 10 ms hop, and a table of positions as long as a clip; of a PaSST
-    stride 10. A trained model's licence and history are not the next one's. What the family has not, and clips longer
-    than the table of positions, are ValueErrors.
+    Without sizes from either: Base, 12 blocks, a 10 ms hop, and a table of positions as long as a clip; of a
+    PaSST stride 10. A trained model's licence and history are not the next one's. What the family has not,
+    and clips longer than the table of positions, are ValueErrors.
     """
     if not clips.classes:
         raise ValueError(

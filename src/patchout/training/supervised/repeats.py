@@ -27,8 +27,8 @@ def runs(config: TrainConfig) -> list[TrainConfig]:
 def repeat(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> Scores:
     """Run them all; returns the mean of every score, and its standard deviation over seeds as `<score>_std`.
 
-    A fold's scores are averaged over the folds first. Writes out/scores.json. A folder that holds a single run is a
-    ValueError.
+    A fold's scores are averaged over the folds first. Writes out/scores.json. A folder that holds a single
+    run is a ValueError.
     """
     if (config.out / "config.json").exists():
         raise ValueError(f"{config.out} holds a single run: choose another --out for several seeds or folds")

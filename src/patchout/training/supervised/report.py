@@ -21,7 +21,8 @@ Mask = Bool[np.ndarray, "clip class"]
 
 
 class Mistakes(NamedTuple):
-    """Of each clip, the highest class that it does not have (its rival), and where that beats the classes it has."""
+    """Of each clip, the highest class that it does not have (its rival), and where that beats the classes it
+    has."""
 
     counts: Int[
         np.ndarray, "class taken"
@@ -33,7 +34,8 @@ class Mistakes(NamedTuple):
 
 
 def mistakes(scores: Table, has: Mask, lacks: Mask) -> Mistakes:
-    """Mistakes of scores on clips that have and lack these classes; what is neither is not known and does not count."""
+    """Mistakes of scores on clips that have and lack these classes; what is neither is not known and does not
+    count."""
     others = np.where(lacks, scores, -1.0)
     rival = others.argmax(axis=1)
     clip, own = np.nonzero(has)
@@ -50,10 +52,11 @@ def mistakes(scores: Table, has: Mask, lacks: Mask) -> Mistakes:
 def write_report(
     run: Path, predictions: Predictions, clips: ClipSet, *, labels: Sequence[str], task: Task, weights: str
 ) -> Path:
-    """Write `run`/report/report.md and its pictures on predictions for these clips; returns the path of report.md.
+    """Write `run`/report/report.md and its pictures on predictions for these clips; returns the path of
+    report.md.
 
-    `weights` says in words which weights of the run predicted. The curves come from `run`/metrics.jsonl where there is
-    one. DataError: no clip could be read, or one has a label that the model does not know.
+    `weights` says in words which weights of the run predicted. The curves come from `run`/metrics.jsonl where
+    there is one. DataError: no clip could be read, or one has a label that the model does not know.
     """
     found = judge(predictions, clips, labels=labels, task=task, draws=draws_for(len(clips), len(labels)))
     read, scores = clips.take(predictions.index), probabilities(predictions.scores, task)

@@ -1,4 +1,5 @@
-"""Supervised training, from random weights or a model's: the model, the run, its scores (PaSST, section 3)."""
+"""Supervised training, from random weights or a model's: the model, the run, its scores (PaSST, section
+3)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -38,11 +39,13 @@ __all__ = ["Listener", "TrainConfig", "run"]
 def run(
     config: TrainConfig, listener: Listener = SILENT, *, restart: bool = False, accept_changes: bool = False
 ) -> Scores:
-    """Train, write the run folder `config.out`, return the scores of what it reports; of seeds and folds, their mean.
+    """Train, write the run folder `config.out`, return the scores of what it reports; of seeds and folds,
+    their mean.
 
-    The same call continues a run that was stopped. Another config in the same folder is a ValueError that says what
-    differs, unless `accept_changes`; `restart` moves the old run aside and begins anew. Processes that torchrun started
-    share every batch, which keeps its size when another number of them continues the run.
+    The same call continues a run that was stopped. Another config in the same folder is a ValueError that
+    says what differs, unless `accept_changes`; `restart` moves the old run aside and begins anew. Processes
+    that torchrun started share every batch, which keeps its size when another number of them continues the
+    run.
     """
 
     def single(config: TrainConfig) -> Scores:
@@ -155,7 +158,8 @@ class _Supervised(Training):
         return evaluate.judge(predictions, clips, labels=shape.labels, task=shape.task, groups=groups)
 
     def conclude(self, folder: RunFolder, scores: Scores) -> Scores:
-        """Score the test split with the weights that the run reports, and write the report; returns the last word."""
+        """Score the test split with the weights that the run reports, and write the report; returns the last
+        word."""
         clips, which = (
             (self.split.test, "test") if len(self.split.test) else (self.split.validation, "validation")
         )
