@@ -22,6 +22,7 @@ from patchout.data.batches import Batch, leave_to_parent
 from patchout.training import loop, step
 from patchout.training.run_folder import RunFolder
 from patchout.training.signals import Stopped
+from patchout.training.step import NonFiniteLossError, Place
 
 NAN, INF = float("nan"), float("inf")
 CPU = torch.device("cpu")
@@ -145,7 +146,7 @@ def test_the_gradient_is_cut_to_the_longest_allowed(tmp_path: Path) -> None:
 def test_a_step_in_parts_is_the_mean_of_its_parts(tmp_path: Path) -> None:
     """Slopes 1 and 3 in the two parts of each step: -2 a step."""
 
-    def loss(model: nn.Module, batch: Batch, place: loop.Place) -> Tensor:
+    def loss(model: nn.Module, batch: Batch, place: Place) -> Tensor:
         return (1.0 + 2.0 * place.part) * model(batch.wave).mean()
 
     line = Line(tmp_path, [0, 0, 0], parts=2, batch=4, loss=loss)
@@ -155,9 +156,9 @@ def test_a_step_in_parts_is_the_mean_of_its_parts(tmp_path: Path) -> None:
 
 
 def test_a_loss_is_told_its_place(tmp_path: Path) -> None:
-    places: list[loop.Place] = []
+    places: list[Place] = []
 
-    def loss(model: nn.Module, batch: Batch, place: loop.Place) -> Tensor:
+    def loss(model: nn.Module, batch: Batch, place: Place) -> Tensor:
         places.append(place)
         return model(batch.wave).mean()
 
@@ -357,7 +358,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_clips(
     line = Line(tmp_path, [1.0] * 4)
     line.slopes[at] = bad
     with pytest.raises(
-        loop.NonFiniteLossError, match=rf"step {at}: lower the learning rate, or look at b, d$"
+        NonFiniteLossError, match=rf"step {at}: lower the learning rate, or look at b, d$"
     ):
         line.run()
     assert weight_of(line.model) in (-at, -at - 1)  # the step after it may be done, the bad one is not
@@ -365,19 +366,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_clips(
 
 
 def test_only_the_clips_of_the_bad_part_are_named(tmp_path: Path) -> None:
-    def loss(model: nn.Module, batch: Batch, place: loop.Place) -> Tensor:
+    def loss(model: nn.Module, batch: Batch, place: Place) -> Tensor:
         return model(batch.wave).mean() * (NAN if place.part else 1.0)
 
     line = Line(tmp_path, [1.0], parts=2, batch=4, loss=loss)
     line.job.batches = lambda first: [batch_of(0, 1), batch_of(2, 3)]
-    with pytest.raises(loop.NonFiniteLossError, match=r"look at c, d$"):
+    with pytest.raises(NonFiniteLossError, match=r"look at c, d$"):
         line.run()
 
 
 @pytest.mark.usefixtures("save_always")
 def test_no_state_hides_a_bad_step_from_the_next_call(tmp_path: Path) -> None:
     for _ in range(2):
-        with pytest.raises(loop.NonFiniteLossError, match="step 2"):
+        with pytest.raises(NonFiniteLossError, match="step 2"):
             Line(tmp_path, [1.0, 1.0, NAN, 1.0]).run()
     assert state(tmp_path)["step"] == 2
 
@@ -385,7 +386,7 @@ def test_no_state_hides_a_bad_step_from_the_next_call(tmp_path: Path) -> None:
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path: Path) -> None:
     """The square root of zero is a finite loss with an infinite slope."""
     line = Line(tmp_path, [1.0, 1.0], loss=lambda model, batch, place: model(batch.wave).abs().sqrt().mean())
-    with pytest.raises(loop.NonFiniteLossError, match="step 0"):
+    with pytest.raises(NonFiniteLossError, match="step 0"):
         line.run()
     assert weight_of(line.model) == 0.0
 
@@ -408,7 +409,7 @@ def test_loss_scaling_changes_nothing_but_skips_what_overflows(tmp_path: Path) -
 @pytest.mark.usefixtures("scaled")
 def test_gradients_that_overflow_at_any_scale_stop_the_run(tmp_path: Path) -> None:
     line = Line(tmp_path, [1.0] * 40, loss=lambda model, batch, place: model(batch.wave).abs().sqrt().mean())
-    with pytest.raises(loop.NonFiniteLossError, match="step 24"):
+    with pytest.raises(NonFiniteLossError, match="step 24"):
         line.run()
 
 
@@ -422,7 +423,7 @@ def test_an_unreadable_clip_is_told_once(tmp_path: Path) -> None:
 def test_what_is_missing_in_clips_is_told_once_and_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step, "MOST_REMARKS", 2)
+    monkeypatch.setattr(step, "MAX_REMARKS", 2)
     line = Line(tmp_path, [1] * 4, clips=4)
     line.job.batches = lambda first: [
         batch_of(0, 1, remarks=("0: cut", f"{number}: cut")) for number in range(4)
@@ -527,7 +528,7 @@ def test_a_run_that_stops_in_a_validation_does_it_again(tmp_path: Path) -> None:
     ("number", "raised"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)]
 )
 def test_a_signal_in_a_step_saves_after_it(number: int, raised: type[BaseException], tmp_path: Path) -> None:
-    def loss(model: nn.Module, batch: Batch, place: loop.Place) -> Tensor:
+    def loss(model: nn.Module, batch: Batch, place: Place) -> Tensor:
         if place.step == 1:
             os.kill(os.getpid(), number)
         return model(batch.wave).mean()
@@ -570,7 +571,7 @@ def test_the_first_state_comes_after_seconds_then_one_a_minute(
     monkeypatch.setattr("patchout.training.loop.time.monotonic", lambda: now[0])
     monkeypatch.setattr(RunFolder, "save_state", lambda folder, state: saved.append(now[0]))
 
-    def loss(model: nn.Module, batch: Batch, place: loop.Place) -> Tensor:
+    def loss(model: nn.Module, batch: Batch, place: Place) -> Tensor:
         now[0] += 3.0
         return model(batch.wave).mean()
 

@@ -50,7 +50,7 @@ def test_a_plan_in_words() -> None:
         classes=10,
         task="multi_class",
         tokens=590,
-        kept=234,
+        training_tokens=234,
         parameters=5_400_000,
         batch=16,
         parts=2,

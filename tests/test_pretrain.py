@@ -35,6 +35,7 @@ from patchout.training.masked.loss import PretrainLoss
 from patchout.training.masked.run import Listener, parameter_groups, start
 from patchout.training.masked.survey import Survey, choose_start
 from patchout.training.plan import Plan
+from patchout.training.signals import Stopped
 from patchout.training.step import Place
 
 CPU = torch.device("cpu")
@@ -464,7 +465,7 @@ def test_sigterm_before_the_first_step_stops_quietly(class_folder: Path, tmp_pat
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(loop.Stopped):
+    with pytest.raises(Stopped):
         pretrain.run(config(class_folder, tmp_path / "run"), Listener(on_note=terminate))
     assert signal.getsignal(signal.SIGTERM) is before
 

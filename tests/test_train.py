@@ -30,6 +30,7 @@ from patchout.models.tagger import Tagger
 from patchout.training import loop
 from patchout.training import run as training
 from patchout.training.plan import Plan
+from patchout.training.signals import Stopped
 from patchout.training.step import NonFiniteLossError, Place
 from patchout.training.supervised import run as train
 from patchout.training.supervised.model_config import model_config
@@ -790,6 +791,6 @@ def test_sigterm_before_the_first_step_stops_quietly(class_folder: Path, tmp_pat
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(loop.Stopped):
+    with pytest.raises(Stopped):
         train.run(config(class_folder, tmp_path / "run"), Listener(on_plan=terminate))
     assert signal.getsignal(signal.SIGTERM) is before

@@ -1,5 +1,4 @@
-"""RunConfig: the numbers that supervised and masked training share; a recipe fills them, a flag changes
-them."""
+"""RunConfig: settings that supervised and masked training share; a recipe fills them, a flag changes them."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ from patchout.models.device import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(ABC):
-    """One run of either kind; what a kind calls otherwise, or has no common default for, it declares
-    again."""
+    """Settings of a run of either kind; each kind redeclares what it names or defaults otherwise."""
 
     recipe: tyro.conf.Suppress[str]
     """name of the recipe, no flag"""

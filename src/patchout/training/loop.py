@@ -1,4 +1,4 @@
-"""THE training loop: accelerate, log, evaluate, save, resume, average."""
+"""The training loop: steps, log, validation, saved state, averaged weights; on one process or several."""
 
 import math
 import shutil
@@ -12,25 +12,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    InitProcessGroupKwargs,
-    broadcast_object_list,
-    gather_object,
-)
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from patchout.data.batches import Batch
 from patchout.files import write_aside
-from patchout.models.device import Precision, pick_precision
 from patchout.training import optim
 from patchout.training.run_folder import RunFolder
 from patchout.training.signals import Signals, Stopped, stop_by
-from patchout.training.step import NonFiniteLossError, Place, Stepper, Work
-
-__all__ = ["AVERAGE", "Job", "NonFiniteLossError", "Place", "Progress", "Stopped", "agreed", "engine", "run"]
+from patchout.training.step import Stepper, Work
 
 Result = TypeVar("Result")
 
@@ -38,11 +30,10 @@ SAVE_EVERY_S = 60.0
 FIRST_SAVE_S = 5.0  # a run that is stopped in its first minute has something to go on from
 SAVING_SHARE = 20  # a slow disk gets no more than one part in so many of the time
 AVERAGE = "average_"  # begins the names of the averaged weights' scores
-TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
 class Progress(NamedTuple):
-    """Where a run is, after a step."""
+    """Progress of a run, after a step."""
 
     step: int  # steps done
     steps: int
@@ -53,20 +44,16 @@ class Progress(NamedTuple):
 
 @dataclass(kw_only=True)
 class Job(Work):
-    """Everything one run needs; its randomness is keyed by step: a step depends on nothing but its number."""
+    """One training job; its randomness is keyed by step: a step depends on nothing but its number."""
 
-    batches: Callable[
-        [int], Iterable[Batch]
-    ]  # first step -> this process's batches from there on, `parts` a step
+    batches: Callable[[int], Iterable[Batch]]  # first step -> this process's batches from it on, a part each
     steps: int
     epoch: int  # clips an epoch
-    save_model: Callable[[nn.Module, Path, dict[str, float]], None]  # with the scores of these weights
     folder: RunFolder
-    validate: Callable[
-        [nn.Module], dict[str, float]
-    ]  # on every process, the main one's answer counts; more is better
+    save_model: Callable[[nn.Module, Path, dict[str, float]], None]  # with the scores of these weights
+    validate: Callable[[nn.Module], dict[str, float]]  # called on every process, the main one's scores count
     evaluate_every: int = 0  # epochs between validations; 0: after the last step alone
-    metric: str = ""  # the score that best.safetensors is chosen by; average_NAME: of the averaged weights
+    metric: str = ""  # the highest chooses best.safetensors; average_NAME: of the averaged weights
     result: Literal["last", "best", "average"] = "last"  # what model.safetensors holds
     ema: float = 0.0  # decay a step of averaged weights; 0: none
     swa: AbstractSet[int] = frozenset()  # steps before which the weights enter an equal average
@@ -75,32 +62,21 @@ class Job(Work):
         """Refuse what shows only once clips and steps are counted."""
         averaged = self.result == "average" or self.metric.startswith(AVERAGE)
         if averaged and not self.ema and min(self.swa, default=self.steps) >= self.steps:
-            raise ValueError(
-                f"no weights are averaged within {self.steps} steps to choose or report: set ema or swa"
-            )
+            what = "to choose or report: set ema or swa"
+            raise ValueError(f"no weights are averaged within {self.steps} steps {what}")
         if self.result == "best" and not self.metric:
             raise ValueError("result best needs a metric to choose by")
 
 
-def settle(precision: Precision, stored: str | None, device: torch.device) -> Precision:
-    """The precision of a run: as asked; "auto" is what its folder holds, else what is faster for the main
-    process."""
-    if precision != "auto":
-        return precision
-    return broadcast_object_list([stored or pick_precision("auto", device)])[0]
-
-
 def engine(device: torch.device, out: Path, *, trackers: Sequence[str] = ()) -> Accelerator:
-    """Accelerate for one process on `device`, or for those that torchrun started; metrics.jsonl goes to
-    `trackers` too.
+    """Accelerate for one process on `device`, or for those that torchrun started, with experiment trackers.
 
     TensorBoard is one of them wherever it is installed; one that is not installed is a ValueError.
     """
     installed = {tracker.value for tracker in get_available_trackers()}
     if missing := [name for name in trackers if name not in installed]:
-        raise ValueError(
-            f"no tracker {missing[0]} here: pip install one of {', '.join(TRACKERS)}, or leave it out"
-        )
+        todo = "pip install one of tensorboard, trackio, wandb, or leave it out"
+        raise ValueError(f"no tracker {missing[0]} here: {todo}")
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no",  # the loss casts: log-mels stay float32
@@ -114,12 +90,11 @@ def engine(device: torch.device, out: Path, *, trackers: Sequence[str] = ()) -> 
 
 
 def agreed(action: Callable[[], Result]) -> Result:
-    """What `action` gives on this process; where a file or a request fails it on any, all raise the first
-    one's error.
+    """The result of `action` on this process; a ValueError or OSError of any process is raised on all.
 
-    Without it, the others would wait for the one that failed.
+    Without it, the others would wait for the one that failed. Of several errors the first process's counts.
     """
-    result, error = None, None
+    result = error = None
     try:
         result = action()
     except (ValueError, OSError) as failure:
@@ -136,8 +111,7 @@ def run(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_problem: Callable[[str], None] = lambda problem: None,
 ) -> dict[str, float]:
-    """Train from where the run folder stands to the last step; returns the scores of what model.safetensors
-    holds.
+    """Train from the state in the run folder to the last step; returns the scores of model.safetensors.
 
     Writes metrics.jsonl (a line an epoch), state.pt (about once a minute), best.safetensors and, at the end,
     model.safetensors; each clip that cannot be read goes to `on_problem` once. SIGTERM raises Stopped and
@@ -145,16 +119,16 @@ def run(
     UnreadableClipsError, and OSError where the disk is full.
     """
     with Signals() as signals:
-        current = _Run(job, accelerator, signals, on_problem)
-        current.resume()
-        accelerator.init_trackers("patchout", init_kwargs={"tensorboard": {"purge_step": current.logged + 1}})
+        trainer = _Trainer(job, accelerator, signals, on_problem)
+        trainer.resume()
+        accelerator.init_trackers("patchout", init_kwargs={"tensorboard": {"purge_step": trainer.logged + 1}})
         try:
-            current.train(on_progress if accelerator.is_main_process else lambda progress: None)
-            return current.finish()
+            trainer.train(on_progress if accelerator.is_main_process else lambda progress: None)
+            return trainer.finish()
         except (Stopped, KeyboardInterrupt):
             if signals.safe:
                 signals.safe = False
-                current.save()
+                trainer.save()
             raise
         except RuntimeError:  # of a step that waited for a process that is gone
             if signals.caught and accelerator.num_processes > 1:
@@ -165,8 +139,8 @@ def run(
                 tracker.finish()
 
 
-class _Run:
-    """A run and where it stands: model, optimizer, average, scores."""
+class _Trainer:
+    """The training state: model, optimizer, averaged weights, scores."""
 
     def __init__(
         self, job: Job, accelerator: Accelerator, signals: Signals, on_problem: Callable[[str], None]
@@ -181,43 +155,40 @@ class _Run:
         self.save_at = time.monotonic() + FIRST_SAVE_S
 
     def train(self, on_progress: Callable[[Progress], None]) -> None:
-        """All steps that are left; saves now and then, and when it is told to stop."""
+        """Take the remaining steps; save now and then, and when asked to stop."""
         job, signals, stepper = self.job, self.signals, self.stepper
         alone = self.accelerator.num_processes == 1
         if self._end_epoch() is not None:  # the call before was stopped in a validation
             self.save()
-        started, first = time.monotonic(), stepper.step
-        batches = iter(job.batches(first))
+        started, first, batches = time.monotonic(), stepper.step, iter(job.batches(stepper.step))
         while stepper.step < job.steps:
             signals.safe = alone  # of several, all stop after the same step
             parts = list(islice(batches, job.parts))
             signals.safe = False
             if self.average and stepper.step in job.swa:
                 self.average.update(job.model)
-            stepper.train(parts, self._wish())
+            stepper.train(parts, self._request())
             if self.average and job.ema:
                 self.average.update(job.model)
             loss = self._end_epoch()
-            wish = self._wish() if alone else stepper.wish
-            if wish > 1:
+            request = self._request() if alone else stepper.request
+            if request > 1:
                 signals.safe = True
-                raise stop_by(wish)
-            if wish or stepper.step == job.steps:
+                raise stop_by(request)
+            if request or stepper.step == job.steps:
                 self.save()
             rate = (stepper.step - first) * job.batch / (time.monotonic() - started)
             on_progress(Progress(stepper.step, job.steps, rate, loss, {} if loss is None else self.scores))
         signals.safe = True
 
-    def _wish(self) -> int:
-        """What this process wants of all: to stop (the signal's number), to save (1), nothing (0)."""
-        return self.signals.caught or int(
-            self.accelerator.is_main_process and time.monotonic() > self.save_at
-        )
+    def _request(self) -> int:
+        """What this process asks of all: to stop (the signal's number), to save (1), nothing (0)."""
+        return self.signals.caught or (self.accelerator.is_main_process and time.monotonic() > self.save_at)
 
     def _end_epoch(self) -> float | None:
-        """Where an epoch or the run has just ended: its mean loss, logged; validates if it is time."""
+        """The mean loss of an epoch that has just ended, logged, after a validation if one is due."""
         job, step = self.job, self.stepper.step
-        epoch, before = (done * job.batch // job.epoch for done in (step, step - 1))
+        epoch, before = (steps * job.batch // job.epoch for steps in (step, step - 1))
         last = step == job.steps
         if step == self.logged or not (last or epoch > before):
             return None
@@ -229,35 +200,32 @@ class _Run:
         return loss
 
     def _validate(self) -> dict[str, float]:
-        """Scores of the weights and of the averaged ones; the best are kept."""
+        """Validation scores of the weights and of the averaged ones; the best weights so far are saved."""
         job, self.signals.safe = self.job, True
+        average = self.average.model if self.average and self.average.count else None
         scores = dict(job.validate(job.model.eval()))
-        if self.average and self.average.count:
-            scores |= {
-                AVERAGE + name: score for name, score in job.validate(self.average.model.eval()).items()
-            }
+        if average is not None:
+            scores |= {AVERAGE + name: score for name, score in job.validate(average.eval()).items()}
         job.model.train()
         self.signals.safe = False
         scores = broadcast_object_list([scores])[0]
-        early = job.metric.startswith(AVERAGE) and self.average and not self.average.count
-        if not job.metric or early:
+        averaged = job.metric.startswith(AVERAGE)
+        if not job.metric or (averaged and self.average and average is None):
             return scores
         if job.metric not in scores:
-            raise ValueError(
-                f"no score {job.metric!r} to choose the best by: there are {', '.join(scores) or 'none'}"
-            )
-        if job.result == "best" and math.isnan(scores[job.metric]):
-            raise ValueError(
-                f"{job.metric} is undefined, no class has a clip held out: hold out others, or report last"
-            )
-        if scores[job.metric] > self.best.get("score", -math.inf):
-            own = self._keep("best", scores, averaged=job.metric.startswith(AVERAGE))
-            self.best = {"score": scores[job.metric], "scores": own}
+            names = ", ".join(scores) or "none"
+            raise ValueError(f"no score {job.metric!r} to choose the best by: there are {names}")
+        score = scores[job.metric]
+        if job.result == "best" and math.isnan(score):
+            todo = "hold out others, or report last"
+            raise ValueError(f"{job.metric} is undefined, no class has a clip held out: {todo}")
+        if score > self.best.get("score", -math.inf):
+            self.best = {"score": score, "scores": self._save_model("best", scores, averaged=averaged)}
             self.save_at = 0.0  # its file is there already
         return scores
 
     def _log(self, loss: float) -> None:
-        """One line of metrics.jsonl: what happened since the line before."""
+        """Append a line to metrics.jsonl, and to the trackers."""
         job, step, now = self.job, self.stepper.step, time.monotonic()
         line = {
             "epoch": round(step * job.batch / job.epoch, 3),
@@ -273,37 +241,31 @@ class _Run:
         self.line_at, self.line_step, self.logged = now, step, step
         self.stepper.losses.clear()
 
-    def _keep(self, name: str, scores: dict[str, float], *, averaged: bool) -> dict[str, float]:
-        """Write a model into the run folder, with the scores that are its own."""
-        own = {
-            key.removeprefix(AVERAGE): score
-            for key, score in scores.items()
-            if key.startswith(AVERAGE) == averaged
-        }
+    def _save_model(self, name: str, scores: dict[str, float], *, averaged: bool) -> dict[str, float]:
+        """Write the weights or the averaged ones as NAME.safetensors; returns their part of the scores."""
+        names = [name for name in scores if name.startswith(AVERAGE) == averaged]
+        model_scores = {name.removeprefix(AVERAGE): scores[name] for name in names}
         if self.accelerator.is_main_process:
             model = self.average.model if averaged and self.average else self.job.model
-            self.job.save_model(model, self.job.folder.path / f"{name}.safetensors", own)
-        return own
+            self.job.save_model(model, self.job.folder.path / f"{name}.safetensors", model_scores)
+        return model_scores
 
     def finish(self) -> dict[str, float]:
-        """Write the last and the averaged model, and as model.safetensors the one that the run is to
-        report."""
-        job, own = self.job, {"best": self.best.get("scores", {})}
+        """Write the last and the averaged model, the one that the run reports as model.safetensors."""
+        job, scores = self.job, {"best": self.best.get("scores", {})}
         for kind in ("last", "average") if self.average and self.average.count else ("last",):
-            own[kind] = self._keep(
-                "model" if kind == job.result else kind, self.scores, averaged=kind == "average"
-            )
+            name = "model" if kind == job.result else kind
+            scores[kind] = self._save_model(name, self.scores, averaged=kind == "average")
         if job.result == "best" and self.accelerator.is_main_process:
             with write_aside(job.folder.path / "model.safetensors") as aside:
                 shutil.copyfile(job.folder.path / "best.safetensors", aside)
-        self.accelerator.wait_for_everyone()
-        return own[job.result]
+        return scores[job.result]
 
     def save(self) -> None:
-        """Write everything that a later call needs to go on: one file of plain tensors and numbers."""
+        """Write the training state, one file of plain tensors and numbers."""
         job, stepper, started = self.job, self.stepper, time.monotonic()
         stepper.check()  # a state saved past a bad step would hide it from the next call
-        stepper.wish = 0
+        stepper.request = 0
         if not self.accelerator.is_main_process:
             return
         state = {name: getattr(self, name) for name in ("logged", "scores", "best")}
@@ -315,21 +277,18 @@ class _Run:
         self.save_at = time.monotonic() + max(SAVE_EVERY_S, SAVING_SHARE * (time.monotonic() - started))
 
     def resume(self) -> None:
-        """Continue from state.pt where there is one; log lines of steps that are done again are dropped."""
+        """Resume from state.pt where there is one; log lines of steps that are done again are dropped."""
         job, stepper = self.job, self.stepper
         self.accelerator.wait_for_everyone()  # the main process may have moved an old run aside
         job.model.train()
-        state = job.folder.load_state(stepper.device)
-        if state is not None:
+        if state := job.folder.load_state(stepper.device):
             self.logged, self.scores, self.best = (state[name] for name in ("logged", "scores", "best"))
             stepper.step, stepper.losses = state["step"], state["losses"]
             try:
                 job.model.load_state_dict(state["model"])
             except RuntimeError:
-                where = job.folder.path
-                raise ValueError(
-                    f"{where}: its weights do not fit this config: undo the change or --restart"
-                ) from None
+                todo = "undo the change or --restart"
+                raise ValueError(f"{job.folder.path}: its weights do not fit this config: {todo}") from None
             optim.load_named_state(job.model, job.optimizer, state["optimizer"])
             if stepper.scaler.is_enabled() and state["scaler"]:
                 stepper.scaler.load_state_dict(state["scaler"])

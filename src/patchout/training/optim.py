@@ -1,4 +1,4 @@
-"""Parameter groups, AdamW, learning-rate schedules, averages; a schedule is a function of the step alone."""
+"""Parameter groups, AdamW, learning-rate schedules (functions of the step alone), averaged weights."""
 
 import copy
 import math
@@ -13,7 +13,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class StateBytes(NamedTuple):
-    """Bytes that training keeps for a model; `sum` is all of them, activations apart."""
+    """Bytes of memory that training takes for a model, activations apart."""
 
     weights: int
     gradients: int
@@ -24,12 +24,11 @@ class StateBytes(NamedTuple):
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, decay_all: bool = False, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Matrices with weight decay; biases, norms, tokens and positions without, but for `decay_all` (PaSST's
-    code).
+    """Parameter groups: matrices with weight decay; biases, norms, tokens and positions without, or all with.
 
-    A group's `scale` of the peak rate is `layer_decay` to the power of its distance from the head: what is
-    registered before the first of `blocks` is layer 0, block i is layer i + 1, what comes after the last
-    block counts 1 (MaskSpec's fine-tuning).
+    A group's `scale` of the peak rate is `layer_decay` to the power of its distance from the head (MaskSpec's
+    fine-tuning): what is registered before the first of `blocks` is layer 0, block i layer i + 1, what comes
+    after the last block counts 1. `decay_all` is PaSST's code.
     """
     decayed = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear | nn.Conv2d)}
     blocks = {name: re.search(r"(?:^|\.)blocks\.(\d+)\.", name) for name, _ in model.named_parameters()}
@@ -37,56 +36,43 @@ def parameter_groups(
     if layer_decay != 1.0 and not depth:
         raise ValueError(f"layer_decay {layer_decay:g} needs a model with blocks: leave it at 1")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    rest = 0  # the layer of what is no block
+    other_layer = 0  # of what is no block
     for name, parameter in model.named_parameters():
         block = blocks[name]
-        rest = depth + 1 if block else rest
-        scale = layer_decay ** (depth + 1 - (int(block[1]) + 1 if block else rest))
+        other_layer = depth + 1 if block else other_layer
+        scale = layer_decay ** (depth + 1 - (int(block[1]) + 1 if block else other_layer))
         decay = weight_decay if decay_all or id(parameter) in decayed else 0.0
         groups.setdefault((decay, scale), []).append(parameter)
-    return [
-        {"params": held, "weight_decay": decay, "scale": scale} for (decay, scale), held in groups.items()
-    ]
+    return [{"params": group, "weight_decay": key[0], "scale": key[1]} for key, group in groups.items()]
 
 
 def adamw(
     groups: Sequence[Mapping[str, Any]], lr: float, *, betas: tuple[float, float] = (0.9, 0.999)
 ) -> AdamW:
     """AdamW, fused; each group remembers its peak rate: `lr` times its scale."""
-    return AdamW(
-        [{**group, "peak_lr": lr * group["scale"]} for group in groups], lr=lr, betas=betas, fused=True
-    )
+    scaled = [{**group, "peak_lr": lr * group["scale"]} for group in groups]
+    return AdamW(scaled, lr=lr, betas=betas, fused=True)
 
 
 def named_state(model: nn.Module, optimizer: Optimizer) -> dict[str, dict[str, Any]]:
-    """What the optimizer remembers, by the name of the parameter: groups may change between two calls of a
-    run."""
-    return {
-        name: optimizer.state[weight]
-        for name, weight in model.named_parameters()
-        if weight in optimizer.state
-    }
+    """The optimizer's state by parameter name: groups may change before a run is resumed."""
+    return {name: optimizer.state[w] for name, w in model.named_parameters() if w in optimizer.state}
 
 
 def load_named_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, dict[str, Any]]) -> None:
-    """Give a fused optimizer what `named_state` told, its tensors on the device; groups keep their
-    settings."""
-    optimizer.state.update(
-        {weight: state[name] for name, weight in model.named_parameters() if name in state}
-    )
+    """Give a fused optimizer the state of `named_state`, on its device; groups keep their settings."""
+    optimizer.state.update({w: state[name] for name, w in model.named_parameters() if name in state})
 
 
 def state_bytes(model: nn.Module, *, average: bool) -> StateBytes:
-    """Bytes that AdamW training holds: a float32 parameter 4, one that learns 12 more, an average (EMA, SWA)
-    4."""
+    """Memory of AdamW: a float32 parameter 4 bytes, one that learns 12 more, an average (EMA, SWA) 4."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     learning = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return StateBytes(weights, learning, 2 * learning, weights if average else 0)
 
 
 def cosine(step: int, *, steps: int, warm_up: int) -> float:
-    """Factor of the peak rate at `step`: straight up over `warm_up` steps, then half a cosine to zero at
-    `steps`."""
+    """Cosine schedule, as factor of the peak rate: linear warm-up, then half a cosine to zero at `steps`."""
     if step < warm_up:
         return (step + 1) / warm_up
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
@@ -95,11 +81,9 @@ def cosine(step: int, *, steps: int, warm_up: int) -> float:
 def exp_ramp(
     step: int, *, steps_per_epoch: int | Fraction, warm_up: int, plateau_end: int, ramp: int, floor: float
 ) -> float:
-    """Factor of the peak rate as the public PaSST code has it, constant within an epoch; the rest counts
-    epochs.
+    """The schedule of the public PaSST code, as a factor of the peak rate, constant within an epoch.
 
-    An exponential warm-up, the peak up to and with epoch `plateau_end`, a straight line of `ramp` epochs to
-    `floor`.
+    An exponential warm-up, the peak up to and with epoch `plateau_end`, a line of `ramp` epochs to `floor`.
     """
     epoch = step // steps_per_epoch
     rise = math.exp(-5 * (1 - max(epoch, 0.5) / warm_up) ** 2) if epoch < warm_up else 1.0
@@ -108,14 +92,12 @@ def exp_ramp(
 
 
 def swa_steps(steps_per_epoch: int | Fraction, epochs: int, *, start: int, every: int) -> frozenset[int]:
-    """Steps before which SWA takes the weights: the start of epoch number `start` (from 1), then of every so
-    many."""
+    """Steps before which SWA averages: the first of epoch number `start` (from 1), then every so many epochs."""
     return frozenset(math.ceil(epoch * steps_per_epoch) for epoch in range(start - 1, epochs, every))
 
 
 class Average:
-    """A copy of the model whose weights are an average: equal, or exponential with decay `ema` once enough
-    are in.
+    """Averaged weights: an equal average, or an exponential one (EMA) of decay `ema` once enough are in.
 
     Until then it is equal too: else a short run would report mostly the weights that it began with.
     """

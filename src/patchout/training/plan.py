@@ -1,4 +1,4 @@
-"""What a training run will take, measured before it starts: tokens, memory, time, and a batch that fits."""
+"""The cost of a training run, measured before it starts: tokens, memory, time; and a batch that fits."""
 
 import math
 import os
@@ -22,7 +22,7 @@ SHARE = 0.5  # of the free memory that a run may plan with
 
 @dataclass(frozen=True)
 class Trial:
-    """What one clip costs."""
+    """Measured cost of a training step, for one clip."""
 
     activation_bytes: int
     seconds: float
@@ -30,13 +30,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, before it starts."""
+    """Size and estimated cost of a run, before it starts."""
 
     clips: int
     classes: int
     task: str
     tokens: int  # of a clip without Patchout, C and D included
-    kept: int  # of those, in a training step
+    training_tokens: int  # of those, in a training step
     parameters: int
     batch: int  # clips a step, over all processes
     parts: int  # that a step is computed in, one after the other
@@ -60,36 +60,33 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """Of a process: the state and the activations of one part."""
+        """Memory of a process: the state and the activations of one part."""
         return self.state_bytes + self.trial.activation_bytes * self.at_a_time
 
     @property
     def seconds(self) -> float:
-        """Of the whole run, without validation."""
+        """Time of the whole run, without validation."""
         return self.trial.seconds * self.at_a_time * self.parts * self.steps
-
-    def _batches(self) -> str:
-        """The batch, and how several processes share it."""
-        if self.processes == 1:
-            return f"batches of {self.batch}"
-        least, most = (len(share(self.batch, rank, self.processes)) for rank in (0, self.processes - 1))
-        each = f"{most}" if least == most else f"{least} or {most}"
-        return f"batches of {self.batch} ({each} on each of {self.processes} processes)"
 
     def describe(self) -> str:
         """Two lines for people, and one about the data."""
         kind = "one class a clip" if self.task == "multi_class" else "any number of classes a clip"
         few, middle, many = self.class_clips
         sizes = f"{self.classes} classes of {few} to {many} clips (middle: {middle})"
-        known = f"{sizes}, {kind}" if self.classes else "no labels"
+        labels = f"{sizes}, {kind}" if self.classes else "no labels"
+        batches = f"batches of {self.batch}"
+        if self.processes > 1:
+            least, most = (len(share(self.batch, rank, self.processes)) for rank in (0, self.processes - 1))
+            each = f"{most}" if least == most else f"{least} or {most}"
+            batches += f" ({each} on each of {self.processes} processes)"
         rate = f"peak learning rate {self.lr:.3g}"
         rate += f" (the recipe: {self.published})" if self.published else ""
         minutes = f"{self.seconds / 60:.0f} min" if self.seconds >= 90 else f"{self.seconds:.0f} s"
         memory, state = (size / 2**30 for size in (self.memory_bytes, self.state_bytes))
         return (
-            f"{self.clips} clips, {known}; {self._batches()}, {self.steps} steps, {rate}\n"
-            f"{self.parameters / 1e6:.1f} M parameters, {self.kept} of {self.tokens} tokens a clip; "
-            f"about {memory:.2f} GiB ({state:.2f} of it weights, gradients, optimizer and averages) "
+            f"{self.clips} clips, {labels}; {batches}, {self.steps} steps, {rate}\n"
+            f"{self.parameters / 1e6:.1f} M parameters, {self.training_tokens} of {self.tokens} tokens a "
+            f"clip; about {memory:.2f} GiB ({state:.2f} of it weights, gradients, optimizer and averages) "
             f"and {minutes} on this machine, without validation"
         ) + (f"\n{self.origin}" if self.origin else "")
 
@@ -97,21 +94,17 @@ class Plan:
 def measure(
     model: nn.Module, loss: Callable[[nn.Module, Batch, Place], Tensor], *, num_samples: int, num_classes: int
 ) -> Trial:
-    """What a clip of noise costs in `loss` and its backward pass; the fastest of three. No gradient is left
-    behind."""
-    device = next(model.parameters()).device
+    """Cost of a clip of noise in `loss` and its backward pass, the fastest of three; no gradient is left."""
+    device, classes = next(model.parameters()).device, max(1, num_classes)
     wave = torch.randn(TRIAL, num_samples, generator=keyed("plan")).to(device)
-    target = torch.eye(max(1, num_classes), device=device)[
-        torch.arange(TRIAL) % max(1, num_classes), :num_classes
-    ]
+    target = torch.eye(classes, device=device)[torch.arange(TRIAL) % classes, :num_classes]
 
     def forward(clips: int) -> Tensor:
-        few = Batch(
-            wave[:clips].clone(), target[:clips], torch.ones_like(target[:clips]), torch.arange(clips), ()
-        )
-        return loss(model, few, Place(0, 0, 0, clips, lambda tensor: tensor))
+        few = target[:clips]
+        batch = Batch(wave[:clips].clone(), few, torch.ones_like(few), torch.arange(clips), ())
+        return loss(model, batch, Place(0, 0, 0, clips, lambda tensor: tensor))
 
-    kept, seconds = activation_bytes(forward), math.inf
+    bytes_a_clip, seconds = activation_bytes(forward), math.inf
     for _ in range(3):
         started = time.perf_counter()
         torch.autograd.backward(forward(TRIAL))
@@ -119,27 +112,26 @@ def measure(
             torch.cuda.synchronize(device)
         seconds = min(seconds, time.perf_counter() - started)
     model.zero_grad(set_to_none=True)
-    return Trial(kept, seconds / TRIAL)
+    return Trial(bytes_a_clip, seconds / TRIAL)
 
 
 def activation_bytes(forward: Callable[[int], Tensor]) -> int:
-    """Bytes that autograd keeps of `forward(clips)` for the backward pass of one more clip: of two, less
-    those of one.
+    """Activation memory of a clip: bytes that autograd saves in `forward(2)` less those of `forward(1)`.
 
     Every storage counts once; what does not grow with the clips (weights, their casts) falls out.
     """
     sizes = []
     for clips in (1, 2):
-        kept: dict[int, int] = {}
+        storages: dict[int, int] = {}
 
-        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+        def save(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
             storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
+            storages[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
+        with saved_tensors_hooks(save, lambda tensor: tensor):
             forward(clips)
-        sizes.append(sum(kept.values()))
+        sizes.append(sum(storages.values()))
     return sizes[1] - sizes[0]
 
 
@@ -154,8 +146,7 @@ def fitting_batch(
 ) -> int:
     """A power of two, up to `largest` and a quarter of the clips, that fits into the free memory.
 
-    Of several processes (`share`) each takes an equal part, so it is that many times as large; all get the
-    same answer.
+    Of several processes (`share`) each takes an equal part; the batch is a multiple of it, the same for all.
     """
     room = SHARE * free_bytes(device) - state_bytes
     few, fit = max(min(2, clips), clips // 4), int(room / max(1, trial.activation_bytes))
@@ -164,7 +155,7 @@ def fitting_batch(
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free now: the GPU's, else the machine's."""
+    """Free memory of the GPU, else of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -1,4 +1,4 @@
-"""One training run, supervised or masked: measured, bound to its folder, trained, scored."""
+"""Common parts of supervised and masked training: cost estimate, run folder, batches, training, scoring."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +20,7 @@ from patchout.data.batches import Batch, StepSampler, Waves, batches
 from patchout.data.clips import ClipSet, DataError
 from patchout.data.mel_cache import MelCache
 from patchout.files import finite
-from patchout.models.device import pick_device
+from patchout.models.device import pick_device, pick_precision
 from patchout.training import loop, optim
 from patchout.training.config import RunConfig
 from patchout.training.plan import LARGEST_BATCH, Plan, fitting_batch, measure
@@ -35,7 +35,7 @@ MAY_CHANGE = {"data": "", "out": "", "workers": 0, "trackers": ()}
 
 @dataclass(frozen=True)
 class Listener:
-    """Who hears of a run while it goes on; of several processes the main one's."""
+    """Callbacks of a run; of several processes the main one's."""
 
     on_plan: Callable[[Plan], None] = lambda plan: None
     on_progress: Callable[[loop.Progress], None] = lambda progress: None
@@ -44,7 +44,7 @@ class Listener:
     on_result: Callable[[str], None] = lambda result: None  # did pre-training help?
 
     def tell(self, text: str) -> None:
-        """Pass on what was found, decided or looks wrong."""
+        """Call `on_problem` and `on_note`."""
         self.on_problem(text)
         self.on_note(text)
 
@@ -53,22 +53,21 @@ SILENT = Listener()
 
 
 class Host(NamedTuple):
-    """What a run is prepared for: its processes, the config that its folder holds, who listens."""
+    """Processes, device, stored config and callbacks that a run is prepared for."""
 
     world: Accelerator
     device: torch.device  # of this process
-    stored: Mapping[str, Any]  # empty where a run begins
-    listener: Listener  # nobody, but on the main process
+    stored: Mapping[str, Any]  # config in the run folder, empty where a run begins
+    listener: Listener  # SILENT, but on the main process
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(ABC):
-    """A run that is ready to begin. Supervised and masked training differ in the loss and in what is
-    scored."""
+    """A prepared run; supervised and masked training differ in the loss and in what is scored."""
 
     config: RunConfig
     recipe: RunConfig  # the config of that name before it was changed
-    recipe_unit: str = ""  # that its batch is of, in words
+    recipe_unit: str = ""  # what its batch is counted on, in words
     clips: ClipSet  # that are trained on
     model: checkpoint.Model
     loss: Callable[[nn.Module, Batch, Place], Tensor]
@@ -80,7 +79,7 @@ class Training(ABC):
     draws: int = 0  # clips an epoch; 0: all
     draw_weights: Float[Tensor, "clip"] | None = None  # how likely each clip is drawn
     largest_batch: int = LARGEST_BATCH  # that is chosen where the config leaves it open
-    told: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
 
     @property
     def epoch(self) -> int:
@@ -89,83 +88,78 @@ class Training(ABC):
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
+        """Steps of the whole run."""
         return self.config.epochs * self.epoch // self.config.batch
 
     @abstractmethod
     def sounds(self) -> Waves | MelCache:
-        """What batches are made of."""
+        """The data set of clips that batches are made of."""
 
     @abstractmethod
     def job(self, folder: RunFolder) -> loop.Job:
-        """The run as the loop takes it."""
+        """The job for the training loop."""
 
     @abstractmethod
     def validate(self, model: nn.Module) -> Scores:
-        """Scores of a model in the middle of the run, on every process; the main one's count."""
+        """Validation scores of a model, computed on every process; the main one's count."""
 
     @abstractmethod
     def conclude(self, folder: RunFolder, scores: Scores) -> Scores:
-        """Score the finished model, on the main process; `scores` are its last validation's. Returns the last
-        word."""
+        """Final scores of the finished model, on the main process; `scores` are its last validation's."""
 
     def begin(self) -> Iterable[str]:
-        """Get ready for the first step, on the main process; returns what there is to say of the run."""
+        """Get ready for the first step, on the main process; returns notes on the run."""
         return ()
 
     def tell_once(self, texts: Iterable[str]) -> None:
-        """Tell what this run has not told yet."""
-        for text in sorted({*texts} - self.told):
+        """Report what this run has not reported yet."""
+        for text in sorted({*texts} - self.reported):
             self.host.listener.tell(text)
-            self.told.add(text)
+            self.reported.add(text)
 
     def plan(self) -> Plan:
-        """Measure a few clips and say what the run takes; a batch of 0 becomes the stored one, or one that
-        fits."""
+        """Estimate the cost of the run from a few clips; a batch of 0 becomes the stored or a fitting one."""
         config, model, clips, world = self.config, self.model, self.clips, self.host.world
         length, classes = round(config.clip_s * model.config.mel.sample_rate), len(self.classes)
         trial = measure(model, self.loss, num_samples=length, num_classes=max(1, classes))
         state = sum(optim.state_bytes(model, average=self.averages))
-        share = config.parts * world.num_processes
+        device, largest, share = self.host.device, self.largest_batch, config.parts * world.num_processes
         batch = config.batch or self.host.stored.get("batch", 0)
-        batch = batch or fitting_batch(
-            trial, state, self.host.device, len(clips), largest=self.largest_batch, share=share
-        )
+        batch = batch or fitting_batch(trial, state, device, len(clips), largest=largest, share=share)
         steps = config.epochs * self.epoch // batch
         if batch > len(clips):
-            raise DataError(
-                f"{config.data}: a batch of {batch} is larger than the {len(clips)} clips: lower --batch"
-            )
+            few = f"the {len(clips)} clips: lower --batch"
+            raise DataError(f"{config.data}: a batch of {batch} is larger than {few}")
         if steps < 1:
             few = f"{config.epochs} epochs of {self.epoch} clips"
             raise ValueError(f"{few} are less than one batch of {batch}: lower batch")
-        like, lr = (self.recipe.batch, self.recipe.peak_lr(self.recipe.batch)), config.peak_lr(batch)
+        lr, recipe_batch = config.peak_lr(batch), self.recipe.batch
+        recipe_lr = self.recipe.peak_lr(recipe_batch)
+        differs = recipe_batch and (recipe_batch, recipe_lr) != (batch, lr)
         counts = np.sort(clips.class_counts()) if classes else np.zeros(1)
         return Plan(
-            origin=clips.origin(),
             clips=len(clips),
             classes=classes,
             task=clips.task if classes else "",
             tokens=self.tokens[0],
-            kept=self.tokens[1],
+            training_tokens=self.tokens[1],
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             batch=batch,
             parts=config.parts,
             processes=world.num_processes,
             lr=lr,
-            published=""
-            if not like[0] or like == (batch, lr)
-            else f"{like[0]}{self.recipe_unit} at {like[1]:.3g}",
+            published=f"{recipe_batch}{self.recipe_unit} at {recipe_lr:.3g}" if differs else "",
             steps=steps,
             class_clips=(int(counts[0]), int(counts[len(counts) // 2]), int(counts[-1])),
             state_bytes=state,
             trial=trial,
+            origin=clips.origin(),
         )
 
     def common_job(
         self, folder: RunFolder, *, optimizer: torch.optim.Optimizer, rate: Callable[[int], float]
     ) -> loop.Job:
-        """What is alike in every `job`; it is validated after every epoch."""
+        """The settings that every `job` has; it is validated after every epoch."""
         config = self.config
         return loop.Job(
             model=self.model,
@@ -192,13 +186,13 @@ class Training(ABC):
 
     def batches(self, first: int) -> Iterable[Batch]:
         """This process's batches from step `first` on, a part each."""
-        config, world = self.config, self.host.world
+        config, parts, world = self.config, self.config.parts, self.host.world
         sampler = StepSampler(
             len(self.clips),
-            config.batch // config.parts,
+            config.batch // parts,
             seed=config.seed,
-            first=first * config.parts,
-            last=self.steps * config.parts,
+            first=first * parts,
+            last=self.steps * parts,
             rank=world.process_index,
             world=world.num_processes,
             draws=self.draws or None,
@@ -207,11 +201,12 @@ class Training(ABC):
         return batches(self.sounds(), sampler, workers=config.workers)
 
     def save(self, model: nn.Module, path: Path, scores: Scores) -> None:
-        """Write weights with what made them."""
+        """Write weights with their provenance."""
         assert isinstance(model, checkpoint.Model)
-        made = {"recipe": self.config.recipe, "seed": self.config.seed, "version": patchout.__version__}
-        made |= {"init": self.config.init, "clips": len(self.clips), "scores": finite(scores)}
-        model.config = replace(model.config, provenance=made)
+        config = self.config
+        provenance = {"recipe": config.recipe, "seed": config.seed, "version": patchout.__version__}
+        provenance |= {"init": config.init, "clips": len(self.clips), "scores": finite(scores)}
+        model.config = replace(model.config, provenance=provenance)
         checkpoint.save(model, path)
 
 
@@ -223,37 +218,34 @@ def run(
     restart: bool = False,
     accept_changes: bool = False,
 ) -> Scores:
-    """Train in the run folder `config.out` from where it stands to the end: `supervised.run` and
-    `masked.run`."""
+    """Begin or resume the run in the folder `config.out` and finish it: `supervised.run` and `masked.run`."""
     if not config.data or config.out == Path():
         raise ValueError("a run needs data and out: replace(config, data=..., out=...)")
     device = pick_device(config.device)
     world = loop.engine(device, config.out, trackers=config.trackers)
-    main = world.is_main_process
+    main, is_alone = world.is_main_process, world.num_processes == 1
     stored = loop.agreed(lambda: {} if restart else stored_config(config.out))
-    config = replace(config, precision=loop.settle(config.precision, stored.get("precision"), device))
-    host = Host(
-        world, world.device if world.num_processes > 1 else device, stored, listener if main else SILENT
-    )
+    if config.precision == "auto":  # the stored one, else what is faster for the main process
+        precision = broadcast_object_list([stored.get("precision") or pick_precision("auto", device)])[0]
+        config = replace(config, precision=precision)
+    host = Host(world, device if is_alone else world.device, stored, listener if main else SILENT)
     training = loop.agreed(lambda: prepare(config, host))
     plan = training.plan()
     training = replace(training, config=replace(training.config, batch=plan.batch))
     clips, may_change = training.clips, training.may_change
-    plain = {field.name: field.default for field in fields(training.config)} | may_change
-    settings = settings_of(asdict(training.config) | may_change, plain, stored)
+    defaults = {field.name: field.default for field in fields(training.config)} | may_change
+    settings = settings_of(asdict(training.config) | may_change, defaults, stored)
     data = {"root": str(clips.root), "clips": len(clips), "ids_sha256": clips.ids_sha256()}
     data |= {"classes": training.classes} if training.classes else {}
+    options = {"restart": restart, "accept_changes": accept_changes, "is_main": main}
     with ExitStack() as stack:
-        opened = open_run(
-            config.out, settings, data, restart=restart, accept_changes=accept_changes, is_main=main
-        )
+        opened = open_run(config.out, settings, data, **options)
         folder = loop.agreed(lambda: stack.enter_context(opened))
         notes = loop.agreed(lambda: training.begin() if main else ())
         for note in filter(None, (folder.replaced, *notes)):
             host.listener.tell(note)
         host.listener.on_plan(plan)
-        last = loop.run(
-            training.job(folder), world, on_progress=listener.on_progress, on_problem=listener.tell
-        )
+        job = training.job(folder)
+        last = loop.run(job, world, on_progress=listener.on_progress, on_problem=listener.tell)
         scores = loop.agreed(lambda: training.conclude(folder, last) if main else {})
     return broadcast_object_list([scores])[0]

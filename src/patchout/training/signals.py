@@ -1,4 +1,4 @@
-"""Asked to stop: SIGTERM and Ctrl-C are heard between steps; and which of several processes speaks."""
+"""SIGTERM and Ctrl-C, handled between steps; and rank and failure of the processes that torchrun started."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ INSIST_S = 3.0  # a second signal this long after the first does not wait for th
 
 
 class Stopped(Exception):  # noqa: N818  # no error
-    """The run was asked to stop (SIGTERM) and its state is saved; the same command continues it."""
+    """SIGTERM was received and the state of the run is saved; the same command resumes it."""
 
 
 class Signals:
@@ -30,9 +30,8 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            self._before = {
-                number: signal.signal(number, self._catch) for number in (signal.SIGINT, signal.SIGTERM)
-            }
+            numbers = (signal.SIGINT, signal.SIGTERM)
+            self._before = {number: signal.signal(number, self._catch) for number in numbers}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -49,23 +48,22 @@ class Signals:
 
 
 def stop_by(number: int) -> Stopped | KeyboardInterrupt:
-    """The exception of a signal."""
+    """The exception that a signal raises."""
     return KeyboardInterrupt() if number == signal.SIGINT else Stopped()
 
 
-# -- processes that torchrun started ----------------------------------------------------------------------------------
+# -- processes that torchrun started ------------------------------------------------------------------
 
 
 def rank() -> int:
-    """Of this process among several; 0 is the main one, and one that is alone."""
+    """Rank of this process; 0 is the main one, and one that is alone."""
     return int(os.environ.get("RANK", "0")) if _are_several() else 0
 
 
 def another_failed() -> bool:
-    """Whether another process has failed: torchrun then ends all others by SIGTERM, within a moment that this
-    waits.
+    """Whether another process has failed: waits for the SIGTERM by which torchrun then ends the others.
 
-    A process waits longer than those of lower rank, so that of an error that several have one tells.
+    A process waits longer than those of lower rank, so that one alone tells of an error that several have.
     """
     if not _are_several():
         return False

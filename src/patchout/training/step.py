@@ -19,7 +19,7 @@ from patchout.models.device import Precision, pick_precision
 
 MAX_UNREADABLE = 0.01  # share of the clips, of a small set up to FEW_UNREADABLE or a quarter
 FEW_UNREADABLE = 10
-MOST_REMARKS = 100  # on clips that can be read: of a set of films each has one
+MAX_REMARKS = 100  # on clips that can be read: of a set of films each has one
 MAX_SKIPPED = 24  # steps in a row that fp16 may skip while it finds its loss scale: from 2^16 down to 2^-8
 
 
@@ -28,11 +28,11 @@ class NonFiniteLossError(InputError):
 
 
 class UnreadableClipsError(InputError):
-    """More clips than a run puts up with cannot be read."""
+    """More clips cannot be read than a run tolerates."""
 
 
 class Place(NamedTuple):
-    """Which clips of which step a process computes; the key of everything random in the loss."""
+    """Step, part and share of the clips that a process computes: the key of everything random in the loss."""
 
     step: int
     part: int  # of gradient accumulation
@@ -43,7 +43,7 @@ class Place(NamedTuple):
 
 @dataclass(kw_only=True)
 class Work:
-    """What a step computes."""
+    """Model, loss and optimizer of a training step."""
 
     model: nn.Module  # on the device it is trained on
     optimizer: torch.optim.Optimizer  # fused; every group has its `peak_lr`
@@ -59,38 +59,36 @@ class Work:
 
 
 class _Pending(NamedTuple):
-    """What a step left on the device, and what a message about it needs."""
+    """Results of a step that are still on the device, and what a message about them needs."""
 
     step: int
-    seen: Tensor  # (process, a loss a part + norm + new problems + wish)
+    results: Tensor  # (process, a loss a part + gradient norm + new messages + request)
     clips: list[Tensor]  # of each part
-    news: list[tuple[str, bool]]  # what to say of clips, and whether they could not be read
+    messages: list[tuple[str, bool]]  # new ones on clips, and whether these could not be read
 
 
 class Stepper:
-    """Takes steps, on one process or on many in the same way."""
+    """Optimizer steps with gradient accumulation and loss scaling, alike on one process and on many."""
 
     def __init__(self, work: Work, accelerator: Accelerator, on_problem: Callable[[str], None]) -> None:
         self.work, self.accelerator, self.on_problem = work, accelerator, on_problem
         self.device = next(work.model.parameters()).device
         self._wrapped = accelerator.prepare_model(work.model, device_placement=False)
         self._model = cast(nn.Module, torch.compile(self._wrapped)) if work.compile else self._wrapped
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=pick_precision(work.precision, self.device) == "fp16"
-        )
+        is_fp16 = pick_precision(work.precision, self.device) == "fp16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_fp16)
         self.step = 0  # steps done
         self.losses: list[float] = []  # of the steps that were read, for whoever empties it
-        self.wish = 0  # the greatest of any process at the last step that was read
+        self.request = 0  # the greatest of any process at the last step that was read
         self._skipped = 0  # steps in a row without a finite gradient
-        self._told: dict[str, bool] = {}  # what was said of clips -> whether they could not be read
-        self._remarks = 0  # on those that could
+        self._messages: dict[str, bool] = {}  # so far -> whether the clip could not be read
+        self._remarks = 0  # messages on clips that could be read
         self._pending: _Pending | None = None
 
-    def train(self, parts: list[Batch], wish: int) -> None:
-        """One step; a loss or gradient that is not finite skips the update on the device, and the next step
-        raises.
+    def train(self, parts: list[Batch], request: int) -> None:
+        """One step; a loss or gradient that is not finite skips the update, and raises in the next step.
 
-        `wish` is a small number for all processes to hear of.
+        `request` is a small number of this process; the greatest one reaches all.
         """
         work, optimizer = self.work, self.work.optimizer
         assert len(parts) == work.parts, "the loader ended before the run"
@@ -98,40 +96,37 @@ class Stepper:
             group["lr"] = group["peak_lr"] * work.rate(self.step)
         losses = [self._backward(batch, part) for part, batch in enumerate(parts)]
         self.scaler.unscale_(optimizer)
-        learning = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = get_total_norm([p.grad for p in learning])
+        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = get_total_norm([p.grad for p in trained])
         if work.clip_norm:
-            clip_grads_with_norm_(learning, work.clip_norm, norm)
-        lost = dict.fromkeys((text for batch in parts for text in batch.problems), True)
-        every = dict.fromkeys((text for batch in parts for text in batch.remarks), False) | lost
-        news = [(text, is_lost) for text, is_lost in every.items() if text not in self._told]
-        told = [norm.new_full((), float(number)) for number in (len(news), wish)]
-        seen = self.accelerator.gather(torch.stack([*losses, norm, *told])).view(-1, work.parts + 3)
-        if not self.scaler.is_enabled():
-            optimizer.found_inf = (~seen.isfinite().all()).float()  # type: ignore[attr-defined]  # the fused step's guard
+            clip_grads_with_norm_(trained, work.clip_norm, norm)
+        remarks = dict.fromkeys((text for batch in parts for text in batch.remarks), False)
+        remarks |= dict.fromkeys((text for batch in parts for text in batch.problems), True)
+        messages = [(text, is_lost) for text, is_lost in remarks.items() if text not in self._messages]
+        counts = [norm.new_full((), float(number)) for number in (len(messages), request)]
+        results = self.accelerator.gather(torch.stack([*losses, norm, *counts])).view(-1, work.parts + 3)
+        if not self.scaler.is_enabled():  # the fused step's guard
+            optimizer.found_inf = (~results.isfinite().all()).float()  # type: ignore[attr-defined]
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad()
         self.check()
-        self._pending = _Pending(self.step, seen, [batch.clip for batch in parts], news)
+        self._pending = _Pending(self.step, results, [batch.clip for batch in parts], messages)
         self.step += 1
 
     def _backward(self, batch: Batch, part: int) -> Tensor:
-        """The loss of a part of the step, its gradient added; the processes' gradients meet in the last
-        part."""
+        """The loss of a part of the step, its gradient added; the last part averages over the processes."""
         work, world = self.work, self.accelerator
-        moved = {
-            name: getattr(batch, name).to(self.device, non_blocking=True)
-            for name in ("wave", "target", "weight")
-        }
+        names = ("wave", "target", "weight")
+        batch = batch._replace(
+            **{name: getattr(batch, name).to(self.device, non_blocking=True) for name in names}
+        )
         total = work.batch // work.parts
         mine = share(total, world.process_index, world.num_processes)
         place = Place(self.step, part, mine.start, total, partial(self._gather, total))
-        weight = (
-            len(mine) * world.num_processes / total
-        )  # gradients and losses meet as plain means over processes
+        weight = len(mine) * world.num_processes / total  # the means over processes are plain ones
         with nullcontext() if part == work.parts - 1 else world.no_sync(self._wrapped):
-            loss = weight * work.loss(self._model, batch._replace(**moved), place)
+            loss = weight * work.loss(self._model, batch, place)
             world.backward(self.scaler.scale(loss / work.parts))
         return loss.detach().float()
 
@@ -146,50 +141,43 @@ class Stepper:
         return torch.cat([part[:size] for part, size in zip(shares, sizes, strict=True)])
 
     def check(self) -> None:
-        """Read what the step before left on the device: by now the device has the next step to work on."""
+        """Read the results of the step before: by now the device has the next step to work on."""
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        *losses, norms, news, wishes = pending.seen.T.tolist()
+        *losses, norms, news, requests = pending.results.T.tolist()
         flat = [loss for part in losses for loss in part]
         self._skipped = 0 if all(map(math.isfinite, norms)) else self._skipped + 1
-        if not all(map(math.isfinite, flat)) or self._skipped > (
-            MAX_SKIPPED if self.scaler.is_enabled() else 0
-        ):
+        max_skipped = MAX_SKIPPED if self.scaler.is_enabled() else 0
+        if not all(map(math.isfinite, flat)) or self._skipped > max_skipped:
             mine = [part[self.accelerator.process_index] for part in losses]
             raise NonFiniteLossError(self._not_finite(pending, mine))
         self.losses.append(sum(flat) / len(flat))
-        self.wish = int(max(wishes))
+        self.request = int(max(requests))
         if any(news):
-            self._report(pending.news)
+            self._report(pending.messages)
 
     def _not_finite(self, pending: _Pending, losses: list[float]) -> str:
-        """Name the clips of the parts whose loss is not finite, or all of them where only the gradient is
-        not."""
+        """Names the clips of the parts whose loss is not finite, or all where only the gradient is not."""
         suspects = [part for part, loss in zip(pending.clips, losses, strict=True) if not math.isfinite(loss)]
         clips = gather_object([clip for part in suspects for clip in part.tolist()])
         clips = clips or gather_object([clip for part in pending.clips for clip in part.tolist()])
-        names = ", ".join(self.work.clip_name(clip) for clip in clips[:20]) + (
-            " ..." if len(clips) > 20 else ""
-        )
+        names = ", ".join(map(self.work.clip_name, clips[:20])) + (" ..." if len(clips) > 20 else "")
         return f"loss is not finite at step {pending.step}: lower the learning rate, or look at {names}"
 
-    def _report(self, news: list[tuple[str, bool]]) -> None:
-        """Tell of clips that no process has told of yet; stop where too many cannot be read."""
-        for text, is_lost in gather_object(news):
-            if text in self._told:
+    def _report(self, messages: list[tuple[str, bool]]) -> None:
+        """Pass on what no process has said of clips yet; raise where too many cannot be read."""
+        for text, is_lost in gather_object(messages):
+            if text in self._messages:
                 continue
-            self._told[text] = is_lost
+            self._messages[text] = is_lost
             self._remarks += not is_lost
-            if self.accelerator.is_main_process and (is_lost or self._remarks <= MOST_REMARKS + 1):
-                is_one_of_many = not is_lost and self._remarks > MOST_REMARKS
-                self.on_problem(
-                    "more such clips: `patchout prepare` names them all" if is_one_of_many else text
-                )
-        lost = sorted(text for text, is_lost in self._told.items() if is_lost)
-        clips = self.work.clips
+            if self.accelerator.is_main_process and (is_lost or self._remarks <= MAX_REMARKS + 1):
+                is_one_of_many = not is_lost and self._remarks > MAX_REMARKS
+                many = "more such clips: `patchout prepare` names them all"
+                self.on_problem(many if is_one_of_many else text)
+        lost, clips = sorted(text for text, is_lost in self._messages.items() if is_lost), self.work.clips
         if len(lost) > max(MAX_UNREADABLE * clips, min(FEW_UNREADABLE, clips / 4)):
-            share = f"{len(lost)} of {clips} clips cannot be read, more than {MAX_UNREADABLE:.0%} or a few"
-            some = "; ".join(lost[:3])
+            count = f"{len(lost)} of {clips} clips cannot be read, more than {MAX_UNREADABLE:.0%} or a few"
             todo = "repair them, or let `patchout prepare` name them all and leave them out"
-            raise UnreadableClipsError(f"{share}: {todo} ({some})")
+            raise UnreadableClipsError(f"{count}: {todo} ({'; '.join(lost[:3])})")
