@@ -544,7 +544,7 @@ def test_the_batch_that_was_found_is_kept(class_folder: Path, tmp_path: Path) ->
             config(class_folder, tmp_path / "run", batch=0, epochs=1), Listener(on_plan=plans.append)
         )
     assert [made.batch for made in plans] == [2, 2]
-    assert (plans[0].kept, plans[0].tokens) == (1 + 6, 1 + 24)
+    assert (plans[0].training_tokens, plans[0].tokens) == (1 + 6, 1 + 24)
     assert "no labels" in plans[0].describe()
 
 

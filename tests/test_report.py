@@ -190,7 +190,7 @@ def test_any_number_of_classes_is_drawn(count: int, tmp_path: Path) -> None:
     report_figures.confusion_matrix(tmp_path / "matrix.png", names, counts)
     report_figures.confused_pairs(tmp_path / "pairs.png", names, counts)
     report_figures.class_scores(
-        tmp_path / "bars.png", names, np.linspace(0, 1, count), counts.sum(axis=1), what="recall"
+        tmp_path / "bars.png", names, np.linspace(0, 1, count), counts.sum(axis=1), score_name="recall"
     )
     heights = [imread(path).shape[0] for path in tmp_path.glob("*.png")]
     assert len(heights) == 3
@@ -233,7 +233,7 @@ def test_a_matrix_shows_the_number_of_clips_of_every_pair(
 def test_bars_are_sorted_and_name_their_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = drawn(monkeypatch, "text")
     scores, counts = np.array([0.25, np.nan, 0.75]), np.array([4, 0, 1])
-    report_figures.class_scores(tmp_path / "x.png", NAMES, scores, counts, what="average precision")
+    report_figures.class_scores(tmp_path / "x.png", NAMES, scores, counts, score_name="average precision")
     assert [call[1:3] for call in calls] == [(0, "0.75   1 clip"), (1, "0.25   4 clips")]
 
 
@@ -241,7 +241,7 @@ def test_of_many_classes_the_lowest_are_drawn(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(report_figures, "MAX_BARS", 2)
     calls = drawn(monkeypatch, "text")
     report_figures.class_scores(
-        tmp_path / "x.png", NAMES, np.array([0.5, 0.9, 0.1]), np.array([1, 1, 1]), what="recall"
+        tmp_path / "x.png", NAMES, np.array([0.5, 0.9, 0.1]), np.array([1, 1, 1]), score_name="recall"
     )
     assert [call[2] for call in calls] == ["0.50   1 clip", "0.10   1 clip"]
 

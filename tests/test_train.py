@@ -666,7 +666,7 @@ def test_a_batch_that_was_found_is_kept(class_folder: Path, tmp_path: Path) -> N
     plans: list[Plan] = []
     train.run(config(class_folder, tmp_path / "run", batch=0), Listener(on_plan=plans.append))
     assert plans[0].batch == 2  # the largest power of two within a quarter of twelve clips
-    assert (plans[0].kept, plans[0].tokens) == (2 + 6 * 5, 2 + 8 * 6)
+    assert (plans[0].training_tokens, plans[0].tokens) == (2 + 6 * 5, 2 + 8 * 6)
 
 
 def test_a_changed_data_set_in_the_same_folder_is_refused(class_folder: Path, untouched: Path) -> None:

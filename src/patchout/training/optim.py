@@ -92,7 +92,7 @@ def exp_ramp(
 
 
 def swa_steps(steps_per_epoch: int | Fraction, epochs: int, *, start: int, every: int) -> frozenset[int]:
-    """Steps before which SWA averages: the first of epoch number `start` (from 1), then every so many epochs."""
+    """Steps before which SWA averages: the first of epoch number `start` (from 1), then `every` so many."""
     return frozenset(math.ceil(epoch * steps_per_epoch) for epoch in range(start - 1, epochs, every))
 
 

@@ -1,4 +1,4 @@
-"""A model for each channel of stereo sounds, and their ensemble (MaskSpec, section 3.2)."""
+"""Ensemble of three models, of the left channel, the right one and their mean (MaskSpec, section 3.2)."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,38 +21,33 @@ EVALUATION_BATCH = 16  # windows a forward pass
 
 
 def each_channel(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> Scores:
-    """Run once a channel, each in a folder of its own; returns the scores of the mean of the three models'
-    logits.
+    """Scores of the mean of the three models' logits, each trained by `run` in a folder of its own.
 
-    They are told of the clips that a run reports; a channel's own as `<score>/left`. Writes out/scores.json
-    and out/report/. `patchout evaluate out/left out/right out/mean` gives the same ensemble.
+    A channel's own scores are there as `<score>/left`; all on the clips that a run reports. Writes
+    out/scores.json and out/report/. `patchout evaluate out/left out/right out/mean` gives the same ensemble.
     """
-    single = [replace(config, channel=channel, out=config.out / channel) for channel in CHANNELS]
-    alone = [run(one) for one in single]
+    configs = [replace(config, channel=channel, out=config.out / channel) for channel in CHANNELS]
+    single = dict(zip(CHANNELS, map(run, configs), strict=True))
     main = PartialState().is_main_process
-    scores = broadcast_object_list([loop.agreed(lambda: _ensemble(config, single) if main else {})])[0]
+    scores = broadcast_object_list([loop.agreed(lambda: _ensemble(config, configs) if main else {})])[0]
     if scores:
-        for one, own in zip(single, alone, strict=True):
-            scores |= {f"{name}/{one.channel}": score for name, score in own.items()}
+        for channel, channel_scores in single.items():
+            scores |= {f"{name}/{channel}": score for name, score in channel_scores.items()}
         if main:
             write_json(config.out / "scores.json", finite(scores))
     return scores
 
 
-def _ensemble(config: TrainConfig, single: list[TrainConfig]) -> Scores:
-    """Score the models of these finished runs together, and write the report; nothing without clips held
-    out."""
-    split = choose(replace(config, channel="mean"), lambda problem: None)
-    clips, which = (split.test, "test") if len(split.test) else (split.validation, "validation")
+def _ensemble(config: TrainConfig, configs: list[TrainConfig]) -> Scores:
+    """Scores of these finished runs together, written as a report; none without clips held out."""
+    name, clips = choose(replace(config, channel="mean"), lambda problem: None).scored
     if not len(clips):
         return {}
-    models = [zoo.load(one.out, one.device) for one in single]
-    parts = [
-        evaluate.predict(model, clips, precision=config.precision, batch_size=EVALUATION_BATCH)
-        for model in models
-    ]
-    first = models[0].config
-    both = evaluate.ensemble(parts, evaluate.label_orders([model.config for model in models]))
-    weights = f"the mean of the logits of {', '.join(CHANNELS)}, on the {which} clips"
-    write_report(config.out, both, clips, labels=first.labels, task=first.task, weights=weights)
-    return evaluate.judge(both, clips, labels=first.labels, task=first.task).scores
+    precision, size = config.precision, EVALUATION_BATCH
+    models = [zoo.load(single.out, single.device) for single in configs]
+    parts = [evaluate.predict(model, clips, precision=precision, batch_size=size) for model in models]
+    predictions = evaluate.ensemble(parts, evaluate.label_orders([model.config for model in models]))
+    labels, task = models[0].config.labels, models[0].config.task
+    weights = f"the mean of the logits of {', '.join(CHANNELS)}, on the {name} clips"
+    write_report(config.out, predictions, clips, labels=labels, task=task, weights=weights)
+    return evaluate.judge(predictions, clips, labels=labels, task=task).scores

@@ -1,4 +1,4 @@
-"""TrainConfig: every number of a supervised run. A recipe fills it, a flag of `patchout train` changes it."""
+"""TrainConfig: the settings of a supervised run; a recipe fills it, a flag of `patchout train` changes it."""
 
 import math
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from typing import Literal
 from patchout.models.patches import Patchout
 from patchout.training.config import RunConfig
 
-LIMITS = (  # fields, the lowest value, and what they stay below
-    ("depth hop_length epochs parts seeds ramp_epochs swa_every", 1, math.inf),
-    ("clip_s table_s roll_s wave_mix_alpha mixup lr weight_decay seed workers", 0, math.inf),
-    (
-        "warm_up_epochs plateau_epochs clip_norm batch draws evaluate_every swa_start mask_freq mask_time",
-        0,
-        math.inf,
-    ),
-    ("speed label_smoothing ema hold_out floor drop_path", 0, 1),
-    ("wave_mix", 0, 1 + 1e-9),
-    ("layer_decay", 1e-3, 1 + 1e-9),
+FROM_0 = (
+    *("clip_s", "table_s", "roll_s", "wave_mix_alpha", "mixup", "lr", "weight_decay", "seed", "workers"),
+    *("warm_up_epochs", "plateau_epochs", "clip_norm", "batch", "draws", "evaluate_every", "swa_start"),
+    *("mask_freq", "mask_time"),
+)
+LIMITS: tuple[tuple[float, float, tuple[str, ...]], ...] = (  # lowest value, what it stays below, fields
+    (1, math.inf, ("depth", "hop_length", "epochs", "parts", "seeds", "ramp_epochs", "swa_every")),
+    (0, math.inf, FROM_0),
+    (0, 1, ("speed", "label_smoothing", "ema", "hold_out", "floor", "drop_path")),
+    (0, 1 + 1e-9, ("wave_mix",)),
+    (1e-3, 1 + 1e-9, ("layer_decay",)),
 )
 
 
@@ -141,38 +141,34 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         """Refuse values that train nothing, or contradict each other."""
-        for names, low, high in LIMITS:
-            for name in names.split():
+        for low, high, names in LIMITS:
+            for name in names:
                 value = getattr(self, name)
                 if value is not None and not low <= value < high:
                     raise ValueError(f"{name} must be at least {low} and below {high:g}, got {value}")
         super().__post_init__()
-        best, averaging = self.result == "best", self.ema or self.swa_start
-        watched = self.evaluate_every and (self.split or self.hold_out)
-        folds = ", ".join(self.folds)
+        best, averages = self.result == "best", self.ema or self.swa_start
+        no_average = self.result == "average" and not averages
+        unwatched = best and not (self.evaluate_every and (self.split or self.hold_out))
+        by_fold, two_splits = best and self.folds, self.folds and self.split
+        no_init = self.freeze and not self.init
+        folds, stride, gain_db = ", ".join(self.folds), self.stride, self.gain_db
         refusals = {
-            f"stride counts pixels and must be at least 1, got {self.stride}": self.stride
-            and min(self.stride) < 1,
-            f"gain_db goes from the lower to the higher end, got {self.gain_db}": self.gain_db[0]
-            > self.gain_db[1],
+            f"stride counts pixels and must be at least 1, got {stride}": stride and min(stride) < 1,
+            f"gain_db goes from the lower to the higher end, got {gain_db}": gain_db[0] > gain_db[1],
             "ema and swa_start are two averages: set one of them to 0": self.ema and self.swa_start,
-            "result average needs an average: set ema or swa_start": self.result == "average"
-            and not averaging,
-            "result best would choose by the fold that is scored: set result to last or average": best
-            and folds,
-            "result best needs clips to choose by: set split or hold_out, and evaluate_every": best
-            and not watched,
-            f"split {self.split} and folds {folds} both hold clips out: give one of them": folds
-            and self.split,
-            f"freeze {self.freeze} needs start weights worth keeping: set init": self.freeze
-            and not self.init,
+            "result average needs an average: set ema or swa_start": no_average,
+            "result best would choose by the fold that is scored: set result to last or average": by_fold,
+            "result best needs clips to choose by: set split or hold_out, and evaluate_every": unwatched,
+            f"split {self.split} and folds {folds} both hold clips out: give one of them": two_splits,
+            f"freeze {self.freeze} needs start weights worth keeping: set init": no_init,
         }
-        if reasons := [reason for reason, is_so in refusals.items() if is_so]:
+        if reasons := [reason for reason, applies in refusals.items() if applies]:
             raise ValueError(reasons[0])
 
     @property
     def patchout(self) -> Patchout:
-        """What training drops."""
+        """Patchout of a training step."""
         return Patchout(self.patchout_freq, self.patchout_time, self.patchout_patches, self.patchout_per_clip)
 
     def peak_lr(self, batch: int) -> float:

@@ -1,9 +1,10 @@
-"""Which clips are trained on, which are held out to watch the run, and which are scored once at its end."""
+"""Split of the clips into training, validation and test sets."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from patchout.data.augment import keyed
 from patchout.data.folders import TEST, TRAINING, VALIDATION
@@ -18,10 +19,14 @@ class Split(NamedTuple):
     validation: ClipSet
     test: ClipSet
 
+    @property
+    def scored(self) -> tuple[str, ClipSet]:
+        """Name and clips of the split whose scores a run reports: test, else validation."""
+        return ("test", self.test) if len(self.test) else ("validation", self.validation)
+
 
 def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
-    """The clips of a run; unusable rows, files or groups on both sides and classes missing on one are
-    reported.
+    """Split the data set of a run; reports unusable rows, shared files or groups, classes with no clip.
 
     Raises DataError for a split that does not exist, for one class only, and for a batch larger than the
     training set.
@@ -37,78 +42,68 @@ def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
         watched, scored = named_splits(clips)
         for names, use in ((watched, "watches the run"), (scored, "is scored at its end")):
             if names:
-                on_problem(
-                    f"split {', '.join(names)} {use} and is not trained on: --split, --test and --exclude choose"
-                )
+                text = f"split {', '.join(names)} {use} and is not trained on"
+                on_problem(f"{text}: --split, --test and --exclude choose")
     training = clips.without(*watched, *scored, *config.exclude)
     validation, test = clips.only(*watched), clips.only(*scored)
     if config.hold_out and not watched:
-        held = hold_out(training, config.hold_out)
-        training, validation = training.take(np.flatnonzero(~held)), training.take(np.flatnonzero(held))
+        mask = hold_out(training, config.hold_out)
+        training, validation = training.take(np.flatnonzero(~mask)), training.take(np.flatnonzero(mask))
     if max(config.batch, 1) > len(training):
-        have = f"the {len(training)} clips to train on"
-        fewer = " or start fewer processes" if config.batch_per_process else ""
-        raise DataError(
-            f"{config.data}: a batch of {config.batch} is larger than {have}: lower --batch{fewer}"
-        )
-    for what, other in (("validation", validation), ("test", test)):
-        _report(what, training, other, on_problem)
+        todo = "lower --batch" + (" or start fewer processes" if config.batch_per_process else "")
+        problem = f"a batch of {config.batch} is larger than the {len(training)} clips to train on"
+        raise DataError(f"{config.data}: {problem}: {todo}")
+    for name, other in (("validation", validation), ("test", test)):
+        if len(other):
+            _report(name, training, other, on_problem)
     return Split(training, validation, test)
 
 
 def named_splits(clips: ClipSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The splits of a set that are called as those that watch a run, and as those that are scored at its end.
+    """Validation and test splits of a set, by their names.
 
     Beside no split called train, dev is the development set, which is trained on. Splits that leave nothing
     to train on are none.
     """
     splits = sorted({*clips.column("fold").tolist()})
     names = {split.casefold() for split in splits}
-    watch = VALIDATION if names & TRAINING else VALIDATION - {"dev"}
-    watched = tuple(split for split in splits if split.casefold() in watch)
+    validation = VALIDATION if names & TRAINING else VALIDATION - {"dev"}
+    watched = tuple(split for split in splits if split.casefold() in validation)
     scored = tuple(split for split in splits if split.casefold() in TEST)
     return (watched, scored) if len(watched) + len(scored) < len(splits) else ((), ())
 
 
-def hold_out(clips: ClipSet, share: float) -> np.ndarray:
-    """Which clips to hold out: (clip,) bool, about `share` of every class, whole groups, always the same
-    ones.
+def hold_out(clips: ClipSet, share: float) -> Bool[np.ndarray, "clip"]:
+    """Stratified group hold-out: about `share` of every class, whole groups, always the same ones.
 
     A file without a group is its own. A class keeps a group on either side where it has two.
     """
-    group = clips.groups()
     targets = clips.targets()
     total = targets.sum(axis=0)
-    wanted = np.maximum(1, np.round(share * total))
-    found = np.zeros_like(total)
-    held = np.zeros(len(clips), bool)
-    order, members = np.unique(group, return_inverse=True)
-    places = np.split(np.argsort(members, kind="stable"), np.cumsum(np.bincount(members))[:-1])
+    goal, count = np.maximum(1, np.round(share * total)), np.zeros_like(total)
+    mask = np.zeros(len(clips), bool)
+    _, group_of = np.unique(clips.groups(), return_inverse=True)
+    groups = np.split(np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of))[:-1])
     seed = int(keyed("hold out").initial_seed())
-    for place in np.random.default_rng(seed).permutation(len(order)):
-        count = targets[places[place]].sum(axis=0)
-        here = count > 0
-        fits = (found + count < total) & ((found + count <= wanted) | (found == 0))
-        if fits[here].all():
-            held[places[place]] = True
-            found += count
-    return held
+    for group in np.random.default_rng(seed).permutation(len(groups)):
+        added = targets[groups[group]].sum(axis=0)
+        fits = (count + added < total) & ((count + added <= goal) | (count == 0))
+        if fits[added > 0].all():
+            mask[groups[group]] = True
+            count += added
+    return mask
 
 
-def _report(what: str, training: ClipSet, held: ClipSet, on_problem: Callable[[str], None]) -> None:
-    """Say what makes the scores of a held-out set mean something else than they seem to."""
-    if not len(held):
-        return
-    groups = {*held.column("group").tolist()}.intersection(training.column("group").tolist()) - {""}
-    files = {*held.files()}.intersection(training.files())
+def _report(name: str, training: ClipSet, other: ClipSet, on_problem: Callable[[str], None]) -> None:
+    """Report what biases the scores of a held-out set: shared groups and files, classes on one side alone."""
+    groups = {*other.column("group").tolist()}.intersection(training.column("group").tolist()) - {""}
+    files = {*other.files()}.intersection(training.files())
     for kind, shared in (("groups", sorted(groups)), ("files", sorted(files))):
         if shared:
-            names = ", ".join(shared[:5])
-            on_problem(
-                f"{len(shared)} {kind} are trained on and held out ({names}): the scores will be too good"
-            )
-    for name, first, second in (("training", training, held), (what, held, training)):
+            text = f"{len(shared)} {kind} are trained on and held out ({', '.join(shared[:5])})"
+            on_problem(f"{text}: the scores will be too good")
+    for side, first, second in (("training", training, other), (name, other, training)):
         missing = np.flatnonzero((first.class_counts() == 0) & (second.class_counts() > 0))
         if len(missing):
             names = ", ".join(training.classes[index] for index in missing[:5])
-            on_problem(f"no {name} clip of {len(missing)} classes ({names})")
+            on_problem(f"no {side} clip of {len(missing)} classes ({names})")

@@ -1,4 +1,4 @@
-"""Pictures of a report: scores of the classes, what is taken for what, and the course of a training run."""
+"""Figures of a report: class scores, confusion matrix or pairs, learning curves."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -29,41 +29,33 @@ def class_scores(
     scores: Float[np.ndarray, "class"],
     counts: Int[np.ndarray, "class"],
     *,
-    what: str,
+    score_name: str,
 ) -> None:
-    """Draw a bar from 0 to 1 for every class that has a score, the best on top, with its number of clips.
+    """Bar chart of the class scores (0 to 1) and numbers of clips, the best on top.
 
-    Of more than `MAX_BARS` the lowest are drawn. `what` names the score. `path` is treated as by
-    `figures.picture`.
+    Classes without a score are left out; of more than `MAX_BARS` the lowest are drawn.
     """
     order = np.argsort(-scores, kind="stable")[: int(np.isfinite(scores).sum())]
     shown = order[-MAX_BARS:]
     texts = [f"{scores[c]:.2f}   {counts[c]} clip{'s' * bool(counts[c] != 1)}" for c in shown]
-    title = (
-        f"{what}, lowest {len(shown)} of {len(order)} classes"
-        if len(shown) < len(order)
-        else f"{what} by class"
-    )
-    _bars(path, [plain(names[c], NAME) for c in shown], scores[shown], texts, title=title, full=1.0)
+    some = f", lowest {len(shown)} of {len(order)} classes" if len(shown) < len(order) else " by class"
+    rows = [plain(names[c], NAME) for c in shown]
+    _bars(path, rows, scores[shown], texts, title=score_name + some, full=1.0)
 
 
 def confused_pairs(path: Path_, names: Sequence[str], counts: Int[np.ndarray, "class taken"]) -> None:
-    """Draw the `MAX_PAIRS` most frequent pairs of a class and what its clips are taken for.
-
-    `counts` is clips by both. `path` is treated as by `figures.picture`.
-    """
-    found = pairs(counts)[:MAX_PAIRS]
-    rows = [f"{plain(names[a], NAME)} \N{RIGHTWARDS ARROW} {plain(names[b], NAME)}" for a, b in found]
-    values = np.array([counts[pair] for pair in found], np.float64)
-    title = "clips taken for another class" if found else "no clip is taken for another class"
+    """Bar chart of the most frequent confusions; `counts` are clips by class and predicted class."""
+    confused = pairs(counts)[:MAX_PAIRS]
+    rows = [f"{plain(names[a], NAME)} \N{RIGHTWARDS ARROW} {plain(names[b], NAME)}" for a, b in confused]
+    values = np.array([counts[pair] for pair in confused], np.float64)
+    title = "clips taken for another class" if confused else "no clip is taken for another class"
     _bars(path, rows, values, [f"{value:.0f}" for value in values], title=title, full=0.0)
 
 
 def confusion_matrix(path: Path_, names: Sequence[str], counts: Int[np.ndarray, "class taken"]) -> None:
-    """Draw what each class (rows) is taken for (columns): numbers of clips, coloured by their share of the
-    row.
+    """Confusion matrix: clips by class (rows) and predicted class (columns), coloured by share of the row.
 
-    Readable up to `MAX_MATRIX` classes. `path` is treated as by `figures.picture`.
+    Readable up to `MAX_MATRIX` classes.
     """
     size = len(names)
     cell = 0.62 if size <= 12 else 0.42 if size <= 25 else 0.27  # inches
@@ -74,18 +66,16 @@ def confusion_matrix(path: Path_, names: Sequence[str], counts: Int[np.ndarray, 
 def _draw_matrix(
     axes: Axes, names: Sequence[str], counts: Int[np.ndarray, "class taken"], *, cell: float
 ) -> None:
-    """Numbers of clips in cells of a width in inches."""
+    """Draw the numbers of clips in cells of this width in inches."""
     size = len(names)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap=_HEAT, vmin=0, vmax=1)
-    letters = min(10.0, 24 * cell)
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": min(10.0, 24 * cell)}
     for row, column in np.argwhere(counts):
         colour = "white" if share[row, column] > 0.55 else "black"
-        axes.text(
-            column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=letters
-        )
+        axes.text(column, row, str(counts[row, column]), color=colour, **style)
     ticks = [plain(name, NAME) for name in names]
-    style: dict[str, Any] = {"fontfamily": fonts(), "parse_math": False, "fontsize": min(10.0, 32 * cell)}
+    style = {"fontfamily": fonts(), "parse_math": False, "fontsize": min(10.0, 32 * cell)}
     axes.set_xticks(range(size), ticks, rotation=90, **style)
     axes.set_yticks(range(size), ticks, **style)
     axes.set_xticks(np.arange(size - 1) + 0.5, minor=True)
@@ -97,28 +87,32 @@ def _draw_matrix(
 
 
 def pairs(counts: Int[np.ndarray, "class taken"]) -> list[tuple[int, int]]:
-    """Class and the class that it is taken for, wherever that happens, the most frequent first."""
+    """Pairs of a class and another one predicted for its clips, the most frequent first."""
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
     return [(int(place) // len(counts), int(place) % len(counts)) for place in order]
 
 
 def training(path: Path_, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Draw loss, scores, learning rate and speed over the epochs from the lines of a `metrics.jsonl`.
+    """Learning curves: loss, scores, learning rate and speed over the epochs, of the lines of a log.
 
-    Scores of groups and scores beyond 1 are left out. `path` is treated as by `figures.picture`.
+    Scores of groups and scores beyond 1 are left out.
     """
-    curves = {
-        name: [(line["epoch"], line[name]) for line in lines if line.get(name) is not None]
-        for name in _names(lines)
-    }
-    scores = [name for name in curves if name not in _PANELS]
+    names = dict.fromkeys(
+        name for line in lines for name in line if "/" not in name and name not in _NO_CURVE
+    )
+    curves = {}
+    for name in names:
+        curve = [(line["epoch"], line[name]) for line in lines if isinstance(line.get(name), float | int)]
+        if curve and (name in _PANELS or max(value for _, value in curve) <= 1):
+            curves[name] = curve
     shown = {panel: [name] for name, panel in _PANELS.items() if name in curves}
-    shown |= {"score": scores} if scores else {}
+    if scores := [name for name in curves if name not in _PANELS]:
+        shown["score"] = scores
     with picture(path, (9, 0.8 + 2.2 * len(shown))) as figure:
         grid = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (panel, names) in zip(grid, shown.items(), strict=True):
-            for name in names:
+        for axes, (panel, panel_names) in zip(grid, shown.items(), strict=True):
+            for name in panel_names:
                 marker = "." if len(curves[name]) < 60 else ""
                 axes.plot(*zip(*curves[name], strict=True), marker=marker, label=name)
             axes.set_ylabel(panel)
@@ -127,17 +121,6 @@ def training(path: Path_, lines: Sequence[Mapping[str, Any]]) -> None:
                 axes.legend(loc="lower right", frameon=False, fontsize="small")
         grid[-1].set_xlabel("epoch")
         grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _names(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a log holds curves of: loss, learning rate, speed, and scores of all clips within 0 ... 1."""
-    names = dict.fromkeys(
-        name for line in lines for name in line if "/" not in name and name not in _NO_CURVE
-    )
-    numbers = {
-        name: [line[name] for line in lines if isinstance(line.get(name), float | int)] for name in names
-    }
-    return [name for name, values in numbers.items() if values and (name in _PANELS or max(values) <= 1)]
 
 
 def _bars(
@@ -149,7 +132,7 @@ def _bars(
     title: str,
     full: float,
 ) -> None:
-    """Draw horizontal bars, the first on top, on a pale one of length `full`, with a text behind each."""
+    """Draw a horizontal bar chart, the first row on top, bars on pale ones of length `full`, then texts."""
     with picture(path, (9, 0.9 + 0.24 * max(len(rows), 2))) as figure:
         axes = figure.subplots()
         end = max(full, float(values.max(initial=0.0)))

@@ -1,4 +1,4 @@
-"""What training starts from: random weights, a model, weights for images (PaSST, sections 3 and 4)."""
+"""Initial weights of training: random, of an audio model, or of an image model (PaSST, sections 3 and 4)."""
 
 import reprlib
 from dataclasses import fields
@@ -15,66 +15,63 @@ from patchout.models.passt import PasstConfig
 from patchout.models.tagger import FAMILIES, Tagger, TaggerConfig, family_of
 
 
-class Start(NamedTuple):
-    """What training starts from: nothing, a model, or weights for images."""
+class Initial(NamedTuple):
+    """Initial weights: none, a model's, or an image model's."""
 
     name: str
     model: Tagger | None = None
     images: Public | None = None
 
 
-def find(init: str) -> Start:
-    """Start weights by name: "" (random), one of `imagenet.FILES`, a DeiT or ViT file, or what
-    `patchout.load` takes.
+def find(init: str) -> Initial:
+    """Load initial weights by name: "" (random), one of `imagenet.FILES`, a DeiT or ViT file, or a model.
 
-    The last is a zoo name, a file, a run folder, a hub id. Raises what reading these raises.
+    A model is what `patchout.load` takes: a zoo name, a file, a run folder, a hub id. Raises what reading it
+    raises.
     """
     if not init:
-        return Start(init)
+        return Initial(init)
     try:
         path = imagenet.fetch(init) if init in imagenet.FILES else zoo.locate(init)
     except zoo.UnknownModelError as error:
         raise zoo.UnknownModelError(f"{error}; weights for images are {', '.join(imagenet.FILES)}") from None
     if is_own(path):
-        return Start(init, model=zoo.load(path, "cpu"))
+        return Initial(init, model=zoo.load(path, "cpu"))
     public = read_public(path)
-    return (
-        Start(init, images=public) if public.family == "image" else Start(init, model=zoo.tagger_of(public))
-    )
+    if public.family == "image":
+        return Initial(init, images=public)
+    return Initial(init, model=zoo.tagger_of(public))
 
 
-def start(config: TaggerConfig, found: Start, *, rng: Generator | None, device: torch.device) -> Tagger:
-    """A model of `config` on `device` with these weights; what they do not bring is drawn from `rng`.
+def start(config: TaggerConfig, initial: Initial, *, rng: Generator | None, device: torch.device) -> Tagger:
+    """Build a model of `config` on `device` with these initial weights; missing ones are drawn from `rng`.
 
     A ValueError names all sizes that do not fit, and weights of another family.
     """
-    if not found.name:
+    name, source = initial.name, initial.model
+    if not name:
         return FAMILIES[family_of(config)].model(config, rng=rng).to(device)
-    if found.images is not None and isinstance(config, PasstConfig):
-        distilled = "dist_token" in found.images.weights
+    if initial.images is not None and isinstance(config, PasstConfig):
+        distilled = "dist_token" in initial.images.weights
         importer = imagenet.import_deit if distilled else imagenet.import_vit
-        return importer(found.images, config, rng=rng).to(device)
-    if found.model is None or type(found.model.config) is not type(config):
-        has = found.model.config.title if found.model else "ViT for images"
-        raise ValueError(f"{found.name} {config.other_start.format(has=has, title=config.title)}")
-    _check_sizes(found.model.config, config, found.name)
-    return found.model.adapted(config, found.name, rng=rng).to(device)
+        return importer(initial.images, config, rng=rng).to(device)
+    if source is None or type(source.config) is not type(config):
+        has = source.config.title if source else "ViT for images"
+        raise ValueError(f"{name} {config.other_start.format(has=has, title=config.title)}")
+    _check_sizes(source.config, config, name)
+    return source.adapted(config, name, rng=rng).to(device)
 
 
-def _check_sizes(has: TaggerConfig, asked: TaggerConfig, name: str) -> None:
+def _check_sizes(has: TaggerConfig, needs: TaggerConfig, name: str) -> None:
     """Refuse another front end, other sizes, or a longer clip, all in one message."""
-    pairs = [(field, getattr(has, field), getattr(asked, field)) for field in asked.fixed]
-    mel = [field.name for field in fields(MelConfig)]
-    pairs += [(f"mel {field}", getattr(has.mel, field), getattr(asked.mel, field)) for field in mel]
-    wrong = [
-        f"{field} {reprlib.repr(old)} (asked for: {reprlib.repr(new)})"
-        for field, old, new in pairs
-        if old != new
-    ]
-    if not has.lends(asked.columns):
-        clip_s, longest_s = (size.max_samples / size.mel.sample_rate for size in (asked, has))
-        wrong.append(
-            f"{has.columns} time positions, {longest_s:.2f} s (asked for: {asked.columns}, {clip_s:.2f} s)"
-        )
+    sizes = [(field, getattr(has, field), getattr(needs, field)) for field in needs.fixed]
+    for field in fields(MelConfig):
+        sizes.append((f"mel {field.name}", getattr(has.mel, field.name), getattr(needs.mel, field.name)))
+    short = reprlib.repr
+    wrong = [f"{size} {short(old)} (asked for: {short(new)})" for size, old, new in sizes if old != new]
+    if not has.lends(needs.columns):
+        clip_s, longest_s = (config.max_samples / config.mel.sample_rate for config in (needs, has))
+        lacking = f"(asked for: {needs.columns}, {clip_s:.2f} s)"
+        wrong.append(f"{has.columns} time positions, {longest_s:.2f} s {lacking}")
     if wrong:
         raise ValueError(f"{name} has {', '.join(wrong)}: choose what it has, or another start")

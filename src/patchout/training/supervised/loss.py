@@ -1,5 +1,4 @@
-"""The loss of one supervised step: log-mel, masks, mixup, a place in the time table, Patchout (PaSST, section
-3)."""
+"""Loss of a supervised step: log-mel, SpecAugment, mixup, time offset and Patchout (PaSST, section 3)."""
 
 from typing import Literal
 
@@ -23,7 +22,7 @@ HEAVIEST = 10  # times the lightest class, where rare classes weigh more
 
 
 class StepLoss:
-    """Everything random in it is drawn from (seed, step, part), for the clips of all processes."""
+    """Training loss of a part of a step; its randomness is keyed by (seed, step, part), for all processes."""
 
     def __init__(
         self, config: TrainConfig, model: TaggerConfig, class_weight: Float[Tensor, "class"]
@@ -36,13 +35,11 @@ class StepLoss:
         longest = min(config.mask_time, int(LONGEST_MASK * frames))
         self.masks = Masks(config.mask_freq, longest, shared=config.mask_shared, fill=fill)
         self.spare_columns = model.columns - model.num_columns(frames) if "table_s" in model.options else 0
-        self.arguments = {
-            name: getattr(config, name) for name in ("patchout", "drop_path") if name in model.options
-        }
+        regularisers = model.options & {"patchout", "drop_path"}
+        self.arguments = {name: getattr(config, name) for name in regularisers}
 
     def __call__(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
-        """Cross entropy (multi-class) or binary cross entropy (multi-label) against the mixed targets, mean
-        over all.
+        """Mean cross entropy (multi-class) or binary cross entropy (multi-label) with the mixed targets.
 
         Labels that are not known and clips that could not be read have weight 0.
         """
@@ -53,16 +50,15 @@ class StepLoss:
         mel = augment.spec_augment(mel, self.masks, rng, share=share)
         target, weight = batch.target, batch.weight
         if config.mixup:  # of two clips a label has the weight of those that know it
-            mel, both = augment.mixup(
-                mel, torch.cat([weight * target, weight], 1), config.mixup, rng, share=share
-            )
-            told, weight = both.chunk(2, dim=1)
-            target = told / weight.clamp(min=1e-6)
-        place_in_table = {}
+            weighted = torch.cat([weight * target, weight], dim=1)
+            mel, mixed = augment.mixup(mel, weighted, config.mixup, rng, share=share)
+            weighted_target, weight = mixed.chunk(2, dim=1)
+            target = weighted_target / weight.clamp(min=1e-6)
+        offset = {}
         if self.spare_columns:
-            place_in_table["time_offset"] = int(torch.randint(0, self.spare_columns + 1, (), generator=rng))
+            offset["time_offset"] = int(torch.randint(0, self.spare_columns + 1, (), generator=rng))
         with autocast(mel.device, config.precision):
-            logits = model(mel, rng=rng, **self.arguments, **place_in_table).logits
+            logits = model(mel, rng=rng, **self.arguments, **offset).logits
         return self.compare(logits, target, weight)
 
     def compare(
@@ -71,7 +67,7 @@ class StepLoss:
         target: Float[Tensor, "batch class"],
         weight: Float[Tensor, "batch class"],
     ) -> Float[Tensor, ""]:
-        """The loss of these logits; `weight` is that of every label."""
+        """Cross entropy of these logits, with label smoothing; `weight` is that of every label."""
         smooth, weight = self.config.label_smoothing, weight * self.class_weight.to(weight.device)
         if self.model.task == "multi_class":
             smoothed = target * (1 - smooth) + smooth / target.shape[1]
@@ -81,8 +77,7 @@ class StepLoss:
 
 
 def class_weights(clips: ClipSet) -> Float[Tensor, "class"]:
-    """Rarer classes weigh more, by 1 / clips, at most HEAVIEST times the commonest; the mean label weighs
-    1."""
+    """Class weights by inverse frequency, at most HEAVIEST times the commonest's; the mean label weighs 1."""
     count = torch.from_numpy(clips.class_counts()).float().clamp(min=1)
     weight = (count.max() / count).clamp(max=HEAVIEST)
     return weight * count.sum() / (weight * count).sum()
@@ -91,7 +86,7 @@ def class_weights(clips: ClipSet) -> Float[Tensor, "class"]:
 def wave_augment(
     wave: Float[Tensor, "sample"], rng: Generator, *, config: TrainConfig, rate: int
 ) -> Float[Tensor, "changed"]:
-    """The augmentation of one waveform: speed, gain, roll."""
+    """Waveform augmentation: speed, gain, roll."""
     if config.speed:
         wave = augment.speed(wave, augment.uniform(1 - config.speed, 1 + config.speed, rng))
     wave = augment.gain(wave, config.gain_db, rng)

@@ -1,5 +1,4 @@
-"""The model that a run trains: labels and task from the data, sizes from the config, else from the start
-weights."""
+"""Config of the model that a run trains: labels and task of the data; sizes of the run, else of its start."""
 
 from dataclasses import replace
 
@@ -10,32 +9,32 @@ from patchout.training.supervised.config import TrainConfig
 
 
 def model_config(config: TrainConfig, clips: ClipSet, source: TaggerConfig | None) -> TaggerConfig:
-    """The config of that model: of the family that `config.model` names, else of the start's, else a PaSST.
+    """The model config, of the family that `config.model` names, else of the initial weights, else a PaSST.
 
     Without sizes from either: Base, 12 blocks, a 10 ms hop, and a table of positions as long as a clip; of a
     PaSST stride 10. A trained model's licence and history are not the next one's. What the family has not,
     and clips longer than the table of positions, are ValueErrors.
     """
     if not clips.classes:
-        raise ValueError(
-            f"{config.data}: its clips have no labels to train on: give labels, or run patchout pretrain"
-        )
+        todo = "give labels, or run patchout pretrain"
+        raise ValueError(f"{config.data}: its clips have no labels to train on: {todo}")
     name = config.model or (family_of(source) if source else "passt")
     family = FAMILIES[name].config
     foreign = set().union(*(other.config.options for other in FAMILIES.values())) - family.options
     if strange := [option for option in sorted(foreign) if getattr(config, option)]:
-        raise ValueError(
-            f"{name} has no {', '.join(strange)}: leave {'them' if len(strange) > 1 else 'it'} out"
-        )
+        them = "them" if len(strange) > 1 else "it"
+        raise ValueError(f"{name} has no {', '.join(strange)}: leave {them} out")
     start = source if isinstance(source, family) else None
-    heard = {"labels": clips.classes, "task": clips.task, "pad_s": config.clip_s, "channel": config.channel}
-    shape = replace(start or family.fresh(), **heard, **_sizes(config), licence="", provenance={})
+    data = {"labels": clips.classes, "task": clips.task, "pad_s": config.clip_s, "channel": config.channel}
+    names = ("depth", "stride", "positions", "pooling")
+    sizes = {name: value for name in names if (value := getattr(config, name))}
+    if config.size:
+        sizes |= dict(zip(("width", "heads"), SIZES[config.size], strict=True))
+    shape = replace(start or family.fresh(), **data, **sizes, licence="", provenance={})
     if config.hop_length is not None:
         shape = replace(shape, mel=replace(shape.mel, hop_length=config.hop_length))
-    needed, table_s = (
-        num_columns(shape, config.clip_s),
-        config.table_s if "table_s" in family.options else None,
-    )
+    needed = num_columns(shape, config.clip_s)
+    table_s = config.table_s if "table_s" in family.options else None
     columns = max(needed, shape.columns) if table_s is None else num_columns(shape, table_s or config.clip_s)
     shape = replace(shape, columns=columns if start is None or start.lends(columns) else start.columns)
     if needed > shape.columns:
@@ -46,26 +45,16 @@ def model_config(config: TrainConfig, clips: ClipSet, source: TaggerConfig | Non
     return shape
 
 
-def _sizes(config: TrainConfig) -> dict[str, object]:
-    """The sizes that a run sets; the others are as they were."""
-    sizes: dict[str, object] = (
-        dict(zip(("width", "heads"), SIZES[config.size], strict=True)) if config.size else {}
-    )
-    own = {name: getattr(config, name) for name in ("depth", "stride", "positions", "pooling")}
-    return sizes | {name: value for name, value in own.items() if value}
-
-
 def num_columns(shape: TaggerConfig, seconds: float) -> int:
-    """Patch columns of so many seconds."""
+    """Number of patch columns of so many seconds."""
     frames = shape.mel.num_frames(max(1, round(seconds * shape.mel.sample_rate)))
     if frames < shape.patch:
-        raise ValueError(
-            f"clip_s {seconds:g} gives {frames} frames, a patch needs {shape.patch}: lengthen it"
-        )
+        problem = f"gives {frames} frames, a patch needs {shape.patch}"
+        raise ValueError(f"clip_s {seconds:g} {problem}: lengthen it")
     return shape.num_columns(frames)
 
 
-def freeze(model: Tagger, what: str) -> None:
-    """Keep the start weights of everything but the head ("encoder"), or of nothing ("")."""
+def freeze(model: Tagger, part: str) -> None:
+    """Exclude from training everything but the head ("encoder"), or nothing ("")."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not what or name.startswith("head."))
+        parameter.requires_grad_(not part or name.startswith("head."))

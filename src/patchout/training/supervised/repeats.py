@@ -1,4 +1,4 @@
-"""One recipe, several runs: a fold held out in turn, other seeds; mean and spread of their scores."""
+"""Repeated runs of one config, over seeds and cross-validation folds; mean and spread of their scores."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,34 +17,30 @@ def runs(config: TrainConfig) -> list[TrainConfig]:
     single = []
     for seed in range(config.seed, config.seed + config.seeds):
         for fold in config.folds or ("",):
-            out = config.out
-            out = out / f"seed-{seed}" if config.seeds > 1 else out
-            out = out / f"fold-{fold}" if fold else out
+            out = config.out / (f"seed-{seed}" if config.seeds > 1 else "") / (f"fold-{fold}" if fold else "")
             single.append(replace(config, out=out, seed=seed, seeds=1, folds=(), split=fold or config.split))
     return single
 
 
 def repeat(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> Scores:
-    """Run them all; returns the mean of every score, and its standard deviation over seeds as `<score>_std`.
+    """Mean scores of the single runs, and their standard deviation over seeds as `<score>_std`.
 
-    A fold's scores are averaged over the folds first. Writes out/scores.json. A folder that holds a single
-    run is a ValueError.
+    Scores are averaged over the folds first. Writes out/scores.json. A folder that holds a single run is a
+    ValueError.
     """
     if (config.out / "config.json").exists():
         raise ValueError(f"{config.out} holds a single run: choose another --out for several seeds or folds")
-    found: dict[int, list[Scores]] = {}
+    by_seed: dict[int, list[Scores]] = {}
     by_run: dict[str, Scores] = {}
     for single in runs(config):
-        scores = run(single)
-        found.setdefault(single.seed, []).append(scores)
-        by_run[str(single.out.relative_to(config.out))] = scores
-    seeds = [_mean(of_seed) for of_seed in found.values()]
+        scores = by_run[str(single.out.relative_to(config.out))] = run(single)
+        by_seed.setdefault(single.seed, []).append(scores)
+    seeds = [_mean(folds) for folds in by_seed.values()]
     result = _mean(seeds)
     if len(seeds) > 1:
         with np.errstate(invalid="ignore"):  # infinite scores have no spread: NaN is the answer
-            result |= {
-                f"{name}_std": float(np.std([seed[name] for seed in seeds], ddof=1)) for name in result
-            }
+            spread = {name: float(np.std([seed[name] for seed in seeds], ddof=1)) for name in result}
+        result |= {f"{name}_std": deviation for name, deviation in spread.items()}
     if PartialState().is_main_process:
         write_json(config.out / "scores.json", finite({"mean": result, "runs": by_run}))
     return result
@@ -52,6 +48,6 @@ def repeat(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> Scores:
 
 def _mean(scores: Sequence[Mapping[str, float]]) -> Scores:
     """Mean of each score that all of them have."""
-    names = [name for name in scores[0] if all(name in one for one in scores)]
+    names = [name for name in scores[0] if all(name in single for single in scores)]
     with np.errstate(invalid="ignore"):  # of infinite scores of both signs: NaN is the answer
-        return {name: float(np.mean([one[name] for one in scores])) for name in names}
+        return {name: float(np.mean([single[name] for single in scores])) for name in names}

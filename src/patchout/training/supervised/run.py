@@ -1,5 +1,4 @@
-"""Supervised training, from random weights or a model's: the model, the run, its scores (PaSST, section
-3)."""
+"""Supervised training from random or pre-trained weights: the run and its scores (PaSST, section 3)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,13 +38,11 @@ __all__ = ["Listener", "TrainConfig", "run"]
 def run(
     config: TrainConfig, listener: Listener = SILENT, *, restart: bool = False, accept_changes: bool = False
 ) -> Scores:
-    """Train, write the run folder `config.out`, return the scores of what it reports; of seeds and folds,
-    their mean.
+    """Train in the run folder `config.out`; returns the scores it reports, of seeds or folds their mean.
 
-    The same call continues a run that was stopped. Another config in the same folder is a ValueError that
-    says what differs, unless `accept_changes`; `restart` moves the old run aside and begins anew. Processes
-    that torchrun started share every batch, which keeps its size when another number of them continues the
-    run.
+    The same call resumes a run that was stopped. Another config in the same folder is a ValueError that says
+    what differs, unless `accept_changes`; `restart` moves the old run aside and begins anew. Processes that
+    torchrun started share every batch, which keeps its size when another number of them resumes the run.
     """
 
     def single(config: TrainConfig) -> Scores:
@@ -58,10 +55,9 @@ def run(
 
 
 def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
-    """The clips, the model with its start weights, and the loss."""
-    begun = host.stored.get("processes", 1) if host.stored else host.world.num_processes
-    config = replace(config, batch=config.batch * (begun if config.batch_per_process else 1))
-    processes = {"processes": begun} if begun > 1 else {}  # of which the batch is taken when others go on
+    """Clips, model with its initial weights, and loss of a run."""
+    processes = host.stored.get("processes", 1) if host.stored else host.world.num_processes
+    config = replace(config, batch=config.batch * (processes if config.batch_per_process else 1))
     split = choose(config, host.listener.tell)
     clips, initial = split.training, find(config.init)
     shape = model_config(config, clips, initial.model.config if initial.model else None)
@@ -71,7 +67,9 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
         raise ValueError(f"{config.draws} draws an epoch of {len(clips)} clips, none twice: lower draws")
     weight = class_weights(clips) if config.balance == "loss" else torch.ones(len(clips.classes))
     published = recipe(config.recipe).config if config.recipe in names() else config
-    columns, whole = num_columns(shape, config.clip_s), shape.num_class_tokens
+    columns, class_tokens = num_columns(shape, config.clip_s), shape.num_class_tokens
+    patches = (shape.rows * columns, config.patchout.num_kept(shape.rows, columns))
+    stored = {"processes": processes} if processes > 1 else {}  # for the batch when another number resumes
     return _Supervised(
         config=config,
         recipe=published,
@@ -80,8 +78,8 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
         model=model,
         loss=StepLoss(config, model.config, weight),
         host=host,
-        tokens=(whole + shape.rows * columns, whole + config.patchout.num_kept(shape.rows, columns)),
-        may_change={**MAY_CHANGE, "batch_per_process": False, **processes},
+        tokens=(class_tokens + patches[0], class_tokens + patches[1]),
+        may_change={**MAY_CHANGE, "batch_per_process": False, **stored},
         classes=clips.classes,
         averages=bool(config.ema or config.swa_start),
         draws=config.draws,
@@ -100,9 +98,7 @@ class _Supervised(Training):
 
     def sounds(self) -> Waves:
         config, rate = self.config, self.model.config.mel.sample_rate
-        change = partial(
-            wave_augment, config=config, rate=rate
-        )  # unlike a closure it can be sent to a spawned worker
+        change = partial(wave_augment, config=config, rate=rate)  # unlike a closure a spawned worker takes it
         mix = WaveMix(config.wave_mix, config.wave_mix_alpha) if config.wave_mix else None
         size = round(config.clip_s * rate)
         return Waves(self.clips, rate=rate, num_samples=size, seed=config.seed, augment=change, mix=mix)
@@ -113,11 +109,12 @@ class _Supervised(Training):
         groups = optim.parameter_groups(
             self.model, decay, decay_all=config.decay_all, layer_decay=layer_decay
         )
+        optimizer, rate = optim.adamw(groups, config.lr), self._rate(per_epoch)
         swa = optim.swa_steps(per_epoch, config.epochs, start=config.swa_start, every=config.swa_every)
         score = "accuracy" if self.clips.task == "multi_class" else "mAP"
         metric = f"{loop.AVERAGE if self.averages else ''}{score}"
         return replace(
-            self.common_job(folder, optimizer=optim.adamw(groups, config.lr), rate=self._rate(per_epoch)),
+            self.common_job(folder, optimizer=optimizer, rate=rate),
             evaluate_every=config.evaluate_every,
             metric=metric if config.evaluate_every and len(self.split.validation) else "",
             result=config.result,
@@ -138,50 +135,45 @@ class _Supervised(Training):
         )
 
     def validate(self, model: nn.Module) -> Scores:
-        """Scores on the clips held out to watch the run, which the processes share."""
-        assert isinstance(model, Tagger)
+        """Scores on the validation split, whose clips the processes share."""
         clips, world = self.split.validation, self.host.world
         if not len(clips):
             return {}
-        mine = clips.take(range(world.process_index, len(clips), world.num_processes))
-        part = evaluate.predict(model, mine, precision=self.config.precision, batch_size=EVALUATION_BATCH)
-        predictions = evaluate.interleave(gather_object([part]))
+        shard = clips.take(range(world.process_index, len(clips), world.num_processes))
+        predictions = evaluate.interleave(gather_object([self._predict(model, shard)]))
         if not world.is_main_process:
             return {}
         self.tell_once((*predictions.failed, *predictions.warnings))
         return self._judge(predictions, clips).scores
 
+    def _predict(self, model: nn.Module, clips: ClipSet) -> evaluate.Predictions:
+        assert isinstance(model, Tagger)
+        precision = self.config.precision
+        return evaluate.predict(model, clips, precision=precision, batch_size=EVALUATION_BATCH)
+
     def _judge(self, predictions: evaluate.Predictions, clips: ClipSet) -> evaluate.Evaluation:
-        """Scores of these predictions, by the values of the config's column too."""
+        """Scores of these predictions, also for each value of the column `by`."""
         groups = evaluate.group_by(clips, self.config.by, self.clips) if self.config.by else {}
         shape = self.model.config
         return evaluate.judge(predictions, clips, labels=shape.labels, task=shape.task, groups=groups)
 
     def conclude(self, folder: RunFolder, scores: Scores) -> Scores:
-        """Score the test split with the weights that the run reports, and write the report; returns the last
-        word."""
-        clips, which = (
-            (self.split.test, "test") if len(self.split.test) else (self.split.validation, "validation")
-        )
+        """Scores of model.safetensors on the test split, else the validation split; writes the report."""
+        name, clips = self.split.scored
         if not len(clips):
             return scores
         path = folder.path / "model.safetensors"
         model = zoo.load(path, str(self.host.device))
-        predictions = evaluate.predict(
-            model, clips, precision=self.config.precision, batch_size=EVALUATION_BATCH
-        )
-        weights = f"{path.name}, the {self.config.result} of {self.steps} steps, on the {which} clips"
+        predictions = self._predict(model, clips)
+        weights = f"{path.name}, the {self.config.result} of {self.steps} steps, on the {name} clips"
         labels, task = model.config.labels, model.config.task
         write_report(folder.path, predictions, clips, labels=labels, task=task, weights=weights)
-        if which == "test":
+        evaluation = self._judge(predictions, clips)
+        if name == "test":
             self.tell_once((*predictions.failed, *predictions.warnings))
-        judged = self._judge(predictions, clips)
-        if judged.absent:
-            self.host.listener.tell(f"{which} clips: {judged.unscored}")
-        if which == "test":
-            self.save(model, path, judged.scores)
-        write_json(
-            folder.path / "scores.json",
-            finite({"clips": which, "scores": judged.scores, "validation": scores}),
-        )
-        return judged.scores
+            self.save(model, path, evaluation.scores)
+        if evaluation.absent:
+            self.host.listener.tell(f"{name} clips: {evaluation.unscored}")
+        content = {"clips": name, "scores": evaluation.scores, "validation": scores}
+        write_json(folder.path / "scores.json", finite(content))
+        return evaluation.scores
