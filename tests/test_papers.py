@@ -106,7 +106,7 @@ def test_every_recipe_stands_on_the_page() -> None:
 
 def test_a_cited_score_stands_in_its_recipes_text() -> None:
     assert len(CITED) > 60
-    assert [(name, score) for name, score in sorted(CITED) if score not in recipe(name).about] == []
+    assert [(name, score) for name, score in sorted(CITED) if score not in recipe(name).description] == []
 
 
 def test_the_weights_of_a_cited_score_are_those_that_the_recipe_reports_or_are_said_to_be_others() -> None:
@@ -118,4 +118,4 @@ def test_the_weights_of_a_cited_score_are_those_that_the_recipe_reports_or_are_s
                     ","
                 )[0]
             elif row[3].startswith("last") and reported != "last":
-                assert "last weights" in recipe(name).about
+                assert "last weights" in recipe(name).description

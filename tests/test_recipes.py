@@ -154,10 +154,10 @@ def test_names_say_the_data_set_and_the_variant() -> None:
 def test_a_recipe_knows_its_name_and_its_docstring_its_command(name: str) -> None:
     found = recipe(name)
     assert found.config.recipe == name
-    assert "`patchout train " in found.about
-    assert len(found.about) > 300
+    assert "`patchout train " in found.description
+    assert len(found.description) > 300
     for word in name.split("-")[1:2]:
-        assert word in found.about.lower().replace("s-l", "s-l s l").replace("s-n", "s-n s n")
+        assert word in found.description.lower().replace("s-l", "s-l s l").replace("s-n", "s-n s n")
 
 
 def test_the_fifth_variant_has_the_papers_seven_blocks() -> None:

@@ -28,7 +28,7 @@ def main(args: Sequence[str]) -> int:
         output.line(_overview(), sys.stdout if args else sys.stderr)
         return DONE if args else WRONG_USAGE
     chosen = recipe(args[0])
-    return run_recipe("train", args, chosen.config, description=chosen.about, data_help=DATA)
+    return run_recipe("train", args, chosen.config, description=chosen.description, data_help=DATA)
 
 
 def run_recipe(
@@ -54,9 +54,9 @@ def run_recipe(
         config: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=lambda: chosen)
 
     options = tyro.cli(Options, args=args[1:], prog=f"patchout {kind} {args[0]}", description=description)
-    from patchout.training.loop import Stopped
     from patchout.training.run import Listener
     from patchout.training.run_folder import as_begun
+    from patchout.training.signals import Stopped
 
     config = replace(options.config, data=options.data, out=options.out)
     if not (options.restart or options.accept_changes):

@@ -62,8 +62,8 @@ class Job(Work):
         """Refuse what shows only once clips and steps are counted."""
         averaged = self.result == "average" or self.metric.startswith(AVERAGE)
         if averaged and not self.ema and min(self.swa, default=self.steps) >= self.steps:
-            what = "to choose or report: set ema or swa"
-            raise ValueError(f"no weights are averaged within {self.steps} steps {what}")
+            todo = "set ema or swa"
+            raise ValueError(f"no weights are averaged within {self.steps} steps to choose or report: {todo}")
         if self.result == "best" and not self.metric:
             raise ValueError("result best needs a metric to choose by")
 

@@ -16,10 +16,9 @@ class Stopped(Exception):  # noqa: N818  # no error
 
 
 class Signals:
-    """While entered, SIGTERM raises Stopped and SIGINT KeyboardInterrupt: at once where `safe`, else they are
-    noted.
+    """Signal handlers: SIGTERM raises Stopped, SIGINT KeyboardInterrupt; at once where `safe`, else noted.
 
-    Only the main thread can hear them.
+    Only the main thread can handle signals.
     """
 
     def __init__(self) -> None:

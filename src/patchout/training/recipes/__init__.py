@@ -13,7 +13,7 @@ class Recipe(NamedTuple):
     """A config by name, and what its module says about command, hardware, cost and score."""
 
     config: TrainConfig
-    about: str
+    description: str
 
 
 def names() -> tuple[str, ...]:

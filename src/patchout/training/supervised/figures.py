@@ -21,15 +21,13 @@ _PANELS = {"loss": "loss", "lr": "learning rate", "clips_per_s": "clips/s"}  # k
 _NO_CURVE = ("step", "epoch", "seconds")
 
 Path_ = str | os.PathLike[str]
+Scores = Float[np.ndarray, "class"]
+Counts = Int[np.ndarray, "class"]
+Confusions = Int[np.ndarray, "class taken"]  # clips by class and predicted class
 
 
 def class_scores(
-    path: Path_,
-    names: Sequence[str],
-    scores: Float[np.ndarray, "class"],
-    counts: Int[np.ndarray, "class"],
-    *,
-    score_name: str,
+    path: Path_, names: Sequence[str], scores: Scores, counts: Counts, *, score_name: str
 ) -> None:
     """Bar chart of the class scores (0 to 1) and numbers of clips, the best on top.
 
@@ -43,8 +41,8 @@ def class_scores(
     _bars(path, rows, scores[shown], texts, title=score_name + some, full=1.0)
 
 
-def confused_pairs(path: Path_, names: Sequence[str], counts: Int[np.ndarray, "class taken"]) -> None:
-    """Bar chart of the most frequent confusions; `counts` are clips by class and predicted class."""
+def confused_pairs(path: Path_, names: Sequence[str], counts: Confusions) -> None:
+    """Bar chart of the `MAX_PAIRS` most frequent confusions."""
     confused = pairs(counts)[:MAX_PAIRS]
     rows = [f"{plain(names[a], NAME)} \N{RIGHTWARDS ARROW} {plain(names[b], NAME)}" for a, b in confused]
     values = np.array([counts[pair] for pair in confused], np.float64)
@@ -52,7 +50,7 @@ def confused_pairs(path: Path_, names: Sequence[str], counts: Int[np.ndarray, "c
     _bars(path, rows, values, [f"{value:.0f}" for value in values], title=title, full=0.0)
 
 
-def confusion_matrix(path: Path_, names: Sequence[str], counts: Int[np.ndarray, "class taken"]) -> None:
+def confusion_matrix(path: Path_, names: Sequence[str], counts: Confusions) -> None:
     """Confusion matrix: clips by class (rows) and predicted class (columns), coloured by share of the row.
 
     Readable up to `MAX_MATRIX` classes.
@@ -63,9 +61,7 @@ def confusion_matrix(path: Path_, names: Sequence[str], counts: Int[np.ndarray, 
         _draw_matrix(figure.subplots(), names, counts, cell=cell)
 
 
-def _draw_matrix(
-    axes: Axes, names: Sequence[str], counts: Int[np.ndarray, "class taken"], *, cell: float
-) -> None:
+def _draw_matrix(axes: Axes, names: Sequence[str], counts: Confusions, *, cell: float) -> None:
     """Draw the numbers of clips in cells of this width in inches."""
     size = len(names)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -86,7 +82,7 @@ def _draw_matrix(
     axes.set_ylabel("class")
 
 
-def pairs(counts: Int[np.ndarray, "class taken"]) -> list[tuple[int, int]]:
+def pairs(counts: Confusions) -> list[tuple[int, int]]:
     """Pairs of a class and another one predicted for its clips, the most frequent first."""
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
@@ -124,13 +120,7 @@ def training(path: Path_, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _bars(
-    path: Path_,
-    rows: Sequence[str],
-    values: Float[np.ndarray, "bar"],
-    texts: Sequence[str],
-    *,
-    title: str,
-    full: float,
+    path: Path_, rows: Sequence[str], values: Scores, texts: Sequence[str], *, title: str, full: float
 ) -> None:
     """Draw a horizontal bar chart, the first row on top, bars on pale ones of length `full`, then texts."""
     with picture(path, (9, 0.9 + 0.24 * max(len(rows), 2))) as figure:

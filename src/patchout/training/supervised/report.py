@@ -124,7 +124,7 @@ def _confusions(folder: Path, evaluation: Evaluation, wrong: Mistakes, labels: S
     draw = figures.confusion_matrix if is_matrix else figures.confused_pairs
     draw(folder / "confusions.png", labels, wrong.counts)
     pairs = figures.pairs(wrong.counts)[:MAX_ROWS]
-    rows = ((labels[label], labels[taken], wrong.counts[label, taken]) for label, taken in pairs)
+    rows = ((labels[true], labels[rival], wrong.counts[true, rival]) for true, rival in pairs)
     return _table(("class", "taken for", "clips"), rows)
 
 
