@@ -588,7 +588,7 @@ def test_a_run_keeps_the_precision_that_auto_had_when_it_began(
 ) -> None:
     """Also one of before, whose folder says auto."""
     faster = ["bf16"]
-    monkeypatch.setattr(loop, "pick_precision", lambda name, device: faster[0])
+    monkeypatch.setattr(training, "pick_precision", lambda name, device: faster[0])
     settings = config(class_folder, tmp_path / "run", precision="auto", epochs=1)
     train.run(settings)
     path = tmp_path / "run" / "config.json"
