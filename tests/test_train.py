@@ -33,8 +33,8 @@ from patchout.training.plan import Plan
 from patchout.training.signals import Stopped
 from patchout.training.step import NonFiniteLossError, Place
 from patchout.training.supervised import run as train
-from patchout.training.supervised.model_config import model_config
 from patchout.training.supervised.loss import HEAVIEST, StepLoss, class_weights
+from patchout.training.supervised.model_config import model_config
 from patchout.training.supervised.run import Listener, TrainConfig
 
 Weights = dict[str, Tensor]
