@@ -17,7 +17,7 @@ from patchout.data.augment import (
     keyed,
     mel_band,
     mixup,
-    own_shares,
+    mixing_weights,
     roll,
     spec_augment,
     speed,
@@ -84,7 +84,7 @@ FUNCTIONS: dict[str, Callable[[Generator], object]] = {
     "fit": lambda rng: fit(RAMP, 4, rng),
     "mel_band": lambda rng: mel_band(15_000.0, rng),
     "spec_augment": lambda rng: spec_augment(MEL, Masks(4, 4), rng, share=whole(3)),
-    "own_shares": lambda rng: own_shares(2.0, 3, rng),
+    "mixing_weights": lambda rng: mixing_weights(2.0, 3, rng),
     "wave_mix": lambda _: wave_mix(CLIP, CLIP, 0.5),
     "mixup": lambda rng: mixup(MEL, torch.eye(3), 0.3, rng, share=whole(3)),
 }
@@ -178,13 +178,13 @@ def test_a_mix_of_waves_has_no_mean() -> None:
     assert abs(float(mixed.wave.mean())) < 1e-6
 
 
-def test_own_shares_are_at_least_a_half_and_follow_the_beta_distribution() -> None:
+def test_mixing_weights_are_at_least_a_half_and_follow_the_beta_distribution() -> None:
     """With alpha 2 the larger share has the mean 11/16, with a wide Beta it nears a half."""
-    shares = own_shares(2.0, 20_000, rng())
+    shares = mixing_weights(2.0, 20_000, rng())
     assert shares.shape == (20_000,)
     assert float(shares.min()) >= 0.5
     assert float(shares.mean()) == pytest.approx(11 / 16, abs=0.003)
-    assert float(own_shares(1000.0, 1000, rng()).mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(mixing_weights(1000.0, 1000, rng()).mean()) == pytest.approx(0.5, abs=0.02)
 
 
 # -- spectrograms --------------------------------------------------------------------------------------------

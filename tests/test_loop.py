@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from patchout.data.batches import Batch, leave_to_parent
+from patchout.data.batches import Batch, ignore_signals
 from patchout.training import loop, step
 from patchout.training.run_folder import RunFolder
 from patchout.training.signals import Stopped
@@ -555,7 +555,7 @@ def test_a_signal_does_not_wait_for_the_next_batch(tmp_path: Path) -> None:
 def test_a_loaders_worker_leaves_signals_to_its_parent() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        leave_to_parent(0)
+        ignore_signals(0)
         for number in before:
             os.kill(os.getpid(), number)
     finally:

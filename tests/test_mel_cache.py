@@ -42,13 +42,13 @@ def cache(sounds: Path, tmp_path: Path) -> MelCache:
 def decoding(cache: MelCache, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The clips that are decoded from now on."""
     read: list[int] = []
-    heard = type(cache.clips).heard
+    decode = type(cache.clips).decode
 
     def reading(self: object, clip: int, rate: int) -> tuple[torch.Tensor, str]:
         read.append(clip)
-        return heard(cache.clips, clip, rate)
+        return decode(cache.clips, clip, rate)
 
-    monkeypatch.setattr(type(cache.clips), "heard", reading)
+    monkeypatch.setattr(type(cache.clips), "decode", reading)
     return read
 
 

@@ -1,4 +1,4 @@
-"""Augmentation as pure functions: tensor + generator -> tensor. A generator is made from a key, never from a state."""
+"""Data augmentation as pure functions of a tensor and a random generator, which is seeded by a key."""
 
 import zlib
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from torch import Generator, Tensor
 
 
 class WaveMix(NamedTuple):
-    """How waveforms are mixed (PaSST: every second one, with Beta(2, 2))."""
+    """Mixup of waveforms: how often, and with weights of which Beta(alpha, alpha); PaSST's by default."""
 
     probability: float = 0.5
     alpha: float = 2.0
 
 
 class Labelled(NamedTuple):
-    """A waveform and what is known about it."""
+    """A waveform with its target and the mask of its known classes."""
 
     wave: Float[Tensor, "sample"]
     target: Float[Tensor, "class"]
@@ -26,10 +26,10 @@ class Labelled(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """What SpecAugment masks (PaSST: 48 mels, 192 frames), and what it writes there.
+    """SpecAugment's masks (PaSST: 48 mels, 192 frames), and the value that they write.
 
-    `fill` 0.9 is the published value, log-mel 0.0 before normalisation: louder than most sounds. "mean" is the mean of
-    all clips of the step.
+    `fill` 0.9 is the published value, log-mel 0.0 before normalisation: louder than most sounds. "mean" is
+    the mean of all clips of the step.
     """
 
     freq: int  # widest band, mels
@@ -39,7 +39,7 @@ class Masks(NamedTuple):
 
 
 class Share(NamedTuple):
-    """The clips of a step that one process holds: draws are made for all of them, so that processes do not count."""
+    """The clips of a step that one process computes; random draws are made for those of all processes."""
 
     first: int  # place of the process's first clip
     total: int  # clips of all processes
@@ -47,11 +47,9 @@ class Share(NamedTuple):
 
 
 def keyed(purpose: str, *key: int) -> Generator:
-    """A CPU generator that depends on its purpose and key alone, e.g. ("clip", seed, epoch, index), none negative."""
-    state = np.random.SeedSequence((zlib.crc32(purpose.encode()), len(key), *key)).generate_state(
-        1, np.uint64
-    )[0]
-    return torch.Generator().manual_seed(int(state))
+    """A CPU generator seeded by a purpose and a key of numbers >= 0: ("clip", seed, epoch, index)."""
+    sequence = np.random.SeedSequence((zlib.crc32(purpose.encode()), len(key), *key))
+    return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
 
 def uniform(low: float, high: float, rng: Generator) -> float:
@@ -60,18 +58,18 @@ def uniform(low: float, high: float, rng: Generator) -> float:
 
 
 def gain(wave: Float[Tensor, "sample"], range_db: tuple[int, int], rng: Generator) -> Float[Tensor, "sample"]:
-    """Multiply by a whole number of decibels, uniform over both ends of the range; PaSST draws from -7 ... +6 dB."""
+    """Random gain: a whole number of decibels, uniform over both ends of the range (PaSST: -7 to +6 dB)."""
     decibels = int(torch.randint(range_db[0], range_db[1] + 1, (), generator=rng))
     return wave * 10 ** (decibels / 20)
 
 
 def roll(wave: Float[Tensor, "sample"], range_samples: int, rng: Generator) -> Float[Tensor, "sample"]:
-    """Shift in a circle by up to `range_samples` either way."""
+    """Random circular shift by up to `range_samples` either way."""
     return wave.roll(int(torch.randint(-range_samples, range_samples + 1, (), generator=rng)))
 
 
 def speed(wave: Float[Tensor, "sample"], factor: float) -> Float[Tensor, "changed"]:
-    """Play `factor` times as fast, pitch and all, by linear interpolation; the result is shorter or longer."""
+    """Speed perturbation, tempo and pitch together, by linear interpolation; the length changes."""
     length = max(2, round(len(wave) / factor))
     return torch.nn.functional.interpolate(wave[None, None], length, mode="linear", align_corners=True)[0, 0]
 
@@ -79,40 +77,39 @@ def speed(wave: Float[Tensor, "sample"], factor: float) -> Float[Tensor, "change
 def fit(
     wave: Float[Tensor, "sample"], num_samples: int, rng: Generator | None = None
 ) -> Float[Tensor, "fixed"]:
-    """Exactly `num_samples`: zeros after a shorter wave; a random stretch of a longer one, its first without `rng`."""
-    if len(wave) == num_samples:
-        return wave
-    if len(wave) < num_samples:
+    """Pad with zeros or crop to `num_samples`: at a random place, or without `rng` the beginning."""
+    if len(wave) <= num_samples:
         return torch.nn.functional.pad(wave, (0, num_samples - len(wave)))
     start = 0 if rng is None else int(torch.randint(0, len(wave) - num_samples + 1, (), generator=rng))
     return wave[start : start + num_samples]
 
 
-def own_shares(alpha: float, count: int, rng: Generator) -> Float[Tensor, "count"]:
-    """max(l, 1 - l) with l ~ Beta(alpha, alpha), once for each."""
+def mixing_weights(alpha: float, count: int, rng: Generator) -> Float[Tensor, "count"]:
+    """Mixup weights max(l, 1 - l) with l ~ Beta(alpha, alpha)."""
     seed = int(torch.randint(2**62, (), generator=rng))
-    share = np.random.Generator(np.random.PCG64(seed)).beta(alpha, alpha, count)
-    return torch.from_numpy(np.maximum(share, 1 - share)).float()
+    weights = np.random.Generator(np.random.PCG64(seed)).beta(alpha, alpha, count)
+    return torch.from_numpy(np.maximum(weights, 1 - weights)).float()
 
 
-def wave_mix(one: Labelled, other: Labelled, own: float) -> Labelled:
-    """`own` of one clip and the rest of another, each without its mean, and the same of their targets.
+def wave_mix(clip: Labelled, partner: Labelled, weight: float) -> Labelled:
+    """Mixup of two waveforms without their means, and of their targets: `weight` is that of `clip`.
 
-    What is known of either is known of the mix; the target of what is not known counts as 0 (PaSST's rule for OpenMIC).
+    A class that is known of either is known of the mix; an unknown target counts as 0 (PaSST's rule for
+    OpenMIC).
     """
-    wave = own * (one.wave - one.wave.mean()) + (1 - own) * (other.wave - other.wave.mean())
-    target = own * one.target * one.known + (1 - own) * other.target * other.known
-    return Labelled(wave - wave.mean(), target, torch.maximum(one.known, other.known))
+    wave = weight * (clip.wave - clip.wave.mean()) + (1 - weight) * (partner.wave - partner.wave.mean())
+    target = weight * clip.target * clip.known + (1 - weight) * partner.target * partner.known
+    return Labelled(wave - wave.mean(), target, torch.maximum(clip.known, partner.known))
 
 
 def mel_band(f_max: float, rng: Generator) -> tuple[float, float]:
-    """Jittered band edges for one batch: f_min 0 ... 9 Hz, f_max -999 ... +1000 Hz (14001 ... 16000 Hz for PaSST)."""
+    """Jittered edges (Hz) of a batch's mel filter bank: f_min 0 to 9, f_max - 999 to f_max + 1000."""
     low = int(torch.randint(0, 10, (), generator=rng))
     return float(low), f_max + 1000.0 - int(torch.randint(0, 2000, (), generator=rng))
 
 
 def mask_span(size: int, width: int, batch: int, rng: Generator) -> Float[Tensor, "batch size"]:
-    """One stretch per clip of up to `width` places out of `size`: 1 where masked, 0 elsewhere (SpecAugment)."""
+    """SpecAugment's mask along one axis: 1 on a random stretch of up to `width` of `size` places, else 0."""
     length = torch.rand(batch, 1, generator=rng) * min(width, size)
     start = torch.rand(batch, 1, generator=rng) * (size - length)
     place = torch.arange(size)
@@ -122,7 +119,7 @@ def mask_span(size: int, width: int, batch: int, rng: Generator) -> Float[Tensor
 def spec_augment(
     mel: Float[Tensor, "batch mel frame"], masks: Masks, rng: Generator, *, share: Share
 ) -> Float[Tensor, "batch mel frame"]:
-    """Mask one band of mels and one stretch of frames in every clip."""
+    """SpecAugment: one masked band of mels and one masked stretch of frames a clip."""
     batch, mels, frames = mel.shape
     drawn, first = (1, 0) if masks.shared else (share.total, share.first)
     spans = (mask_span(mels, masks.freq, drawn, rng), mask_span(frames, masks.time, drawn, rng))
@@ -139,10 +136,10 @@ def mixup(
     *,
     share: Share,
 ) -> tuple[Float[Tensor, "batch mel frame"], Float[Tensor, "batch class"]]:
-    """Blend every clip and target with another of the step; its own share is max(l, 1 - l), l ~ Beta(alpha, alpha)."""
-    mine = slice(share.first, share.first + len(mel))
-    partner = torch.randperm(share.total, generator=rng)[mine].to(mel.device)
-    own = own_shares(alpha, share.total, rng)[mine].to(mel.device)
-    by_clip, by_class = own[:, None, None], own[:, None]
-    others, their_targets = share.gather(mel)[partner], share.gather(target)[partner]
-    return by_clip * mel + (1 - by_clip) * others, by_class * target + (1 - by_class) * their_targets
+    """Mixup: every clip and target blended with another clip of the step, weights max(l, 1 - l)."""
+    local = slice(share.first, share.first + len(mel))
+    partner = torch.randperm(share.total, generator=rng)[local].to(mel.device)
+    weights = mixing_weights(alpha, share.total, rng)[local].to(mel.device)
+    by_clip, by_class = weights[:, None, None], weights[:, None]
+    mixed = by_clip * mel + (1 - by_clip) * share.gather(mel)[partner]
+    return mixed, by_class * target + (1 - by_class) * share.gather(target)[partner]

@@ -1,7 +1,8 @@
-"""Clips -> batches that depend on (seed, step) alone, whatever the workers, ranks and restarts."""
+"""Batches of clips that depend on (seed, step) alone, whatever the workers, processes and restarts."""
 
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from patchout.data.augment import Labelled, WaveMix, fit, keyed, own_shares, uniform, wave_mix
+from patchout.data.augment import Labelled, WaveMix, fit, keyed, mixing_weights, uniform, wave_mix
 from patchout.data.clips import LONG_S
 from patchout.data.sets import ClipSet, DataError
 
@@ -22,7 +23,7 @@ Augment = Callable[[Float[Tensor, "sample"], Generator], Float[Tensor, "sample"]
 
 
 class Item(NamedTuple):
-    """One clip of a batch."""
+    """One clip of a batch: waveform or log-mel, target, loss weight, and remarks about its sound."""
 
     wave: Tensor  # (samples,)
     target: Tensor  # (classes,)
@@ -33,7 +34,7 @@ class Item(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one process gets for a step; a clip that cannot be read is silence of zero weight and no class."""
+    """The clips of a process for one step; one that cannot be read is silence of zero weight, no class."""
 
     wave: Tensor  # (B, samples); from a cache of log-mels (B, frames, mels)
     target: Tensor  # (B, classes)
@@ -43,29 +44,25 @@ class Batch(NamedTuple):
     remarks: tuple[str, ...] = ()  # what is missing or odd in those that could
 
 
+@dataclass(eq=False)
 class Waves(Dataset[Item]):
-    """(epoch, index) -> a clip of fixed length, augmented and mixed by that key alone; a broken one is silence."""
+    """(epoch, index) -> a clip of fixed length, augmented and mixed by this key; a broken one is silence.
 
-    def __init__(
-        self,
-        clips: ClipSet,
-        *,
-        rate: int,
-        num_samples: int,
-        seed: int,
-        crop: bool = False,
-        augment: Augment | None = None,
-        mix: WaveMix | None = None,
-    ) -> None:
-        """`augment` takes the whole waveform and a generator; without it and `crop` the first samples are taken."""
-        self.clips = clips
-        self.rate = rate
-        self.num_samples = num_samples
-        self.seed = seed
-        self.crop = crop or augment is not None  # at random
-        self.augment = augment
-        self.mix = mix
-        self.cache_samples = round(CACHE_HOURS * 3600 * rate)  # in all workers together
+    `augment` takes the whole waveform and a generator; without it and `crop` the first samples are taken.
+    """
+
+    clips: ClipSet
+    _: KW_ONLY
+    rate: int  # Hz
+    num_samples: int
+    seed: int
+    crop: bool = False  # at random, as always with `augment`
+    augment: Augment | None = None
+    mix: WaveMix | None = None
+
+    def __post_init__(self) -> None:
+        """Begin with an empty cache of decoded clips."""
+        self.cache_samples = round(CACHE_HOURS * 3600 * self.rate)  # in all workers together
         self._cached_samples = 0
         self._cache: dict[int, Tensor] = {}
         self._remarks: list[str] = []  # since the last item
@@ -76,37 +73,35 @@ class Waves(Dataset[Item]):
     def __getitem__(self, key: Key) -> Item:
         epoch, index = key
         try:
-            one = self._clip(index, keyed("clip", self.seed, epoch, index))
+            clip = self._clip(index, keyed("clip", self.seed, epoch, index))
         except DataError as error:
-            return broken(torch.zeros(self.num_samples), self.clips, index, error)
-        rng = keyed("mix", self.seed, epoch, index)
-        if self.mix is None or uniform(0.0, 1.0, rng) >= self.mix.probability:
-            return self._weighed(one, index)
-        other = int(torch.randint(len(self), (), generator=rng))
-        own = float(own_shares(self.mix.alpha, 1, rng))
-        try:
-            return self._weighed(wave_mix(one, self._clip(other, rng), own), index)
-        except DataError as error:
-            return self._weighed(one, index, str(error))
-
-    def _weighed(self, one: Labelled, index: int, problem: str = "") -> Item:
-        """A clip by the weight that its set gives it."""
-        known = one.known if self.clips.classes else torch.ones(1)
+            return silent(torch.zeros(self.num_samples), self.clips, index, error)
+        rng, problem = keyed("mix", self.seed, epoch, index), ""
+        if self.mix is not None and uniform(0.0, 1.0, rng) < self.mix.probability:
+            partner = int(torch.randint(len(self), (), generator=rng))
+            weight = float(mixing_weights(self.mix.alpha, 1, rng))
+            try:
+                clip = wave_mix(clip, self._clip(partner, rng), weight)
+            except DataError as error:
+                problem = str(error)
+        known = clip.known if self.clips.classes else torch.ones(1)
         remarks, self._remarks = tuple(self._remarks), []
-        return Item(one.wave, one.target, known * self.clips.weight(index), index, problem, remarks)
+        return Item(clip.wave, clip.target, known * self.clips.weight(index), index, problem, remarks)
 
     def _clip(self, index: int, rng: Generator) -> Labelled:
-        """One clip by itself."""
-        wave = self._decode(index, rng)
+        """One clip, augmented and cut to length, not mixed."""
+        crop_rng = rng if self.crop or self.augment else None
+        wave = self._decode(index, crop_rng)
         wave = self.augment(wave, rng) if self.augment else wave
-        wave = fit(wave, self.num_samples, rng if self.crop else None)
-        return Labelled(wave, self.clips.target(index), self.clips.known(index))
+        return Labelled(
+            fit(wave, self.num_samples, crop_rng), self.clips.target(index), self.clips.known(index)
+        )
 
-    def _decode(self, index: int, rng: Generator) -> Tensor:
-        """The clip's waveform, kept in memory while the set is small; workers share what may be kept."""
+    def _decode(self, index: int, rng: Generator | None) -> Tensor:
+        """The clip's waveform, cached while the set is small; the workers share the room."""
         if index in self._cache:
             return self._cache[index]
-        wave, remark = self.clips.heard(index, self.rate, rng if self.crop else None)
+        wave, remark = self.clips.decode(index, self.rate, rng)
         self._remarks += [remark] if remark else []
         worker = get_worker_info()
         room = self.cache_samples / (worker.num_workers if worker else 1) - self._cached_samples
@@ -116,23 +111,21 @@ class Waves(Dataset[Item]):
         return wave
 
 
-def broken(nothing: Tensor, clips: ClipSet, index: int, error: DataError) -> Item:
-    """`nothing` in the place of a clip that cannot be read: of no class and of no weight."""
-    return Item(
-        nothing, torch.zeros(len(clips.classes)), torch.zeros(max(1, len(clips.classes))), index, str(error)
-    )
+def silent(zeros: Tensor, clips: ClipSet, index: int, error: DataError) -> Item:
+    """Silence of no class and no weight, in the place of a clip that cannot be read."""
+    classes = len(clips.classes)
+    return Item(zeros, torch.zeros(classes), torch.zeros(max(1, classes)), index, str(error))
 
 
 def balance_weights(clips: ClipSet) -> Float[Tensor, "clip"]:
-    """How likely each clip is drawn: the sum of 1000 / (100 + clips of the class) over its classes, as published."""
+    """Class-balanced sampling weights: the sum of 1000 / (100 + clips of the class) over a clip's classes."""
     owners, classes = clips.positives()
-    weights = np.zeros(len(clips))
-    np.add.at(weights, owners, (1000 / (100 + clips.class_counts()))[classes])
+    weights = np.bincount(owners, (1000 / (100 + clips.class_counts()))[classes], len(clips))
     return torch.from_numpy(weights).float()
 
 
 def share(clips: int, rank: int, world: int) -> range:
-    """Which of the clips that are computed at a time process `rank` of `world` gets: equal shares, but for one clip.
+    """The places of a batch that process `rank` of `world` computes: equal shares, but for one clip.
 
     The last process has the largest share. Fewer clips than processes are a ValueError.
     """
@@ -142,90 +135,86 @@ def share(clips: int, rank: int, world: int) -> range:
     return range(rank * clips // world, (rank + 1) * clips // world)
 
 
+@dataclass(frozen=True, eq=False)
 class StepSampler(Sampler[list[Key]]):
-    """The batches of steps `first` ... `last` - 1 of an endless pass over the clips, drawn anew in every epoch.
+    """The batches of steps `first` to `last` - 1 of endless epochs, each in an order of its own.
 
-    Step s holds positions s * batch ... of the epochs laid end to end: nothing is padded or repeated, and any step can
-    be the first. An epoch is every clip once, or `draws` of them, by `weights` where there are any. `batch` counts the
-    clips of all processes; process `rank` of `world` gets its `share` of it.
+    Step s holds positions s * batch ... of the epochs laid end to end: nothing is padded or repeated, and any
+    step can be the first. An epoch is every clip once, or `draws` of them, by `weights` where there are any.
+    `batch` counts the clips of all processes; process `rank` of `world` gets its `share` of it.
     """
 
-    def __init__(
-        self,
-        num_clips: int,
-        batch: int,
-        *,
-        seed: int,
-        first: int,
-        last: int,
-        rank: int = 0,
-        world: int = 1,
-        draws: int | None = None,
-        weights: Float[Tensor, "clip"] | None = None,
-    ) -> None:
-        choice = num_clips if weights is None else int((weights > 0).sum())
-        if choice < 1:
+    num_clips: int
+    batch: int
+    _: KW_ONLY
+    seed: int
+    first: int
+    last: int
+    rank: int = 0
+    world: int = 1
+    draws: int | None = None
+    weights: Float[Tensor, "clip"] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an empty epoch, and one of more draws than clips."""
+        if self._candidates < 1:
             raise DataError("no clips to train on")
-        if draws is not None and not 1 <= draws <= choice:
-            raise ValueError(f"{draws} draws an epoch, each from the clips that are left: give 1 to {choice}")
-        self.num_clips = num_clips
-        self.batch = batch
-        self.seed = seed
-        self.first = first
-        self.last = last
-        self.weights = weights
-        self.epoch_clips = draws or choice
-        self.mine = share(batch, rank, world)
+        if self.draws is not None and not 1 <= self.draws <= self._candidates:
+            allowed = f"each from the clips that are left: give 1 to {self._candidates}"
+            raise ValueError(f"{self.draws} draws an epoch, {allowed}")
+        share(self.batch, self.rank, self.world)
+
+    @property
+    def _candidates(self) -> int:
+        """Clips that may be drawn."""
+        return self.num_clips if self.weights is None else int((self.weights > 0).sum())
 
     def __len__(self) -> int:
         return self.last - self.first
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order, epoch_of_order = torch.empty(0), -1
+        order, epoch_of_order, size = torch.empty(0), -1, self.draws or self._candidates
         for step in range(self.first, self.last):
             keys: list[Key] = []
-            for place in self.mine:
-                epoch, position = divmod(step * self.batch + place, self.epoch_clips)
+            for place in share(self.batch, self.rank, self.world):
+                epoch, position = divmod(step * self.batch + place, size)
                 if epoch != epoch_of_order:
-                    order, epoch_of_order = self._order(epoch), epoch
+                    order, epoch_of_order = self._order(epoch, size), epoch
                 keys.append((epoch, int(order[position])))
             yield keys
 
-    def _order(self, epoch: int) -> Tensor:
+    def _order(self, epoch: int, size: int) -> Tensor:
         """The clips of an epoch, none twice."""
         rng = keyed("order", self.seed, epoch)
         if self.weights is None:
             return torch.randperm(self.num_clips, generator=rng)
-        drawn = torch.multinomial(self.weights, self.epoch_clips, generator=rng)
+        drawn = torch.multinomial(self.weights, size, generator=rng)
         return drawn[torch.randperm(len(drawn), generator=rng)]  # heavy clips tend to be drawn first
 
 
 def batches(waves: Dataset[Item], sampler: StepSampler, *, workers: int) -> DataLoader[Item]:
-    """A loader of `Batch`; workers are spawned."""
-    context = "spawn" if workers else None
+    """A data loader of `Batch`, whose workers are spawned."""
     return DataLoader(
         waves,
         batch_sampler=sampler,
         num_workers=workers,
-        multiprocessing_context=context,
-        collate_fn=_stack,
+        multiprocessing_context="spawn" if workers else None,
+        collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=leave_to_parent,
+        worker_init_fn=ignore_signals,
     )
 
 
-def leave_to_parent(worker: int) -> None:
-    """Make a loader's worker deaf to SIGTERM and Ctrl-C: they often go to a whole group, and its parent decides."""
+def ignore_signals(worker: int) -> None:
+    """Ignore SIGTERM and Ctrl-C in a loader's worker: sent to a whole group, they are the parent's."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
-def _stack(items: list[Item]) -> Batch:
-    """Items side by side; a worker puts all of them into shared memory here: copying later, it aborts when stopped."""
-    *tensors, clip, problems, remarks = zip(*items, strict=True)
-    wave, target, weight, clips = (
-        default_collate(list(part)) for part in (*tensors, map(torch.tensor, clip))
-    )
-    return Batch(
-        wave, target, weight, clips, tuple(filter(None, problems)), tuple(chain.from_iterable(remarks))
-    )
+def _collate(items: list[Item]) -> Batch:
+    """Items stacked; a worker moves them into shared memory here: copying later, it aborts when stopped."""
+    *tensors, clips, problems, remarks = zip(*items, strict=True)
+    wave, target, weight = (default_collate(list(part)) for part in tensors)
+    clip = default_collate(list(map(torch.tensor, clips)))
+    problems, remarks = tuple(filter(None, problems)), tuple(chain.from_iterable(remarks))
+    return Batch(wave, target, weight, clip, problems, remarks)

@@ -1,12 +1,10 @@
-"""Labelled sounds as one table, in files or packed into Arrow shards: two million of them if need be."""
+"""A labelled data set of sounds as one Arrow table of up to millions of rows; the sounds stay undecoded."""
 
 import hashlib
-import io
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,75 +18,26 @@ from torch import Generator, Tensor
 from patchout.audio import stream as audio
 from patchout.data.columns import loss_weight
 from patchout.data.folders import composed
+from patchout.data.packed import Packed
 from patchout.errors import DataError
 from patchout.files import without_stream
 
-__all__ = ["ClipSet", "DataError", "Packed", "Task", "by_name", "rows_of", "task_of"]
+__all__ = ["ClipSet", "DataError", "Task", "class_indices", "segment_suffix", "task_of"]
 
-LONG_S = 600.0  # of one clip's sound that is held: 77 MB at 32 kHz
-Task = Literal["multi_class", "multi_label"]
-
+LONG_S = 600.0  # of a clip's sound that is decoded at most: 77 MB at 32 kHz
 EMPTY_WORDS = ("nan", "null", "none", "n/a")  # as which programs write a missing label
-SPAN = re.compile(r"#[\d.e+-]+-([\d.e+-]+|end)$")  # behind the file, in the id of a prepared segment
-
-
-class _NamedBytes(io.BytesIO):
-    """The bytes of a sound, by a name that people know."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Undecoded sounds in the Arrow files of `datasets`: mapped at their first use in a process, never sent to one."""
-
-    files: tuple[str, ...]
-    column: str = "audio"
-
-    def __reduce__(self) -> tuple[type["Packed"], tuple[tuple[str, ...], str]]:
-        return Packed, (self.files, self.column)
-
-    @cached_property
-    def _sounds(self) -> pa.ChunkedArray:
-        return pa.chunked_array([chunk for file in self.files for chunk in _mapped(file)[self.column].chunks])
-
-    def source(self, row: int, name: str) -> audio.Source:
-        """The sound of a row; where the shard says no more than where it is, its path."""
-        held = self._sounds[row].as_py()
-        content = held["bytes"] or held["path"] if isinstance(held, dict) else held
-        return content if isinstance(content, str) else _NamedBytes(content or b"", name)
-
-
-def rows_of(files: Sequence[str]) -> pa.Table:
-    """All rows of mapped Arrow files, numbered in the column `row`; DataError names a broken one."""
-    table = pa.concat_tables([_mapped(file) for file in files])
-    return table.append_column("row", pa.array(np.arange(len(table))))
-
-
-def _mapped(file: str) -> pa.Table:
-    """An Arrow file of which nothing is read before it is used."""
-    options = pa.ipc.IpcReadOptions(
-        use_threads=False
-    )  # pyarrow's threads abort the process at exit, with torch loaded
-    try:
-        with pa.memory_map(file) as source, pa.ipc.open_stream(source, options=options) as stream:
-            return stream.read_all()
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{file}: a shard that cannot be read ({error}): prepare or download the set again"
-        ) from None
+SEGMENT = re.compile(r"#[\d.e+-]+-([\d.e+-]+|end)$")  # behind the file, in the id of a prepared segment
+Task = Literal["multi_class", "multi_label"]
 
 
 @dataclass(frozen=True)
 class ClipSet:
-    """The clips of a data set in columns, its classes, and each unusable row with its reason.
+    """The clips of a data set in columns, its classes, and the reasons why other rows cannot be used.
 
-    `table` has a row a clip: `id` (a file's path below `folder`), `labels` (list of class indices), and where they
-    exist `fold` (the split, else the fold), `start_s`, `end_s`, `row` (in `packed`), `probabilities` and `known` (a
-    number a class), and columns of text. `columns` says what was read from where, `notes` what was not used and might
-    have been meant; `info` is the dataset.json of a prepared set.
+    `table` has a row a clip: `id` (a file's path below `folder`), `labels` (list of class indices), and where
+    they exist `fold` (the split, else the fold), `start_s`, `end_s`, `row` (in `packed`), `probabilities` and
+    `known` (a number a class), and columns of text. `columns` says what was read from where, `notes` what was
+    not used and might have been meant; `info` is the dataset.json of a prepared set.
     """
 
     root: Path
@@ -106,10 +55,10 @@ class ClipSet:
     def __len__(self) -> int:
         return len(self.table)
 
-    # -- one clip ------------------------------------------------------------------------------------------------------
+    # -- one clip --------------------------------------------------------------------------------------------
 
     def name(self, clip: int) -> str:
-        """What people know the clip by: its file, or its id."""
+        """The clip's file, or its id in a packed set."""
         return str(self.folder / self._cell("id", clip))
 
     def labels(self, clip: int) -> list[str]:
@@ -121,31 +70,32 @@ class ClipSet:
         return self._stream(clip, rate, self._cell("start_s", clip) or 0.0, self._cell("end_s", clip))
 
     def wave(self, clip: int, rate: int, rng: Generator | None = None) -> Float[Tensor, "sample"]:
-        """What `heard` gives, without what is to be said of it."""
-        return self.heard(clip, rate, rng)[0]
+        """The clip's sound, as `decode` gives it."""
+        return self.decode(clip, rate, rng)[0]
 
-    def heard(
+    def decode(
         self, clip: int, rate: int, rng: Generator | None = None
     ) -> tuple[Float[Tensor, "sample"], str]:
-        """The clip's sound at `rate` Hz, and what is missing or odd in it; DataError names one that cannot be read.
+        """The clip's sound at `rate` Hz, at most LONG_S seconds, and a remark on what is missing in it.
 
-        Of one that lasts longer than LONG_S, whatever its header says, so much: its beginning, or with `rng` any part.
+        Of a longer one, whatever its header says, the beginning, or with `rng` any part. DataError if it
+        cannot be read.
         """
-        most, total = round(LONG_S * rate), 0
+        limit, total = round(LONG_S * rate), 0
         blocks: list[np.ndarray] = []
         stream = self.stream(clip, rate)
         try:
             for block in stream:
-                if total < most:
+                if total < limit:
                     blocks.append(block)
                 elif rng is None:
                     break
                 total += len(block)
-            if total > most and rng is not None:
-                first = int(torch.randint(0, total - most + 1, (), generator=rng))
+            if total > limit and rng is not None:
+                first = int(torch.randint(0, total - limit + 1, (), generator=rng))
                 start_s = (self._cell("start_s", clip) or 0.0) + first / rate
                 blocks = list(self._stream(clip, rate, start_s, start_s + LONG_S))
-            wave = torch.from_numpy(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))[:most]
+            wave = torch.from_numpy(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))[:limit]
             return wave, stream.warning or ""
         except (audio.AudioError, OSError) as error:
             raise DataError(str(error)) from error
@@ -160,11 +110,11 @@ class ClipSet:
 
     def known(self, clip: int) -> Float[Tensor, "class"]:
         """1 where it is known whether the clip belongs to the class."""
-        known = self._cell("known", clip)
-        return torch.ones(len(self.classes)) if known is None else torch.tensor(known)
+        mask = self._cell("known", clip)
+        return torch.ones(len(self.classes)) if mask is None else torch.tensor(mask)
 
     def weight(self, clip: int) -> float:
-        """How much the clip counts in the loss (the column loss_weight); 1 where the set does not say."""
+        """The clip's weight in the loss (the column loss_weight); 1 where the set does not say."""
         try:
             return loss_weight(self._cell("loss_weight", clip))
         except ValueError as error:
@@ -178,27 +128,26 @@ class ClipSet:
     def _cell(self, column: str, clip: int) -> Any:
         return self.table[column][clip].as_py() if column in self.table.column_names else None
 
-    # -- all clips -----------------------------------------------------------------------------------------------------
+    # -- all clips -------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
         """The names of all clips."""
         return [str(self.folder / name) for name in self.table["id"].to_pylist()]
 
     def origin(self) -> str:
-        """Which columns say what, and the first and the last class, for people."""
-        columns = ", ".join(f"{meaning} from {column}" for meaning, column in self.columns.items())
-        classes = (
-            f"classes: {self.classes[0]} to {self.classes[-1]} ({len(self.classes)})" if self.classes else ""
-        )
-        return "; ".join(filter(None, (columns, classes)))
+        """A summary for people: the source of each column, and the first and the last class."""
+        texts = [", ".join(f"{meaning} from {column}" for meaning, column in self.columns.items())]
+        if self.classes:
+            texts.append(f"classes: {self.classes[0]} to {self.classes[-1]} ({len(self.classes)})")
+        return "; ".join(filter(None, texts))
 
     def files(self) -> list[str]:
-        """What each clip is cut out of: its file by one spelling; of a packed segment, what its id says of that."""
-        files = (SPAN.sub("", name) if self.packed else os.path.normpath(name) for name in self.names())
+        """The recording that each clip was cut from: its file; of a packed segment, by its id."""
+        files = (SEGMENT.sub("", name) if self.packed else os.path.normpath(name) for name in self.names())
         return [without_stream(file)[0] for file in files]
 
     def groups(self) -> np.ndarray:
-        """Clips that are never parted: those of one group, of one file, and of groups that share a file."""
+        """Clips that splits keep together: those of one group, of one file, of groups that share a file."""
         files, group = np.array(self.files(), dtype=str), self.column("group")
         merged = np.where(group == "", files, group)
         while True:
@@ -218,9 +167,9 @@ class ClipSet:
 
     def knowns(self, classes: Sequence[str] | None = None) -> Float[np.ndarray, "clip class"]:
         """One row a clip as `known` gives it, in the order of `classes` (the set's own by default)."""
-        knowns = self._numbers("known")
-        own = np.ones((len(self), len(self.classes)), np.float32) if knowns is None else knowns
-        return self._in_order(own, classes, 1.0)
+        masks = self._numbers("known")
+        masks = np.ones((len(self), len(self.classes)), np.float32) if masks is None else masks
+        return self._in_order(masks, classes, 1.0)
 
     def positives(self) -> tuple[Int[np.ndarray, "label"], Int[np.ndarray, "label"]]:
         """Clip and class index of every label in the set."""
@@ -241,13 +190,10 @@ class ClipSet:
     def ids_sha256(self) -> str:
         """SHA-256 over the ids in their order, one a line; a segment's seconds belong to its id."""
         digest = hashlib.sha256()
-        spans = [
-            self.table[name] if name in self.table.column_names else None for name in ("start_s", "end_s")
-        ]
-        starts, ends = ([None] * len(self) if span is None else span.to_pylist() for span in spans)
-        for name, start_s, end_s in zip(self.table["id"].to_pylist(), starts, ends, strict=True):
-            span = f"#{start_s or 0:g}-{end_s or 'end'}" if start_s or end_s else ""
-            digest.update(f"{name}{span}\n".encode(errors="surrogateescape"))
+        names, columns = ("id", "start_s", "end_s"), self.table.column_names
+        cells = (self.table[name].to_pylist() if name in columns else [None] * len(self) for name in names)
+        for name, start_s, end_s in zip(*cells, strict=True):
+            digest.update(f"{name}{segment_suffix(start_s, end_s)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def _numbers(self, column: str) -> np.ndarray | None:
@@ -257,28 +203,28 @@ class ClipSet:
         flat = pc.list_flatten(self.table[column]).to_numpy()
         return flat.astype(np.float32).reshape(len(self), len(self.classes))
 
-    def _in_order(self, own: np.ndarray, classes: Sequence[str] | None, absent: float) -> np.ndarray:
-        """Columns of the set's classes -> columns of others; a label that is none of them is a DataError."""
+    def _in_order(self, rows: np.ndarray, classes: Sequence[str] | None, absent: float) -> np.ndarray:
+        """Columns of the set's classes -> of a model's; a label that is none of them is a DataError."""
         if classes is None or tuple(classes) == self.classes:
-            return own
+            return rows
         place = {composed(name): index for index, name in enumerate(classes)}
         used = {self.classes[index] for index in np.unique(self.positives()[1])}
         if strange := sorted(used - place.keys()):
-            known = f"{', '.join(sorted(place)[:8])}{' ...' if len(place) > 8 else ''} ({len(place)} classes)"
-            raise DataError(f"{self.root}: labels {strange[:8]} are none of the model's: it knows {known}")
+            names = f"{', '.join(sorted(place)[:8])}{' ...' if len(place) > 8 else ''} ({len(place)} classes)"
+            raise DataError(f"{self.root}: labels {strange[:8]} are none of the model's: it knows {names}")
         ordered = np.full((len(self), len(place)), absent, np.float32)
         shared = [name for name in self.classes if name in place]
-        ordered[:, [place[name] for name in shared]] = own[:, [self.classes.index(name) for name in shared]]
+        ordered[:, [place[name] for name in shared]] = rows[:, [self.classes.index(name) for name in shared]]
         return ordered
 
-    # -- parts ---------------------------------------------------------------------------------------------------------
+    # -- parts -----------------------------------------------------------------------------------------------
 
     def take(self, indices: Sequence[int] | range | np.ndarray) -> "ClipSet":
         """These clips, in this order; the classes stay."""
         return replace(self, table=self.table.take(pa.array(np.asarray(indices, np.int64))))
 
     def only(self, *folds: str) -> "ClipSet":
-        """The clips of these folds; an unknown fold is a DataError that lists the known ones."""
+        """The clips of these folds; an unknown fold is a DataError that lists those of the set."""
         return self.take(np.flatnonzero(self._in(folds)))
 
     def without(self, *folds: str) -> "ClipSet":
@@ -287,11 +233,11 @@ class ClipSet:
 
     def _in(self, folds: Sequence[str]) -> np.ndarray:
         column = self.column("fold")
-        known = sorted({*column.tolist()} - {""})
-        if unknown := [fold for fold in folds if fold not in known]:
-            none = 'its clips name none: add a CSV with a column split or fold, or give an empty one (--split "")'
-            have = f"it has {', '.join(known)}" if known else none
-            raise DataError(f"{self.root}: no split or fold {', '.join(unknown)}: {have}")
+        names = sorted({*column.tolist()} - {""})
+        if unknown := [fold for fold in folds if fold not in names]:
+            todo = 'add a CSV with a column split or fold, or give an empty one (--split "")'
+            allowed = f"it has {', '.join(names)}" if names else f"its clips name none: {todo}"
+            raise DataError(f"{self.root}: no split or fold {', '.join(unknown)}: {allowed}")
         return np.isin(column, folds)
 
 
@@ -303,8 +249,8 @@ def _lowest(values: np.ndarray, *, by: np.ndarray) -> np.ndarray:
     return values[order[firsts]][members]
 
 
-def by_name(clips: ClipSet, classes: Sequence[str] = ()) -> ClipSet:
-    """Labels that are names -> indices of the classes, by default all there are in alphabetical order.
+def class_indices(clips: ClipSet, classes: Sequence[str] = ()) -> ClipSet:
+    """Labels by name -> by index into `classes`, by default all names in alphabetical order.
 
     The task follows from the number of labels a clip. A class that is called like a missing value is a note.
     """
@@ -313,15 +259,19 @@ def by_name(clips: ClipSet, classes: Sequence[str] = ()) -> ClipSet:
     labels = pa.ListArray.from_arrays(names.offsets, pc.index_in(names.values, value_set=ordered))
     table = clips.table.set_column(clips.table.column_names.index("labels"), "labels", labels)
     clips = replace(clips, classes=tuple(ordered.to_pylist()), task=task_of(labels), table=table)
-    odd = [name for name in clips.classes if name.casefold() in EMPTY_WORDS]
-    counts = dict(zip(clips.classes, clips.class_counts().tolist(), strict=True)) if odd else {}
-    told = (
-        f"the label {name!r} ({counts[name]} clips) is a class: leave the cell empty if it means none"
-        for name in odd
-    )
-    return replace(clips, notes=(*clips.notes, *told))
+    notes = [
+        f"the label {name!r} ({count} clips) is a class: leave the cell empty if it means none"
+        for name, count in zip(clips.classes, clips.class_counts(), strict=True)
+        if name.casefold() in EMPTY_WORDS
+    ]
+    return replace(clips, notes=(*clips.notes, *notes))
 
 
 def task_of(labels: pa.ListArray) -> Task:
     """One class a clip, or any number."""
     return "multi_label" if pc.any(pc.not_equal(pc.list_value_length(labels), 1)).as_py() else "multi_class"
+
+
+def segment_suffix(start_s: float | None, end_s: float | None) -> str:
+    """What the id of a segment adds to that of its file, as "#1.5-4.0"; "" for a whole file."""
+    return f"#{start_s or 0:g}-{end_s or 'end'}" if start_s or end_s else ""

@@ -1,4 +1,4 @@
-"""The columns of a list of sounds: the names that each goes by, and its cells -> segments, labels, weights of clips."""
+"""The columns of a list of sounds, and their cells -> segments, labels, weights of clips."""
 
 import math
 import re
@@ -16,12 +16,12 @@ from patchout.errors import DataError
 
 
 def _timed(*words: str) -> tuple[str, ...]:
-    """These words, also with a unit of seconds behind."""
+    """Names of a column of times: these words, also with a unit of seconds behind."""
     units = ("", "_s", "_sec", "_secs", "_seconds", "_time", "_time_s", "_time_sec", "_time_seconds")
     return tuple(word + unit for word, unit in product(words, units))
 
 
-COLUMNS = {  # what a column says: the names it goes by, case, blanks and signs folded; of several the first counts
+COLUMNS = {  # meaning of a column -> its names, case, blanks and signs folded; of several the first counts
     "file": ("filename", "file", "path", "file_name", "filepath", "file_path"),
     "label": ("category", "label", "labels"),
     "start": _timed("start", "begin", "onset"),
@@ -31,14 +31,11 @@ COLUMNS = {  # what a column says: the names it goes by, case, blanks and signs 
     "group": ("group",),
     "loss_weight": ("loss_weight",),
 }
-OFFSETS, DURATIONS = (
-    _timed("offset"),
-    _timed("duration"),
-)  # an end beside an onset, and beside a start without an end
+OFFSETS, DURATIONS = _timed("offset"), _timed("duration")  # ends beside an onset, and beside any start
 CARRIED = ("group", "loss_weight")  # columns of a clip under these names
 SEVERAL = "labels"  # the column whose text may name several classes
 LIKE_ONES = re.compile(r"(^|_)(start|begin|onset|offset|end|stop|times?|timestamps?|weights?)(_|$)")
-OWN_COLUMNS = ("id", "labels", "fold", "row", "start_s", "end_s", "probabilities", "known")  # of a ClipSet
+CLIP_COLUMNS = ("id", "labels", "fold", "row", "start_s", "end_s", "probabilities", "known")  # of a ClipSet
 CHUNK_ROWS = 65_536  # rows that stand in Python objects at a time
 
 Cells = dict[str, Any]
@@ -46,68 +43,66 @@ Cells = dict[str, Any]
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table are used, and for what."""
+    """The columns of a table that are read, by their meaning."""
 
-    used: dict[str, str]  # what it says (a key of COLUMNS) -> the column
-    more: dict[str, str]  # name to keep -> the column
+    used: dict[str, str]  # meaning (a key of COLUMNS) -> column
+    more: dict[str, str]  # name in the clip set -> column of text
     unused: tuple[str, ...]  # those that look like times or weights
-    lasts: bool = False  # the end is a duration
+    has_durations: bool = False  # the end is a duration
 
     def cell(self, cells: Mapping[str, Any], meaning: str) -> Any:
-        """What a row says, None where it has no such column."""
+        """The cell of a row with this meaning, None where it has no such column."""
         return cells.get(self.used[meaning]) if meaning in self.used else None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What looks as if it would be obeyed, and is not."""
+        """Columns that look like times or weights and are not read."""
         names = ", ".join(self.unused)
         hint = "times are called start and end (in seconds), weights loss_weight"
         return (f"columns that are not used: {names}: {hint}",) if self.unused else ()
 
 
 def columns_of(header: Sequence[str]) -> Columns:
-    """The columns with a meaning in a header; a ValueError names one that stands there twice."""
+    """The columns of a header by their meaning; a ValueError names one that stands there twice."""
     names: dict[str, list[str]] = {}
     for column in header:
         names.setdefault(folded(column), []).append(column)
-    used = {}
+    used, has_durations = {}, False
     for meaning, choices in COLUMNS.items():
         if choice := next(filter(names.__contains__, choices), ""):
             used[meaning] = names[choice][0]
-    lasts = False
     if "start" in used and "end" not in used:
         is_onset = folded(used["start"]).startswith("onset")
         ends = (*(OFFSETS if is_onset else ()), *DURATIONS)
         if choice := next(filter(names.__contains__, ends), ""):
-            used["end"], lasts = names[choice][0], choice in DURATIONS
+            used["end"], has_durations = names[choice][0], choice in DURATIONS
     for column in used.values():
         if len(twins := names[folded(column)]) > 1:
             raise DataError(f"the columns {', '.join(twins)} say the same: leave one of them")
-    unused = tuple(
-        column for column in header if LIKE_ONES.search(folded(column)) and column not in used.values()
-    )
-    meant, more = {column: meaning for meaning, column in used.items()}, {}
+    meanings, more, unused = {column: meaning for meaning, column in used.items()}, {}, []
     for column in header:
-        name = meant.get(column, column.strip())
-        if name and name not in OWN_COLUMNS and (column not in meant or name in CARRIED):
+        name = meanings.get(column, column.strip())
+        if name and name not in CLIP_COLUMNS and (column not in meanings or name in CARRIED):
             more[name] = column
-    return Columns(used, more, unused, lasts)
+        if LIKE_ONES.search(folded(column)) and column not in meanings:
+            unused.append(column)
+    return Columns(used, more, tuple(unused), has_durations)
 
 
 def folded(name: str) -> str:
-    """A column's name without what makes no difference: case, blanks, signs, "startTime" for "start time"."""
+    """A column's name in snake case: "startTime", "Start time" and "start-time" are start_time."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).casefold()
     return re.sub(r"[\W_]+", "_", words).strip("_")
 
 
 def is_small(kind: pa.DataType) -> bool:
-    """Whether a column may be a cell of a list: text, a number, or several of those."""
+    """Whether a column holds text, numbers, or lists of those: no sounds, no structs."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
         return is_small(kind.value_type)
     return pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-# -- cells -------------------------------------------------------------------------------------------------------------
+# -- cells ---------------------------------------------------------------------------------------------------
 
 
 def text_of(value: object) -> str:
@@ -118,16 +113,16 @@ def text_of(value: object) -> str:
 
 def span_of(cells: Mapping[str, Any], columns: Columns) -> tuple[float, float | None]:
     """Start and end in seconds; a ValueError for what is no number."""
-    first, last = (_seconds(columns, cells, meaning) for meaning in ("start", "end"))
-    start_s = first or 0.0
-    end_s = start_s + last if last is not None and columns.lasts else last
+    start_s = _seconds(columns, cells, "start") or 0.0
+    end_s = _seconds(columns, cells, "end")
+    end_s = start_s + end_s if end_s is not None and columns.has_durations else end_s
     return start_s, None if end_s == math.inf else end_s
 
 
 def impossible(start_s: float, end_s: float | None) -> str:
-    """Why nothing can last from a second to another, "" if something can."""
-    last_s = math.inf if end_s is None else end_s
-    return "" if 0 <= start_s < last_s else f"cannot start at {start_s:g} s and end at {last_s:g} s"
+    """Why there is no segment between these times, "" where there is one."""
+    end_s = math.inf if end_s is None else end_s
+    return "" if 0 <= start_s < end_s else f"cannot start at {start_s:g} s and end at {end_s:g} s"
 
 
 def _seconds(columns: Columns, cells: Mapping[str, Any], meaning: str) -> float | None:
@@ -142,7 +137,7 @@ def _seconds(columns: Columns, cells: Mapping[str, Any], meaning: str) -> float 
 
 
 def loss_weight(value: object) -> float:
-    """How much a clip counts in the loss, 1 where nothing is said; a ValueError for a negative or infinite one."""
+    """A clip's weight in the loss, 1 for an empty cell; a ValueError for a negative or infinite one."""
     if value is None or not str(value).strip():
         return 1.0
     with suppress(ValueError, TypeError):
@@ -155,16 +150,16 @@ def loss_weight(value: object) -> float:
 class LabelSplitter:
     """Cells of a label column -> class names.
 
-    Text names one class, in a column called `labels` several with a semicolon between them, or with a comma where no
-    cell of the column has a semicolon; a comma within a name that is known parts nothing.
+    Text names one class, in a column called `labels` several with a semicolon between them, or with a comma
+    where no cell of the column has a semicolon; a comma within the name of a class separates nothing.
     """
 
     separator: str = ""
-    known: Mapping[str, str] = field(default_factory=dict)
+    with_commas: Mapping[str, str] = field(default_factory=dict)  # names of classes that hold commas
 
     @classmethod
     def of(cls, column: str, texts: Iterable[str], classes: Iterable[str] = ()) -> "LabelSplitter":
-        """For a column with these cells; `classes` are known beside those of the published label lists."""
+        """The splitter for these cells; commas may stand in names of `classes` and of the published lists."""
         if folded(column) != SEVERAL:
             return cls()
         if any(";" in text for text in texts):
@@ -180,12 +175,12 @@ class LabelSplitter:
         return list(dict.fromkeys(composed(name) for name in names if name))
 
     def _parted(self, parts: Sequence[str]) -> Iterator[str]:
-        """The parts, those together that are a known name."""
+        """The parts of a cell, put together again where they are the name of one class."""
         first = 0
         while first < len(parts):
-            ends = range(len(parts), first + 1, -1) if self.known else ()
-            end = next((end for end in ends if _joined(parts[first:end]) in self.known), first + 1)
-            yield self.known.get(_joined(parts[first:end]), parts[first].strip())
+            ends = range(len(parts), first + 1, -1) if self.with_commas else ()
+            end = next((end for end in ends if _joined(parts[first:end]) in self.with_commas), first + 1)
+            yield self.with_commas.get(_joined(parts[first:end]), parts[first].strip())
             first = end
 
 
@@ -193,24 +188,24 @@ def _joined(parts: Sequence[str]) -> str:
     return ",".join(composed(part.strip()) for part in parts)
 
 
-# -- rows -> clips -----------------------------------------------------------------------------------------------------
+# -- rows -> clips -------------------------------------------------------------------------------------------
 
 
-def clip_row(name: str, cells: Cells, columns: Columns, split: LabelSplitter | None) -> dict[str, Any]:
-    """A row of a ClipSet but for its `id`, the labels by name; a ValueError says why a row of a list is no clip.
+def clip_row(sound: str, cells: Cells, columns: Columns, split: LabelSplitter | None) -> Cells:
+    """A row of a ClipSet without its `id`, the labels by name; a ValueError says why a row is no clip.
 
     Without a splitter a clip has no labels and needs none.
     """
     labels = split(columns.cell(cells, "label")) if split else []
     if split and not labels:
-        raise ValueError(f"no label for {name}")
+        raise ValueError(f"no label for {sound}")
     start_s, end_s = span_of(cells, columns)
     if reason := impossible(start_s, end_s):
-        raise ValueError(f"{name} {reason}")
+        raise ValueError(f"{sound} {reason}")
     loss_weight(columns.cell(cells, "loss_weight"))
     folds = (text_of(columns.cell(cells, meaning)) for meaning in ("split", "fold"))
     return {
-        **{own: text_of(cells.get(column)) for own, column in columns.more.items()},
+        **{name: text_of(cells.get(column)) for name, column in columns.more.items()},
         "labels": labels,
         "fold": next(filter(None, folds), ""),
         "start_s": start_s,
@@ -218,8 +213,8 @@ def clip_row(name: str, cells: Cells, columns: Columns, split: LabelSplitter | N
     }
 
 
-def in_columns(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    """A table of the rows, made a chunk at a time."""
+def in_columns(rows: Iterable[Cells]) -> pa.Table:
+    """Rows as an Arrow table, converted a chunk at a time."""
     rows, chunks = iter(rows), []
     while chunk := list(islice(rows, CHUNK_ROWS)):
         chunks.append(pa.Table.from_pylist(chunk))

@@ -1,4 +1,4 @@
-"""Sound files on disk: all below a folder, the file that a list means, and which folders are classes or splits."""
+"""Sound files on disk: those below a folder, those of a list, and folders as classes and splits."""
 
 import os
 import re
@@ -14,26 +14,12 @@ from patchout.files import STREAM
 
 SUFFIXES = frozenset(
     (
-        *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".caf", ".au"),
-        *(".m4a", ".aac", ".mp4", ".webm", ".wma", ".mka", ".mkv", ".mov", ".3gp", ".amr", ".ac3"),
-        *(
-            ".w64",
-            ".rf64",
-            ".bwf",
-            ".wv",
-            ".tta",
-            ".ape",
-            ".mpc",
-            ".dsf",
-            ".dff",
-            ".aifc",
-            ".snd",
-            ".voc",
-            ".sph",
-        ),
-        *(".mp1", ".mp2", ".mpa", ".m4b", ".m4r", ".m4v", ".3g2", ".spx", ".ogx", ".ogv", ".weba", ".awb"),
-        *(".eac3", ".ec3", ".dts", ".ra", ".rm", ".asf", ".wmv", ".avi", ".mpg", ".mpeg", ".vob", ".flv"),
-        *(".f4v", ".ts", ".mts", ".m2ts"),
+        *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".caf", ".au", ".snd"),
+        *(".m4a", ".m4b", ".m4r", ".m4v", ".aac", ".mp4", ".webm", ".weba", ".wma", ".wmv", ".mka", ".mkv"),
+        *(".mov", ".3gp", ".3g2", ".amr", ".awb", ".ac3", ".eac3", ".ec3", ".w64", ".rf64", ".bwf", ".wv"),
+        *(".tta", ".ape", ".mpc", ".dsf", ".dff", ".voc", ".sph", ".mp1", ".mp2", ".mpa", ".spx", ".ogx"),
+        *(".ogv", ".dts", ".ra", ".rm", ".asf", ".avi", ".mpg", ".mpeg", ".vob", ".flv", ".f4v", ".ts"),
+        *(".mts", ".m2ts"),
     )
 )
 TRAINING = frozenset(("train", "training"))
@@ -45,7 +31,7 @@ SYNC_BYTE = b"\x47"  # every packet of an MPEG transport stream begins with it
 
 
 def is_sound(path: Path) -> bool:
-    """Whether a file's name says that it holds sound; a .ts without a transport stream's first byte is TypeScript."""
+    """Whether a file's name is that of a sound; a .ts that is no MPEG transport stream is TypeScript."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES or path.name.startswith("."):
         return False
@@ -56,65 +42,66 @@ def is_sound(path: Path) -> bool:
 
 
 def composed(text: str) -> str:
-    """Text with its accents composed (NFC), as which two spellings of a name are compared."""
+    """Text in Unicode normal form C, in which names are compared."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def at_home(name: str) -> str:
-    """A name in which `~` is the home; one that is called so, like ~a.wav, stays."""
+    """A path with `~` expanded; a name that only begins with one, like ~a.wav, stays."""
     return os.path.expanduser(name)  # noqa: PTH111 (Path refuses it)
 
 
 def refuse_url(name: str) -> None:
-    """InputError for an address, which is not fetched."""
+    """InputError for a URL, which is not fetched."""
     if URL.match(name):
         raise InputError(f"{name}: addresses are not fetched: download the file, and give its path")
 
 
 def walk(folder: Path, on_problem: Callable[[str], None]) -> Iterator[str]:
-    """The sounds below a folder, one directory at a time; `on_problem` hears of directories that cannot be read.
+    """The sound files below a folder; `on_problem` gets the directories that cannot be read.
 
     A linked directory is followed where it leads out of the folder, and no directory is walked twice.
     """
-    top, seen = Path(os.path.realpath(folder)), set[Path]()
+    top, visited = Path(os.path.realpath(folder)), set[Path]()
 
     def is_new(path: str) -> bool:
         real = Path(os.path.realpath(path))
         if real.is_relative_to(top):
             return not os.path.islink(path)  # noqa: PTH114
-        if top.is_relative_to(real) or real in seen:
+        if top.is_relative_to(real) or real in visited:
             return False
-        seen.add(real)
+        visited.add(real)
         return True
 
-    def tell(error: OSError) -> None:
+    def report(error: OSError) -> None:
         on_problem(f"{error.filename}: cannot be read ({error.strerror}): the sounds in it are left out")
 
-    for root, folders, files in os.walk(folder, followlinks=True, onerror=tell):
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=report):
         folders[:] = sorted(name for name in folders if is_new(os.path.join(root, name)))  # noqa: PTH118
         paths = (os.path.join(root, name) for name in sorted(files))  # noqa: PTH118
         yield from (path for path in paths if is_sound(Path(path)))
 
 
-# -- the files of a list -----------------------------------------------------------------------------------------------
+# -- the files of a list -------------------------------------------------------------------------------------
 
 
 class Finder:
-    """The files that the rows of a list name: beside it or in `audio/` there, in any spelling of their accents."""
+    """The files of a list: beside it or in `audio/` there, in either Unicode form of their names."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._listings: dict[Path, dict[str, str]] = {}
 
     def find(self, name: str) -> str:
-        """The path of a file, below the folder where the name is; FileNotFoundError says where it was looked for.
+        """The path of a named file, below the folder unless the name is absolute.
 
-        `~` is a home, and where no file has a backslash in its name it parts folders; behind the file its audio stream
-        may stand (#a:1). InputError for an address; OSError for what cannot be looked at.
+        `~` is expanded; a backslash separates folders where no file has one in its name; an audio stream may
+        stand behind the file (#a:1). FileNotFoundError, InputError for a URL, OSError for what cannot be
+        looked at.
         """
         refuse_url(name)
-        chosen = STREAM.fullmatch(name)
-        for file, stream in ((name, ""), *([chosen.groups()] if chosen else [])):
+        with_stream = STREAM.fullmatch(name)
+        for file, stream in ((name, ""), *([with_stream.groups()] if with_stream else [])):
             if path := self._find(at_home(file)):
                 return path + stream
         raise FileNotFoundError(f"no file {name!r} in {self.folder} or its audio/")
@@ -131,7 +118,7 @@ class Finder:
         return ""
 
     def _on_disk(self, place: str) -> str:
-        """The path as its directories spell it, "" where they have none."""
+        """The path in the Unicode form of its directories on disk, "" for a name of ASCII alone."""
         if place.isascii():
             return ""
         parts: list[str] = []
@@ -151,11 +138,11 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-# -- folders as labels -------------------------------------------------------------------------------------------------
+# -- folders as labels ---------------------------------------------------------------------------------------
 
 
 class Labelled(NamedTuple):
-    """A sound with the class and the split that its folders name."""
+    """A sound file with its class and split, by the names of its folders."""
 
     path: str  # below the data set's folder
     label: str
@@ -163,10 +150,10 @@ class Labelled(NamedTuple):
 
 
 def by_folders(paths: Sequence[str]) -> list[Labelled]:
-    """Sounds at `CLASS/...`, `SPLIT/CLASS/...`, one folder around that, or `CLASS/SPLIT/...`.
+    """Class and split of sounds at `CLASS/...`, `[FOLDER/]SPLIT/CLASS/...` or `CLASS/SPLIT/...`.
 
-    Splits are folders called train, test, valid and the like that hold a folder a class. DataError for such folders
-    that hold sounds themselves or stand beside others: they could be either.
+    Splits are folders called train, test, valid and the like that hold a folder a class. DataError for such
+    folders that hold sounds themselves or stand beside others: they could be either.
     """
     folders = [PurePath(path).parts[:-1] for path in paths]
     label, split = 0, -1
@@ -177,15 +164,11 @@ def by_folders(paths: Sequence[str]) -> list[Labelled]:
         label, split = 2, 1
     elif all(len(parts) > 1 and is_split(parts[1]) for parts in folders):
         split = 1
-    elif len(looked := sorted(filter(is_split, tops))) > 1:
-        others = sorted(tops - set(looked))
-        why = (
-            f"stand beside {', '.join(others[:3])}"
-            if others
-            else "hold sounds that lie in no folder of a class"
-        )
+    elif len(splits := sorted(filter(is_split, tops))) > 1:
+        beside = ", ".join(sorted(tops - set(splits))[:3])
+        why = f"stand beside {beside}" if beside else "hold sounds that lie in no folder of a class"
         todo = "sort the sounds into SPLIT/CLASS/, or write a list with the columns file, label and split"
-        raise DataError(f"the folders {', '.join(looked)} look like splits, but {why}: {todo}")
+        raise DataError(f"the folders {', '.join(splits)} look like splits, but {why}: {todo}")
     return [
         Labelled(path, composed(parts[label]), parts[split] if split >= 0 else "")
         for path, parts in zip(paths, folders, strict=True)
@@ -193,12 +176,12 @@ def by_folders(paths: Sequence[str]) -> list[Labelled]:
 
 
 def is_split(name: str) -> bool:
-    """Whether a folder of this name is a part of a data set."""
+    """Whether a folder of this name is a split (train, valid, test ...)."""
     return name.casefold() in SPLITS
 
 
 def split_of(path: str) -> str:
-    """The first folder on a path that is called like a split, or nothing."""
+    """The first folder on a path that is called like a split, or ""."""
     return next(filter(is_split, PurePath(path).parts[:-1]), "")
 
 

@@ -1,6 +1,6 @@
-"""Sets of the Hugging Face hub, as they lie in its cache: `datasets` would decode their sounds, and is not asked to."""
+"""Data sets of the Hugging Face hub, read undecoded from the Arrow files in the cache of `datasets`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -9,18 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from patchout.data.clips import ClipSet, DataError, Packed, by_name, rows_of
-from patchout.data.columns import (
-    COLUMNS,
-    Columns,
-    LabelSplitter,
-    clip_row,
-    columns_of,
-    in_columns,
-    is_small,
-    text_of,
-)
+from patchout.data.clips import ClipSet, DataError, class_indices
+from patchout.data.columns import COLUMNS, Columns, LabelSplitter, clip_row, columns_of, in_columns, is_small
 from patchout.data.folders import composed
+from patchout.data.packed import Packed, mapped_rows
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder, DatasetDict, Features
@@ -31,13 +23,13 @@ SOUND_FILES = "audiofolder"  # what `datasets` calls a set of sound files with a
 
 
 def name_of(source: str) -> tuple[str, str]:
-    """Name and split in "hf://owner/name[:split]"."""
+    """Name and split of "hf://owner/name[:split]"."""
     name, _, split = source.removeprefix(HUB).strip("/").partition(":")
     return name, split
 
 
 def folder_of(source: str) -> Path | None:
-    """The folder of a set that is sound files with lists beside them, downloaded if need be; None for other sets."""
+    """The folder of a set of sound files and lists, downloaded if need be; None for other sets."""
     from huggingface_hub import snapshot_download
 
     name, _ = name_of(source)
@@ -47,40 +39,39 @@ def folder_of(source: str) -> Path | None:
 
 
 def load(source: str, classes: Sequence[str] = ()) -> ClipSet:
-    """The clips of "hf://owner/name[:split]", downloaded if need be; without a split all of them, which are the folds.
+    """The clips of "hf://owner/name[:split]", downloaded if need be; without a split all, splits as folds.
 
-    Labels are a column category, label or labels, else the only column of classes; text is not parted within the
-    names of `classes`. Raises DataError.
+    Labels are a column category, label or labels, else the only column of classes; text is not split within
+    the names of `classes`. Raises DataError.
     """
     (name, split), parts = name_of(source), _parts(source)
     if split and split not in parts:
         raise DataError(f"{source}: no split {split}: it has {', '.join(parts)}")
-    sound, columns, names = _meant(source, next(iter(parts.values())).features)
-    files = {
-        part: [file["filename"] for file in parts[part].cache_files] for part in ([split] if split else parts)
-    }
-    every = tuple(chain.from_iterable(files.values()))
-    folds = [part for part in files for _ in range(len(parts[part]))]
-    table = rows_of(every)
-    if len(files) == 1 and columns.used.keys() & {"split", "fold"}:
+    sound, columns, names = _columns(source, next(iter(parts.values())).features)
+    chosen = [split] if split else [*parts]
+    files = tuple(file["filename"] for part in chosen for file in parts[part].cache_files)
+    folds = [part for part in chosen for _ in range(len(parts[part]))]
+    table = mapped_rows(files)
+    if len(chosen) == 1 and columns.used.keys() & {"split", "fold"}:
         folds = [""] * len(table)  # the rows say it
     label, problems = columns.used["label"], list[str]()
     is_text = pa.types.is_string(table.schema.field(label).type)
-    splitter = LabelSplitter.of(
-        label, pc.unique(table[label].drop_null()).to_pylist() if is_text else (), classes
+    texts = pc.unique(table[label].drop_null()).to_pylist() if is_text else ()
+    ids = _ids(table, folds, has_segments="start" in columns.used)
+    rows = _rows(table, columns, LabelSplitter.of(label, texts, classes), names, problems)
+    clips = in_columns(
+        row | {"id": ids[row["row"]], "fold": folds[row["row"]] or row["fold"]} for row in rows
     )
-    rows = _rows(table, columns, splitter, names, problems)
-    ids = _ids(table, folds, columns)
-    clips = in_columns(row | {"id": ids(row), "fold": folds[row["row"]] or row["fold"]} for row in rows)
     if not len(clips):
         raise DataError(f"{source}: no clips ({problems[0] if problems else 'it is empty'})")
     clip_set = ClipSet(
-        Path(name), (), "multi_class", clips, packed=Packed(every, sound), columns=columns.used
+        Path(name), (), "multi_class", clips, packed=Packed(files, sound), columns=columns.used
     )
-    return by_name(replace(clip_set, problems=tuple(problems), notes=columns.notes), names)
+    return class_indices(replace(clip_set, problems=tuple(problems), notes=columns.notes), names)
 
 
 def _builder(source: str) -> "DatasetBuilder":
+    """What `datasets` knows of the set before it is downloaded."""
     import datasets
 
     try:
@@ -90,7 +81,7 @@ def _builder(source: str) -> "DatasetBuilder":
 
 
 def _parts(source: str) -> "DatasetDict":
-    """Its splits, downloaded and written to the cache."""
+    """The splits, downloaded and written to the cache."""
     import datasets
 
     builder = _builder(source)
@@ -101,8 +92,8 @@ def _parts(source: str) -> "DatasetDict":
         raise DataError(f"{source}: cannot be loaded from the hub ({error.__cause__ or error})") from None
 
 
-def _meant(source: str, features: "Features") -> tuple[str, Columns, list[str]]:
-    """The column of sounds, those with another meaning, and the names of the classes where the set has them."""
+def _columns(source: str, features: "Features") -> tuple[str, Columns, list[str]]:
+    """The column of sounds, the others by their meaning, and the names of the classes if the set has them."""
     import datasets
 
     kinds = {key: getattr(kind, "feature", kind) for key, kind in features.items()}
@@ -111,23 +102,21 @@ def _meant(source: str, features: "Features") -> tuple[str, Columns, list[str]]:
     classed = [key for key, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
     label = columns.used.get("label") or (classed[0] if len(classed) == 1 else "")
     if sound not in kinds or not label:
-        names = ", ".join(COLUMNS["label"])
-        wanted = f"a column of sounds, and one called {names} or a single one of classes"
-        several = (
-            f" ({len(classed)} of classes: {', '.join(classed)}: rename one of them to label)"
-            if classed
-            else ""
+        needed = (
+            f"a column of sounds, and one called {', '.join(COLUMNS['label'])} or a single one of classes"
         )
-        raise DataError(f"{source}: needs {wanted}, its columns are {', '.join(kinds)}{several}")
+        several = f"{len(classed)} of classes: {', '.join(classed)}: rename one of them to label"
+        header = f"{', '.join(kinds)}{f' ({several})' if classed else ''}"
+        raise DataError(f"{source}: needs {needed}, its columns are {header}")
     more = {name: column for name, column in columns.more.items() if column != label}
-    classes = [composed(text_of(name)) for name in kinds[label].names] if label in classed else []
+    classes = [composed(name.strip()) for name in kinds[label].names] if label in classed else []
     return sound, replace(columns, used=columns.used | {"label": label}, more=more), classes
 
 
 def _rows(
     table: pa.Table, columns: Columns, splitter: LabelSplitter, names: Sequence[str], problems: list[str]
 ) -> Iterator[dict[str, Any]]:
-    """The clips but for their ids; unusable rows go to `problems`, those without a label by their number."""
+    """The clips without their ids; unusable rows go to `problems`, those without a label by their number."""
     small, label, unlabelled = [f.name for f in table.schema if is_small(f.type)], columns.used["label"], 0
     chunks = table.select(list(dict.fromkeys(small))).to_batches(max_chunksize=4096)
     for row, cells in enumerate(chain.from_iterable(chunk.to_pylist() for chunk in chunks)):
@@ -145,16 +134,10 @@ def _rows(
         problems.append(f"{unlabelled} clips have no label")
 
 
-def _ids(table: pa.Table, folds: Sequence[str], columns: Columns) -> Callable[[dict[str, Any]], str]:
-    """What each row is called: by its column, with the split before it where splits number their clips anew."""
-    column = next(
-        (
-            name
-            for name in ID_COLUMNS
-            if name in table.column_names and is_small(table.schema.field(name).type)
-        ),
-        "row",
-    )
+def _ids(table: pa.Table, folds: Sequence[str], *, has_segments: bool) -> list[str]:
+    """The rows' ids: a column, with the split in front where the splits number their clips anew."""
+    small = {field.name for field in table.schema if is_small(field.type)}
+    column = next(filter(small.__contains__, ID_COLUMNS), "row")
     ids = table[column].cast(pa.string()).to_pylist()
-    is_own = "start" in columns.used or len(set(ids)) == len(ids)
-    return lambda row: ids[row["row"]] if is_own else f"{folds[row['row']]}/{ids[row['row']]}"
+    is_unique = has_segments or len(set(ids)) == len(ids)
+    return ids if is_unique else [f"{fold}/{id}" for fold, id in zip(folds, ids, strict=True)]

@@ -1,10 +1,11 @@
-"""What a job works through: files, folders, patterns and lists -> segments of sound files."""
+"""The sounds of a job: files, folders, patterns and lists -> segments of sound files."""
 
 import glob
 import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ class Item(NamedTuple):
     file: str
     start_s: float = 0.0
     end_s: float | None = None
-    reason: str = ""  # why it is none, of a row that makes no sense
+    reason: str = ""  # why a row of a list is no segment
 
 
 def items_hash(items: Iterable[Item]) -> str:
@@ -37,26 +38,25 @@ def _refuse(problem: str) -> None:
 
 
 def find_files(source: str, on_problem: Callable[[str], None] = _refuse) -> Iterator[str]:
-    """A file as it is named, the sounds below a folder, or what a pattern matches; InputError where that is nothing.
+    """The file of this name, the sounds below a folder, or the matches of a pattern.
 
-    `on_problem` hears of folders that cannot be read.
+    `on_problem` gets folders that cannot be read. InputError where there is no file.
     """
     refuse_url(source)
     path = Path(source).expanduser()
-    found, empty = iter((str(path),)), ""
+    files, empty = iter((str(path),)), ""
     if path.is_dir():
-        found, empty = walk(path, on_problem), "a folder without sound files"
+        files, empty = walk(path, on_problem), "a folder without sound files"
     elif not path.exists() and glob.has_magic(source):
         pattern, stream = without_stream(str(path))
         matches = sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))  # noqa: PTH207
-        found, empty = (match + stream for match in matches), "no file matches"
-    first = next(found, None)
+        files, empty = (match + stream for match in matches), "no file matches"
+    first = next(files, None)
     if first is None:
-        raise InputError(
-            f"{source}: {empty}: name sound files, folders with some, or patterns that match some"
-        )
+        todo = "name sound files, folders with some, or patterns that match some"
+        raise InputError(f"{source}: {empty}: {todo}")
     yield first
-    yield from found
+    yield from files
 
 
 def read_items(
@@ -64,40 +64,40 @@ def read_items(
     on_problem: Callable[[str], None] = _refuse,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> list[Item]:
-    """Sound files, folders (searched through), patterns, and lists (`lists.SUFFIXES`), in this order.
+    """The sounds of files, folders (searched through), patterns and lists (`lists.SUFFIXES`), in this order.
 
-    A list has the columns of `columns.COLUMNS`, of which file, start and end count; its files lie beside it or in
-    `audio/` there. Rows are kept as they stand, twice if they stand twice; one whose file or times make no sense fails
-    later, with its reason. `on_problem` hears of rows and folders that cannot be read, `on_note` of columns that look
-    as if they counted. A source that leads to nothing is an InputError.
+    A list has the columns of `columns.COLUMNS`, of which file, start and end are read; its files lie beside
+    it or in `audio/` there. Rows stay as they are, twice if they stand twice; one whose file or times make no
+    sense fails later, with its reason. `on_problem` gets rows and folders that cannot be read, `on_note`
+    columns that look as if they were read. A source without sounds is an InputError.
     """
     items = []
     for source in sources:
         for file in find_files(source, on_problem):
-            suffix = Path(file).suffix.lower()
-            is_list = suffix in lists.SUFFIXES and (
-                suffix != ".txt" or file == str(Path(source).expanduser())
-            )
+            suffix, is_named = Path(file).suffix.lower(), file == str(Path(source).expanduser())
+            is_list = suffix in lists.SUFFIXES and (suffix != ".txt" or is_named)
             items += _listed(Path(file), on_problem, on_note) if is_list else [Item(file)]
     return items
 
 
 def _listed(path: Path, on_problem: Callable[[str], None], on_note: Callable[[str], None]) -> list[Item]:
-    """The rows of a list, at least one; a missing file is expected where the first one that is there lies."""
+    """The rows of a list, at least one; a missing file is expected in the folder of the first that exists."""
     sounds, finder = lists.open_list(path), Finder(path.parent)
     columns = columns_of(sounds.header)
     if "file" not in columns.used:
-        have = ", ".join(sounds.header) or "empty"
-        raise InputError(f"{path}: a list needs a column {', '.join(COLUMNS['file'])}; its header is {have}")
+        header = ", ".join(sounds.header) or "empty"
+        needed = f"a list needs a column {', '.join(COLUMNS['file'])}"
+        raise InputError(f"{path}: {needed}; its header is {header}")
     for note in columns.notes:
         on_note(f"{path.name}: {note}")
     rows: list[tuple[str, str, Item]] = []  # name, place, segment
     for row in sounds:
-        name = text_of(columns.cell(row.cells, "file"))
+        name, place = text_of(columns.cell(row.cells, "file")), ""
         try:
             if row.reason:
                 raise ValueError(row.reason)
-            place = _place(finder, name)
+            with suppress(OSError):  # a file that is missing or locked fails when it is read
+                place = finder.find(name)
         except ValueError as error:
             on_problem(f"{sounds.place(row)}: {error}")
             continue
@@ -115,11 +115,3 @@ def _listed(path: Path, on_problem: Callable[[str], None], on_note: Callable[[st
         item._replace(file=str(path.parent / place if place else folder / at_home(name)) if name else "")
         for name, place, item in rows
     ]
-
-
-def _place(finder: Finder, name: str) -> str:
-    """Where a file lies below the list's folder; "" for one that is missing or locked, which fails when it is read."""
-    try:
-        return finder.find(name)
-    except OSError:
-        return ""

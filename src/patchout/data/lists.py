@@ -1,4 +1,4 @@
-"""Lists of sounds: CSV, TSV, JSONL, Parquet or text in any dialect -> rows with a file, a segment, labels, a split."""
+"""Lists of sounds as CSV, TSV, JSONL, Parquet or text in any dialect -> rows of cells."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +20,7 @@ from patchout.files import without_stream
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
 DELIMITERS = (",", ";", "\t")
-ASIDE = re.compile(r"(#.*|sep=.)?")  # lines before the header
+BEFORE_HEADER = re.compile(r"(#.*|sep=.)?")  # comments and blank lines
 
 
 class Row(NamedTuple):
@@ -31,9 +31,12 @@ class Row(NamedTuple):
     reason: str = ""
 
 
+Table: TypeAlias = tuple[tuple[str, ...], Callable[[], Iterator[Row]]]  # header, and a reader of the rows
+
+
 @dataclass(frozen=True)
 class SoundList:
-    """A table in a file, with the names of its columns; iterating reads the rows, each time anew."""
+    """A table in a file, with the names of its columns; each iteration reads the rows again."""
 
     path: Path
     header: tuple[str, ...]
@@ -44,20 +47,19 @@ class SoundList:
             yield from self.rows()
 
     def place(self, row: Row) -> str:
-        """Where a row stands, for people."""
+        """The file and line (or row) of a row, for error messages."""
         return f"{self.path.name} {'row' if self.path.suffix.lower() == '.parquet' else 'line'} {row.number}"
 
 
 def open_list(path: Path) -> SoundList:
     """A list of any kind; DataError for a file that is no table.
 
-    The separator of text is a comma, a semicolon or a tab, as the header has it; blank lines and comments (#) may
-    stand before it. A text without a header names a file a line.
+    The separator of text is a comma, a semicolon or a tab, as the header has it; blank lines and comments (#)
+    may stand before it. A text without a header names a file a line.
     """
-    suffix = path.suffix.lower()
-    read = {".jsonl": _json_lines, ".parquet": _parquet}.get(suffix, _separated)
+    reader = {".jsonl": _json_lines, ".parquet": _parquet}.get(path.suffix.lower(), _separated)
     with _readable(path):
-        return SoundList(path, *read(path))
+        return SoundList(path, *reader(path))
 
 
 @contextmanager
@@ -69,13 +71,15 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read as a table ({error}): {hint}") from None
 
 
-# -- files -> rows -----------------------------------------------------------------------------------------------------
+# -- files -> rows -------------------------------------------------------------------------------------------
 
 
-def _separated(path: Path) -> tuple[tuple[str, ...], Callable[[], Iterator[Row]]]:
+def _separated(path: Path) -> Table:
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = enumerate(file, 1)
-        skipped, first = next((line for line in lines if not ASIDE.fullmatch(line[1].strip())), (0, ""))
+        skipped, first = next(
+            (line for line in lines if not BEFORE_HEADER.fullmatch(line[1].strip())), (0, "")
+        )
     headers = {sign: _header(first, sign) for sign in DELIMITERS}
     delimiter = max(headers, key=lambda sign: (_names_files(headers[sign]), len(headers[sign])))
     header = headers[delimiter]
@@ -101,24 +105,24 @@ def _named_files(path: Path) -> Iterator[Row]:
 
 
 def _separated_rows(path: Path, header: Sequence[str], delimiter: str, skipped: int) -> Iterator[Row]:
-    """Rows after the first lines; a quote that is left open, and swallows rows, is a DataError with its line."""
-    lines: list[str] = []  # of the row that is read
+    """The rows after the first lines; a quote that is not closed, and swallows rows, is a DataError."""
+    lines: list[str] = []  # of the present row
 
-    def read(file: Iterable[str]) -> Iterator[str]:
+    def recorded(file: Iterable[str]) -> Iterator[str]:
         for line in chain(file, ["\n"]):  # a blank line that is no row of its own is inside a quote
             lines.append(line)
             yield line
 
-    where = next((place for place, name in enumerate(header) if folded(name) in COLUMNS["file"]), len(header))
+    place = next((place for place, name in enumerate(header) if folded(name) in COLUMNS["file"]), len(header))
 
     def is_row(line: str) -> bool:
         cells = line.split(delimiter)
-        return len(cells) > where and is_sound(Path(without_stream(cells[where].strip(' \r\n"'))[0]))
+        return len(cells) > place and is_sound(Path(without_stream(cells[place].strip(' \r\n"'))[0]))
 
     with path.open(newline="", encoding="utf-8-sig") as file:
         for _ in range(skipped):
             next(file)
-        reader, cells = csv.reader(read(file), delimiter=delimiter, skipinitialspace=True), list[str]()
+        reader, cells = csv.reader(recorded(file), delimiter=delimiter, skipinitialspace=True), list[str]()
         try:
             for cells in reader:
                 number = skipped + reader.line_num - len(lines) + 1
@@ -136,12 +140,11 @@ def _separated_rows(path: Path, header: Sequence[str], delimiter: str, skipped: 
             cells, number = [str(error)], skipped + reader.line_num - len(lines) + 1
         if cells:
             todo = 'close it, or write "" for a quote inside a text'
-            raise DataError(
-                f"{path} line {number}: a quote is opened here and swallows the lines after it: {todo}"
-            )
+            problem = "a quote is opened here and swallows the lines after it"
+            raise DataError(f"{path} line {number}: {problem}: {todo}")
 
 
-def _json_lines(path: Path) -> tuple[tuple[str, ...], Callable[[], Iterator[Row]]]:
+def _json_lines(path: Path) -> Table:
     """One object a line; its names may differ from line to line."""
 
     def rows() -> Iterator[Row]:
@@ -164,23 +167,18 @@ def _json_row(number: int, line: str) -> Row:
         cells = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
         return Row(number, {}, str(error))
-    return (
-        Row(number, cells)
-        if isinstance(cells, dict)
-        else Row(number, {}, "is not an object with names and values")
-    )
+    is_row = isinstance(cells, dict)
+    return Row(number, cells if is_row else {}, "" if is_row else "is not an object with names and values")
 
 
-def _parquet(path: Path) -> tuple[tuple[str, ...], Callable[[], Iterator[Row]]]:
+def _parquet(path: Path) -> Table:
     with pq.ParquetFile(path) as table:
-        schema = table.schema_arrow
-    wanted = [field.name for field in schema if is_small(field.type)]
+        columns = [field.name for field in table.schema_arrow if is_small(field.type)]
 
     def rows() -> Iterator[Row]:
-        number = 0
         with pq.ParquetFile(path) as table:
-            for batch in table.iter_batches(columns=wanted, use_threads=False):
-                for number, cells in enumerate(batch.to_pylist(), number + 1):  # noqa: B020
-                    yield Row(number, cells)
+            batches = table.iter_batches(columns=columns, use_threads=False)
+            for number, cells in enumerate(chain.from_iterable(map(pa.RecordBatch.to_pylist, batches)), 1):
+                yield Row(number, cells)
 
-    return tuple(wanted), rows
+    return tuple(columns), rows

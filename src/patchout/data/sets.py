@@ -1,4 +1,4 @@
-"""Every kind of data set -> its clips: class folders, lists, prepared sets, sets of the hub."""
+"""Any kind of data set -> its clips: class folders, lists, prepared sets, sets of the hub."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from patchout.audio.stream import Channel
 from patchout.data import lists
-from patchout.data.clips import ClipSet, DataError, Packed, by_name, rows_of
+from patchout.data.clips import ClipSet, DataError, class_indices
 from patchout.data.columns import (
     COLUMNS,
     Cells,
@@ -22,9 +22,10 @@ from patchout.data.columns import (
     in_columns,
     text_of,
 )
-from patchout.data.folders import Finder, Labelled, by_folders, is_sound, refuse_url, split_of, walk
+from patchout.data.folders import Finder, by_folders, is_sound, refuse_url, split_of, walk
 from patchout.data.hub import HUB, folder_of, load, name_of
 from patchout.data.lists import SoundList, open_list
+from patchout.data.packed import Packed, mapped_rows
 
 __all__ = ["ClipSet", "DataError", "is_sound", "scan", "scan_sounds"]
 
@@ -37,19 +38,19 @@ METADATA = "metadata"  # the stem of a list that the hub lays among sounds, at a
 def scan(
     source: str | os.PathLike[str], *, channel: Channel = "mean", classes: Sequence[str] = ()
 ) -> ClipSet:
-    """Read a data set, whose sounds will be heard as the mean of their channels or one of them.
+    """The clips of a labelled data set, to be decoded as the mean of their channels or as one of them.
 
-    `source` is a folder of class folders (below folders of splits or not), a folder with a list on top, a list
-    (`lists.SUFFIXES`), a folder made by `patchout prepare`, or "hf://owner/name[:split]". `columns.COLUMNS` has the
-    columns of a list: a file (beside it, or in `audio/`), a label, and perhaps more. Text that names several classes is
-    not parted within the names of `classes`. Raises DataError.
+    `source` is a folder of class folders (below folders of splits or not), a folder with a list on top, a
+    list (`lists.SUFFIXES`), a folder made by `patchout prepare`, or "hf://owner/name[:split]".
+    `columns.COLUMNS` has the columns of a list: a file (beside it, or in `audio/`), a label, and perhaps
+    more. Text that names several classes is not split within the names of `classes`. Raises DataError.
     """
     path = Path(source).expanduser()
     if os.fspath(source).startswith(HUB):
         clips = _of_hub(os.fspath(source), classes)
     elif (path / PREPARED).is_file():
         clips = _prepared(path)
-    elif path.is_file() and path.suffix.lower() in lists.SUFFIXES:
+    elif _is_list(path):
         clips = _listed([open_list(path)], path, classes)
     elif path.is_dir():
         clips = _folder(path, classes)
@@ -62,28 +63,32 @@ def scan(
 
 
 def scan_sounds(source: str | os.PathLike[str]) -> ClipSet:
-    """The sounds of a data set without their labels, which it need not have: a clip set of no class.
+    """The sounds of a data set, labelled or not, as a clip set without classes.
 
-    `source` is a folder with sounds at any depth (lists in it do not count), a list, or what `scan` takes besides.
-    Raises DataError.
+    `source` is a folder with sounds at any depth (lists in it are not read), a list, or what `scan` takes
+    besides. Raises DataError.
     """
     path, problems = Path(source).expanduser(), list[str]()
     if path.is_dir() and not (path / PREPARED).is_file():
         table = in_columns({"id": name, "fold": split_of(name)} for name in _walked(path, problems))
         clips = ClipSet(path, (), "multi_class", table, path, problems=tuple(problems))
-    elif path.is_file() and path.suffix.lower() in lists.SUFFIXES:
+    elif _is_list(path):
         clips = _listed([open_list(path)], path, None)
     else:
         clips = scan(source)
     if not len(clips):
         raise DataError(f"{path}: {clips.problems[0] if clips.problems else 'no sounds in it'}")
-    others = [name for name in clips.table.column_names if name not in ("labels", "probabilities", "known")]
-    none = pa.array([[]] * len(clips), pa.list_(pa.int32()))
-    table = clips.table.select(others).append_column("labels", none)
+    columns = [name for name in clips.table.column_names if name not in ("labels", "probabilities", "known")]
+    no_labels = pa.array([[]] * len(clips), pa.list_(pa.int32()))
+    table = clips.table.select(columns).append_column("labels", no_labels)
     return replace(clips, classes=(), task="multi_class", table=table)
 
 
-# -- folders ----------------------------------------------------------------------------------------------------------
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() in lists.SUFFIXES and path.is_file()
+
+
+# -- folders -------------------------------------------------------------------------------------------------
 
 
 def _walked(folder: Path, problems: list[str]) -> list[str]:
@@ -94,53 +99,41 @@ def _walked(folder: Path, problems: list[str]) -> list[str]:
 
 def _folder(folder: Path, classes: Sequence[str]) -> ClipSet:
     """The clips of the list on top, else of the lists of metadata below, else of folders that are classes."""
-    on_top, reasons = _usable(path for path in folder.iterdir() if path.suffix.lower() in lists.SUFFIXES)
+    on_top, reasons = _usable(folder.iterdir())
     if len(on_top) > 1:
-        names = ", ".join(sounds.path.name for sounds in on_top)
-        raise DataError(
-            f"{folder}: {len(on_top)} lists on top ({names}): leave one, or give one of them as the data"
-        )
-    if on_top:
-        return _listed(on_top, folder, classes)
-    below, _ = _usable(
-        path for path in folder.rglob(f"{METADATA}.*") if path.suffix.lower() in lists.SUFFIXES
-    )
-    if below:
-        return _listed(below, folder, classes)
+        names = f"{len(on_top)} lists on top ({', '.join(sounds.path.name for sounds in on_top)})"
+        raise DataError(f"{folder}: {names}: leave one, or give one of them as the data")
+    if tables := on_top or _usable(folder.rglob(f"{METADATA}.*"))[0]:
+        return _listed(tables, folder, classes)
     problems: list[str] = []
-    found = by_folders([path for path in _walked(folder, problems) if _is_in_class(path)])
-    if reasons and len({sound.label for sound in found}) < 2:  # sounds in one folder are those of a list
+    walked = ((path, PurePath(path).parts) for path in _walked(folder, problems))
+    sounds = by_folders([path for path, parts in walked if len(parts) > 1 and not parts[0].startswith(".")])
+    if reasons and len({sound.label for sound in sounds}) < 2:  # sounds in one folder are those of a list
         raise DataError(reasons[0])
     problems += (f"{reason}; the folders are the classes" for reason in reasons)
-    tops = {PurePath(sound.path).parts[0] for sound in found}
-    idle = (path.name for path in sorted(folder.iterdir()) if path.is_dir() and path.name not in tops)
-    problems += (f"{name}: a class folder without sounds" for name in idle if not name.startswith("."))
-    table = in_columns(map(_folder_row, found))
-    if not len(table):
+    tops = {PurePath(sound.path).parts[0] for sound in sounds}
+    empty = (path.name for path in sorted(folder.iterdir()) if path.is_dir() and path.name not in tops)
+    problems += (f"{name}: a class folder without sounds" for name in empty if not name.startswith("."))
+    if not sounds:
         why = problems[0] if problems else "no class folders with sounds, and no CSV"
         raise DataError(f"{folder}: no clips ({why})")
-    used = {"label": "the folders"} | ({"split": "the folders"} if found[0].split else {})
-    return by_name(ClipSet(folder, (), "multi_class", table, folder, problems=tuple(problems), columns=used))
+    used = dict.fromkeys(("label", "split") if sounds[0].split else ("label",), "the folders")
+    table = in_columns(
+        {"id": sound.path, "labels": [sound.label]} | ({"fold": sound.split} if sound.split else {})
+        for sound in sounds
+    )
+    clips = ClipSet(folder, (), "multi_class", table, folder, problems=tuple(problems), columns=used)
+    return class_indices(clips)
 
 
-def _is_in_class(path: str) -> bool:
-    """Whether a sound lies in a folder that is not hidden."""
-    parts = PurePath(path).parts
-    return len(parts) > 1 and not parts[0].startswith(".")
-
-
-def _folder_row(sound: Labelled) -> Cells:
-    fold = {"fold": sound.split} if sound.split else {}
-    return {"id": sound.path, "labels": [sound.label], **fold}
-
-
-# -- lists ------------------------------------------------------------------------------------------------------------
+# -- lists ---------------------------------------------------------------------------------------------------
 
 
 def _usable(paths: Iterable[Path]) -> tuple[list[SoundList], list[str]]:
-    """The lists among files that have a file and a label, and why the other tables have not."""
+    """The lists among files that have a file and a label, and why the other tables are no such lists."""
     usable, reasons = list[SoundList](), list[str]()
-    for path in sorted(path for path in paths if not path.name.startswith(".")):
+    tables = (path for path in paths if path.suffix.lower() in lists.SUFFIXES)
+    for path in sorted(path for path in tables if not path.name.startswith(".")):
         try:
             sounds = open_list(path)
             _columns(sounds, labelled=True)
@@ -152,22 +145,21 @@ def _usable(paths: Iterable[Path]) -> tuple[list[SoundList], list[str]]:
 
 
 def _columns(sounds: SoundList, *, labelled: bool) -> Columns:
-    """The columns of a list; DataError where one that is needed is not there."""
+    """The columns of a list; DataError where the file, or the label of a labelled one, is missing."""
     try:
         columns = columns_of(sounds.header)
     except DataError as error:
         raise DataError(f"{sounds.path}: {error}") from None
-    needed = ("file", "label") if labelled else ("file",)
-    if not columns.used.keys() >= {*needed}:
-        wanted = " and ".join(f"one of {', '.join(COLUMNS[meaning])}" for meaning in needed)
-        raise DataError(
-            f"{sounds.path}: needs the columns {wanted}, its header is {', '.join(sounds.header) or 'empty'}"
-        )
+    meanings = ("file", "label") if labelled else ("file",)
+    if not columns.used.keys() >= {*meanings}:
+        needed = " and ".join(f"one of {', '.join(COLUMNS[meaning])}" for meaning in meanings)
+        header = ", ".join(sounds.header) or "empty"
+        raise DataError(f"{sounds.path}: needs the columns {needed}, its header is {header}")
     return columns
 
 
 def _listed(tables: Sequence[SoundList], root: Path, classes: Sequence[str] | None) -> ClipSet:
-    """The clips of lists, by their paths below the folder; with None instead of classes they have no labels."""
+    """The clips of lists, by their paths below the folder; without labels if `classes` is None."""
     reader = _Reader(root if root.is_dir() else root.parent, classes)
     table = in_columns(row for sounds in tables for row in reader.rows(sounds))
     clips = ClipSet(root, (), "multi_class", table, reader.folder, columns=reader.columns)
@@ -175,14 +167,13 @@ def _listed(tables: Sequence[SoundList], root: Path, classes: Sequence[str] | No
     if classes is None:
         return clips
     if not len(table):
-        raise DataError(
-            f"{root}: no clips ({reader.problems[0] if reader.problems else 'its list has no rows'})"
-        )
-    return by_name(clips)
+        why = reader.problems[0] if reader.problems else "its list has no rows"
+        raise DataError(f"{root}: no clips ({why})")
+    return class_indices(clips)
 
 
 class _Reader:
-    """Lists -> rows of a ClipSet; unusable ones go to `problems` by their place."""
+    """Lists -> rows of a ClipSet; unusable rows go to `problems` by their line."""
 
     def __init__(self, folder: Path, classes: Sequence[str] | None) -> None:
         self.folder = folder
@@ -190,7 +181,7 @@ class _Reader:
         self.columns: dict[str, str] = {}
         self.problems: list[str] = []
         self.notes: list[str] = []
-        self._seen: set[tuple[object, ...]] = set()
+        self._segments: set[tuple[object, ...]] = set()
 
     def rows(self, sounds: SoundList) -> Iterator[Cells]:
         """The clips of a list."""
@@ -208,21 +199,20 @@ class _Reader:
                 if row.reason:
                     raise ValueError(row.reason)
                 clip = {"id": str(below / finder.find(name))} | clip_row(name, row.cells, columns, splitter)
-                if (key := (clip["id"], clip["start_s"], clip["end_s"])) in self._seen:
-                    raise ValueError(
-                        f"{clip['id']} was there before: give each sound one row, with all its labels"
-                    )
+                if (segment := (clip["id"], clip["start_s"], clip["end_s"])) in self._segments:
+                    todo = "give each sound one row, with all its labels"
+                    raise ValueError(f"{clip['id']} was there before: {todo}")
             except (ValueError, OSError) as error:
                 reason = getattr(error, "strerror", None)
                 self.problems.append(f"{sounds.place(row)}: {f'{name}: {reason}' if reason else error}")
                 continue
-            self._seen.add(key)
+            self._segments.add(segment)
             if sounds.path.stem == METADATA:
                 clip["fold"] = clip["fold"] or split_of(clip["id"])
             yield clip
 
 
-# -- the hub, and Arrow -----------------------------------------------------------------------------------------------
+# -- the hub, and Arrow --------------------------------------------------------------------------------------
 
 
 def _of_hub(source: str, classes: Sequence[str]) -> ClipSet:
@@ -240,22 +230,17 @@ def _prepared(folder: Path) -> ClipSet:
         info = json.loads((folder / PREPARED).read_text("utf-8"))
         state = json.loads((folder / "state.json").read_text("utf-8"))
         files = [str(folder / file["filename"]) for file in state["_data_files"]]
-        classes, task = tuple(info["classes"]), info["task"]
+        classes, task, version = tuple(info["classes"]), info["task"], info.get("format")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: is not a whole prepared set ({error!r}): prepare it again") from None
-    if info.get("format") != FORMAT:
-        raise DataError(
-            f"{folder}: is of format {info.get('format')}, this version reads {FORMAT}: update patchout"
-        )
-    table = rows_of(files)
-    kept = {
-        "fold" if name == "split" else name: table[name] for name in table.column_names if name != "audio"
-    }
-    table = pa.table(kept).combine_chunks()
+    if version != FORMAT:
+        raise DataError(f"{folder}: is of format {version}, this version reads {FORMAT}: update patchout")
+    table = mapped_rows(files).drop_columns(["audio"])
+    table = table.rename_columns(["fold" if name == "split" else name for name in table.column_names])
+    table = table.combine_chunks()
     largest = pc.max(pc.list_flatten(table["labels"])).as_py()
     if largest is not None and largest >= len(classes):
-        raise DataError(
-            f"{folder}: has label {largest}, {PREPARED} names {len(classes)} classes: prepare it again"
-        )
+        names = f"{PREPARED} names {len(classes)} classes"
+        raise DataError(f"{folder}: has label {largest}, {names}: prepare it again")
     notes = columns_of(table.column_names).notes
     return ClipSet(folder, classes, task, table, packed=Packed(tuple(files)), notes=notes, info=info)

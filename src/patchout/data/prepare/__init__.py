@@ -1,1 +1,1 @@
-"""`patchout prepare`: a data set as people download it -> a `datasets` folder of checked, undecoded sounds."""
+"""`patchout prepare`: a downloaded data set -> a `datasets` folder of checked, undecoded sounds."""

@@ -1,4 +1,4 @@
-"""AudioSet as people have it: lists with sound files, the HDF5 files of the public code, Parquet files of the hub."""
+"""AudioSet in its three forms: lists with sound files, HDF5 of the public code, Parquet of the hub."""
 
 import csv
 import importlib.util
@@ -15,21 +15,12 @@ from patchout.checkpoint.labels import label_names
 from patchout.data.folders import walk
 from patchout.data.prepare.listing import Clip, LayoutError, Listing, Places
 
-OFFICIAL = {
-    "balanced_train": 22_160,
-    "unbalanced_train": 2_041_789,
-    "eval": 20_371,
-}  # clips in the published lists
-HUB_NAMES = {
-    "eval": "eval",
-    "test": "eval",
-    "unbal": "unbalanced_train",
-    "bal": "balanced_train",
-}  # the first that fits
+OFFICIAL = {"balanced_train": 22_160, "unbalanced_train": 2_041_789, "eval": 20_371}  # clips in the lists
+WORDS = ("eval", "eval"), ("test", "eval"), ("unbal", "unbalanced_train"), ("bal", "balanced_train")
 ID_LETTERS = 11  # of a YouTube id
-ROWS = 4096  # of a container, whose labels are held at a time
+ROWS = 4096  # of a container, whose labels are read at a time
 
-Read = Callable[[Path, str], Iterator[Clip]]  # a file and its split -> its clips
+Reader = Callable[[Path, str], Iterator[Clip]]  # a file and its split -> its clips
 
 
 def read(splits: Sequence[str], root: Path) -> Listing:
@@ -37,21 +28,20 @@ def read(splits: Sequence[str], root: Path) -> Listing:
     hub: dict[str, list[Path]] = {split: [] for split in splits}
     for path in sorted(root.rglob("*.parquet")):
         name = str(path.relative_to(root)).lower()
-        hub.get(next((split for word, split in HUB_NAMES.items() if word in name), ""), []).append(path)
-    ways: dict[Read, dict[str, list[Path]]] = {
+        hub.get(next((split for word, split in WORDS if word in name), ""), []).append(path)
+    by_reader: dict[Reader, dict[str, list[Path]]] = {
         _hdf5: {split: sorted(root.rglob(f"{split}_segments_mp3.hdf")) for split in splits},
         _parquet: hub,
         _list: {split: sorted(root.rglob(f"{split}_segments.csv")) for split in splits},
     }
-    way, files = max(ways.items(), key=lambda item: sum(map(bool, item[1].values())))
+    reader, files = max(by_reader.items(), key=lambda item: sum(map(bool, item[1].values())))
     if missing := [split for split in splits if not files[split]]:
         names = ", ".join(f"{split}_segments.csv" for split in splits)
-        raise LayoutError(
-            f"{root}: AudioSet needs {names} with the sounds below, or such files ending in _mp3.hdf, or Parquet files "
-            f"of the hub with bal, unbal and eval in their names; missing: {', '.join(missing)}"
-        )
-    official = None if way is _list else {split: OFFICIAL[split] for split in splits}
-    return Listing(label_names("audioset"), "multi_label", _Clips(root, files, way), official=official)
+        forms = f"{names} with the sounds below, or such files ending in _mp3.hdf"
+        hub_form = "Parquet files of the hub with bal, unbal and eval in their names"
+        raise LayoutError(f"{root}: AudioSet needs {forms}, or {hub_form}; missing: {', '.join(missing)}")
+    official = None if reader is _list else {split: OFFICIAL[split] for split in splits}
+    return Listing(label_names("audioset"), "multi_label", _Clips(root, files, reader), official=official)
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,7 @@ class _Clips:
 
     root: Path
     files: dict[str, list[Path]]
-    read: Read
+    read: Reader
 
     def __iter__(self) -> Iterator[Clip]:
         for split, files in self.files.items():
@@ -70,7 +60,7 @@ class _Clips:
 
     @cached_property
     def sounds(self) -> dict[str, str]:
-        """YouTube id -> sound file, which may be called Y<id>.wav, <id>.mp3, <id>_30.000.flac or the like."""
+        """YouTube id -> sound file, called Y<id>.wav, <id>.mp3, <id>_30.000.flac or the like."""
         return {_id(Path(path).stem): path for path in walk(self.root, lambda problem: None)}
 
 
@@ -107,10 +97,10 @@ def _parquet(path: Path, split: str) -> Iterator[Clip]:
         column = next((name for name in ("labels", "human_labels") if name in columns), "")
         if not column:
             raise LayoutError(f"{path}: has no column labels or human_labels")
-        wanted = ["video_id" if "video_id" in columns else "audio.path", column]
+        names = ["video_id" if "video_id" in columns else "audio.path", column]
         for group in range(file.num_row_groups):
-            rows = file.read_row_group(group, columns=wanted, use_threads=False).to_pylist()
-            for number, row in enumerate(rows):
+            rows = file.read_row_group(group, columns=names, use_threads=False)
+            for number, row in enumerate(rows.to_pylist()):
                 labels = {label if isinstance(label, int) else place[label] for label in row[column]}
                 id = row["video_id"] if "video_id" in row else _id(Path(row["audio"]["path"]).stem)
                 yield Clip(id, str(path), tuple(sorted(labels)), split, row=number, group=group)
@@ -122,8 +112,6 @@ def _id(stem: str) -> str:
 
 
 def _mids() -> tuple[str, ...]:
-    """The identifiers of the 527 classes."""
-    text = (resources.files("patchout.checkpoint") / "label_lists" / "audioset.csv").read_text(
-        encoding="utf-8"
-    )
-    return tuple(row["mid"] for row in csv.DictReader(text.splitlines()))
+    """The machine identifiers of the 527 classes, as /m/09x0r."""
+    table = resources.files("patchout.checkpoint") / "label_lists" / "audioset.csv"
+    return tuple(row["mid"] for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines()))

@@ -1,4 +1,4 @@
-"""One sound: can it be read to its end, is anything in it, and the same in another encoding with all its channels."""
+"""The check of one sound: decoded to its end, tested for silence, and encoded anew where asked for."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ MAX_BYTES = 2**31 - 2**26  # Arrow counts the bytes of a batch in 32 bits
 
 
 class Encoding(NamedTuple):
-    """How sounds are stored."""
+    """The encoding of stored sounds."""
 
     name: Literal["original", "flac", "mp3"]
     kbps: int = 0  # of mp3
@@ -32,7 +32,7 @@ ORIGINAL = Encoding("original")
 
 
 class Checked(NamedTuple):
-    """A sound as it is stored, and what was found; a clip without `audio` is left out."""
+    """A sound as it is stored, and the result of its check; without `audio` it is left out."""
 
     audio: bytes = b""
     problem: str = ""
@@ -45,7 +45,7 @@ class Checked(NamedTuple):
 def check(
     source: bytes | str, encoding: Encoding, *, start_s: float = 0.0, end_s: float | None = None
 ) -> Checked:
-    """Decode a file (or a segment of it) to the end, and encode it anew if asked for; ORIGINAL takes bytes."""
+    """Decode a file or a segment to its end, and encode it anew if asked for; ORIGINAL takes bytes."""
     if len(source) > MAX_BYTES:
         return Checked(problem="broken", note="is larger than 2 GB: cut it into pieces")
     stream, prefix = Stream(source, RATE, start_s=start_s, end_s=end_s), f"{name_of(source)}: "
@@ -58,28 +58,28 @@ def check(
         problem = "zero-length" if _is_empty(source) else "broken"
         return Checked(problem=problem, note=str(error).removeprefix(prefix))
     data = source if isinstance(source, bytes) else b""
-    found = Checked(data, rate=stream.source_rate, audio_s=stream.duration_s)
+    checked = Checked(data, rate=stream.source_rate, audio_s=stream.duration_s)
     if stream.warning:
         problem = "damaged" if stream.is_damaged else "suspicious sound"
-        found = found._replace(problem=problem, note=stream.warning.removeprefix(prefix))
+        checked = checked._replace(problem=problem, note=stream.warning.removeprefix(prefix))
     if stream.silence or peak < SILENT_PEAK:
         note = (stream.silence or f"its peak is {peak:.0e} of full scale").removeprefix(prefix)
-        found = found._replace(problem="silent", note=note)
+        checked = checked._replace(problem="silent", note=note)
     else:
-        found = found._replace(digest=int.from_bytes(digest.digest(), "big", signed=True))
+        checked = checked._replace(digest=int.from_bytes(digest.digest(), "big", signed=True))
     if encoding == ORIGINAL:
-        return found
+        return checked
     if stream.num_channels > 2:
         note = f"has {stream.num_channels} channels, only 1 or 2 are encoded: keep the original"
         return Checked(problem="broken", note=note)
     sides: tuple[Channel, ...] = ("left", "right") if stream.num_channels == 2 else ("mean",)
     streams = [Stream(source, RATE, start_s=start_s, end_s=end_s, channel=side) for side in sides]
     waves = np.stack([np.concatenate(list(stream)) for stream in streams], axis=1)
-    return found._replace(audio=_encoded(waves, encoding))
+    return checked._replace(audio=_encoded(waves, encoding))
 
 
 def _is_empty(source: bytes | str) -> bool:
-    """Whether it is a sound file all right, of no samples."""
+    """Whether a sound file can be decoded and has no samples."""
     try:
         return not source or not any(len(block.samples) for block in decode(source))
     except (AudioError, CutError, OSError):
@@ -88,9 +88,10 @@ def _is_empty(source: bytes | str) -> bool:
 
 def _encoded(waves: Float[np.ndarray, "sample channel"], encoding: Encoding) -> bytes:
     """FLAC of 16 bits, where what is louder than full scale is clipped, or MP3 at a constant rate."""
-    how: dict[str, Any] = {"format": "FLAC", "subtype": "PCM_16"}
+    options: dict[str, Any] = {"format": "FLAC", "subtype": "PCM_16"}
     if encoding.name == "mp3":  # libsndfile's levels go from 320 (0) to 32 kbit/s (1)
-        how = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": (320 - encoding.kbps) / 288}
+        level = (320 - encoding.kbps) / 288
+        options = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": level}
     file = io.BytesIO()
-    soundfile.write(file, waves, RATE, **how)
+    soundfile.write(file, waves, RATE, **options)
     return file.getvalue()

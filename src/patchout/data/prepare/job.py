@@ -1,4 +1,4 @@
-"""The job: list the clips, make the shards in worker processes, tell what was found, and lay it out for `datasets`."""
+"""The job of `patchout prepare`: list the clips, write shards in worker processes, report."""
 
 import hashlib
 import json
@@ -22,17 +22,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.csv import WriteOptions, write_csv
 
-from patchout.data.clips import rows_of
+from patchout.data.packed import mapped_rows
 from patchout.data.prepare.check import ORIGINAL, Encoding
 from patchout.data.prepare.layouts import read_layout
 from patchout.data.prepare.listing import Clip, Listing
-from patchout.data.prepare.shard import CHECKED, FOUND, Shards, write_shard
+from patchout.data.prepare.shard import CHECKED, CHECKS, Shards, write_shard
+from patchout.data.sets import FORMAT, PREPARED
 from patchout.errors import InputError
 from patchout.files import is_newer, without_stream, write_aside, write_json
 from patchout.job_folder import claim, only_writer
 
-INFO, REPORT = "dataset.json", "report.csv"
-SHARD_CLIPS, MAX_SHARDS = 64, 512  # a shard is what a killed job does again; each one is a memory map
+REPORT = "report.csv"
+SHARD_CLIPS, MAX_SHARDS = 64, 512  # a killed job does one shard again; each one is a memory map
 USUAL_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 176400, 192000)
 
 Progress = Callable[[int, float], None]  # clips done and seconds of sound since the last call
@@ -41,11 +42,11 @@ Task = tuple[int, list[Clip]]  # number and clips of a shard
 
 @dataclass(frozen=True)
 class Plan:
-    """A job before it begins."""
+    """A job before it begins: the clips, the shards, and what makes two jobs the same."""
 
     listing: Listing
     listed: Counter[str]  # clips by split or fold
-    about: dict[str, Any]  # what makes two jobs the same
+    identity: dict[str, Any]  # as job.json holds it
     shards: Shards
     shard_clips: int
 
@@ -59,40 +60,37 @@ def plan(name: str, source: Path, *, out: Path, encoding: Encoding = ORIGINAL) -
     listed, ids = Counter[str](), hashlib.sha256()
     for clip in listing.clips:
         if encoding == ORIGINAL and (clip.start_s or clip.end_s is not None or without_stream(clip.file)[1]):
-            raise ValueError(
-                f"{clip.id} is a part of its file: streams and segments need --encoding flac or mp3"
-            )
+            todo = "streams and segments need --encoding flac or mp3"
+            raise ValueError(f"{clip.id} is a part of its file: {todo}")
         listed[clip.fold] += 1
         ids.update(f"{clip.id}\n".encode())
     total = listed.total()
-    about = {"name": name, "encoding": str(encoding), "clips": total, "ids_sha256": ids.hexdigest()}
+    identity = {"name": name, "encoding": str(encoding), "clips": total, "ids_sha256": ids.hexdigest()}
     size = max(SHARD_CLIPS, -(-total // MAX_SHARDS))
-    return Plan(listing, listed, about, Shards(out, -(-total // size), _schema(listing), encoding), size)
+    return Plan(listing, listed, identity, Shards(out, -(-total // size), _schema(listing), encoding), size)
 
 
 def prepare(plan: Plan, *, workers: int = 1, on_progress: Progress = lambda *_: None) -> dict[str, Any]:
-    """Do it, or go on where a stopped call was; what dataset.json holds.
+    """Run a job, or go on where a stopped one was; returns the content of dataset.json.
 
-    A shard that is older than a file of its clips is made anew. `on_progress` is called after every shard, first for
-    those that were there. Raises InputError for a folder of another job and for a set without a usable clip.
+    A shard that is older than a file of its clips is written again. `on_progress` is called after every
+    shard, first for those of a stopped job. InputError for a folder of another job and for a set without a
+    usable clip.
     """
     shards, size = plan.shards, plan.shard_clips
-    claim(str(shards.out), plan.about)
+    claim(str(shards.out), plan.identity)
     with only_writer(shards.out, halves=[".data-*.arrow"]):
-        if (shards.out / INFO).exists():
-            return json.loads((shards.out / INFO).read_text())
+        if (shards.out / PREPARED).exists():
+            return json.loads((shards.out / PREPARED).read_text())
         (shards.out / CHECKED).mkdir(exist_ok=True)
-        numbers = range(shards.num_shards)
-        there = {
-            number for number in numbers if shards.path(number).exists() and shards.found(number).exists()
-        }
-        there -= {number for number, _ in _newer(plan)}
-        on_progress(sum(min(size, plan.listed.total() - number * size) for number in there), 0.0)
-        tasks = (task for task in _tasks(plan) if task[0] not in there)
+        finished = {number for number in range(shards.num_shards) if shards.is_written(number)}
+        finished -= {number for number, _ in _newer(plan)}
+        on_progress(sum(min(size, plan.listed.total() - number * size) for number in finished), 0.0)
+        tasks = (task for task in _tasks(plan) if task[0] not in finished)
         try:
             with closing(_written(shards, tasks, workers)) as written:
-                for done in written:
-                    on_progress(*done)
+                for progress in written:
+                    on_progress(*progress)
         finally:
             for aside in shards.out.glob(".data-*.arrow"):  # of workers that were stopped
                 aside.unlink()
@@ -100,7 +98,7 @@ def prepare(plan: Plan, *, workers: int = 1, on_progress: Progress = lambda *_: 
 
 
 def newer_files(plan: Plan) -> list[str]:
-    """Files of a set that is there that were written after they were packed: changed, or only copied."""
+    """Files of a finished set with a modification time after its shards': changed, or only copied."""
     return list(dict.fromkeys(file for _, file in _newer(plan)))
 
 
@@ -125,11 +123,11 @@ def _schema(listing: Listing) -> pa.Schema:
     return pa.schema(columns | {name: numbers.get(name, pa.string()) for name in listing.more})
 
 
-# -- workers -----------------------------------------------------------------------------------------------------------
+# -- workers -------------------------------------------------------------------------------------------------
 
 
 def _written(shards: Shards, tasks: Iterator[Task], workers: int) -> Generator[tuple[int, float], None, None]:
-    """Write the shards, by this process if it is the only worker; a few wait in the queue."""
+    """Write the shards, in this process if it is the only worker; yields their clips and seconds."""
     if workers == 1:
         for task in tasks:
             yield write_shard(shards, *task)
@@ -144,8 +142,8 @@ def _written(shards: Shards, tasks: Iterator[Task], workers: int) -> Generator[t
             for future in finished:
                 yield future.result()
     except BrokenProcessPool:
-        hint = "run the same command again, with fewer --workers if memory was short"
-        raise InputError(f"{shards.out}: a worker process died; {hint}") from None
+        todo = "run the same command again, with fewer --workers if memory was short"
+        raise InputError(f"{shards.out}: a worker process died; {todo}") from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in set(active_children()) - ours:
@@ -154,7 +152,7 @@ def _written(shards: Shards, tasks: Iterator[Task], workers: int) -> Generator[t
 
 
 def _start_worker() -> None:
-    """Ctrl-C is for the parent, and a worker does not outlive it."""
+    """Leave Ctrl-C to the parent process, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -166,50 +164,49 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-# -- the end -----------------------------------------------------------------------------------------------------------
+# -- the end -------------------------------------------------------------------------------------------------
 
 
 def _finish(plan: Plan) -> dict[str, Any]:
-    """Report, the files that `datasets` reads beside the shards, and at last dataset.json, the mark of a whole set."""
+    """Write the report, the files that `datasets` needs, and last dataset.json, the mark of a whole set."""
     shards, listing = plan.shards, plan.listing
-    numbers = range(shards.num_shards)
-    found = rows_of([str(shards.found(number)) for number in numbers]) if numbers else FOUND.empty_table()
-    kept = found.filter(found["kept"])
-    if not len(kept):
-        first = f"{found['id'][0]}: {found['note'][0]}" if len(found) else "it lists none"
+    files = [str(shards.checks(number)) for number in range(shards.num_shards)]
+    checks = mapped_rows(files) if files else CHECKS.empty_table()
+    usable = checks.filter(checks["kept"])
+    if not len(usable):
+        first = f"{checks['id'][0]}: {checks['note'][0]}" if len(checks) else "it lists none"
         raise InputError(f"{shards.out}: no clip can be used ({first}): delete the folder before another try")
-    no_names = pa.table(
-        {name: pa.array([""] * len(listing.problems), pa.string()) for name in ("id", "file")}
-    )
-    own = found.filter(pc.not_equal(found["problem"], "")), _rows(no_names, "unusable row", listing.problems)
-    tables = (*own, _duplicates(kept), _odd_rates(kept))
-    report = pa.concat_tables(table.select(["id", "file", "problem", "note"]) for table in tables)
+    no_clips = pa.table(dict.fromkeys(("id", "file"), pa.array([""] * len(listing.problems), pa.string())))
+    unusable = _rows(no_clips, "unusable row", listing.problems)
+    problems = checks.filter(pc.not_equal(checks["problem"], ""))
+    tables = (problems, unusable, _duplicates(usable), _odd_rates(usable))
+    report = pa.concat_tables(table.select(unusable.column_names) for table in tables)
     with write_aside(shards.out / REPORT) as aside:
         write_csv(report, aside, WriteOptions(quoting_style="needed"))
-    counts = Counter({row["values"]: row["counts"] for row in kept["fold"].value_counts().to_pylist()})
+    counts = Counter(usable["fold"].to_pylist())
     official = plan.listed if listing.official is None else listing.official
-    ids = "".join(f"{id}\n" for id in kept["id"].to_pylist())
+    ids = "".join(f"{id}\n" for id in usable["id"].to_pylist())
     info = {
-        "format": 1,
-        "name": plan.about["name"],
-        "encoding": plan.about["encoding"],
+        "format": FORMAT,
+        "name": plan.identity["name"],
+        "encoding": plan.identity["encoding"],
         "task": listing.task,
         "classes": list(listing.classes),
         "counts": counts,
         "ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
         "official": {fold: {"listed": number, "present": counts[fold]} for fold, number in official.items()},
-        "audio_s": pc.sum(kept["audio_s"]).as_py(),
-        "left_out": len(found) - len(kept) + len(listing.problems),
+        "audio_s": pc.sum(usable["audio_s"]).as_py(),
+        "left_out": len(checks) - len(usable) + len(listing.problems),
         "problems": Counter(report["problem"].to_pylist()),
     }
-    _lay_out(shards)
-    write_json(shards.out / INFO, info)
+    _describe(shards)
+    write_json(shards.out / PREPARED, info)
     shutil.rmtree(shards.out / CHECKED)
     return info
 
 
-def _lay_out(shards: Shards) -> None:
-    """The two small files with which `load_from_disk` opens shards as `save_to_disk` leaves them."""
+def _describe(shards: Shards) -> None:
+    """Write the two files that `datasets.load_from_disk` needs beside the shards."""
     from datasets import DatasetInfo, Features
 
     files = [{"filename": shards.path(number).name} for number in range(shards.num_shards)]
@@ -225,33 +222,28 @@ def _lay_out(shards: Shards) -> None:
     write_json(shards.out / "state.json", state)
 
 
-def _duplicates(kept: pa.Table) -> pa.Table:
+def _duplicates(clips: pa.Table) -> pa.Table:
     """Clips whose samples are also those of a clip in another split; silent ones do not count."""
-    heard = kept.filter(pc.not_equal(kept["digest"], 0))
+    heard = clips.filter(pc.not_equal(clips["digest"], 0))
     folds = heard.group_by("digest", use_threads=False).aggregate([("fold", "distinct")])
     twice = folds.filter(pc.greater(pc.list_value_length(folds["fold_distinct"]), 1))
-    where = dict(zip(twice["digest"].to_pylist(), twice["fold_distinct"].to_pylist(), strict=True))
+    folds_of = dict(zip(twice["digest"].to_pylist(), twice["fold_distinct"].to_pylist(), strict=True))
     clips = heard.filter(pc.is_in(heard["digest"], value_set=twice["digest"]))
-    notes = [
-        f"the same sound is in {', '.join(sorted(where[digest]))}" for digest in clips["digest"].to_pylist()
-    ]
-    return _rows(clips, "duplicated across splits", notes)
+    names = (", ".join(sorted(folds_of[digest])) for digest in clips["digest"].to_pylist())
+    return _rows(clips, "duplicated across splits", [f"the same sound is in {folds}" for folds in names])
 
 
-def _odd_rates(kept: pa.Table) -> pa.Table:
-    """Clips whose rate is none that sounds have, or at most half of what most clips of the set have."""
-    rates = kept["rate"].to_numpy()
+def _odd_rates(clips: pa.Table) -> pa.Table:
+    """Clips of an unusual sampling rate, or of at most half the median rate of the set."""
+    rates = clips["rate"].to_numpy()
     usual = int(np.median(rates))
-    clips = kept.take(np.flatnonzero(~np.isin(rates, USUAL_RATES) | (rates <= usual / 2)))
+    clips = clips.take(np.flatnonzero(~np.isin(rates, USUAL_RATES) | (rates <= usual / 2)))
     notes = [f"{rate} Hz, most clips have {usual}" for rate in clips["rate"].to_pylist()]
     return _rows(clips, "suspicious rate", notes)
 
 
 def _rows(clips: pa.Table, problem: str, notes: Sequence[str]) -> pa.Table:
     """Rows of the report."""
-    columns = {
-        "id": clips["id"],
-        "file": clips["file"],
-        "problem": pa.array([problem] * len(notes), pa.string()),
-    }
-    return pa.table(columns | {"note": pa.array(notes, pa.string())})
+    texts = {"problem": [problem] * len(notes), "note": notes}
+    columns = {name: pa.array(column, pa.string()) for name, column in texts.items()}
+    return pa.table({"id": clips["id"], "file": clips["file"]} | columns)

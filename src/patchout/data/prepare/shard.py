@@ -1,4 +1,4 @@
-"""One shard, made by a worker process: its clips are read, checked, encoded and written; nothing heavy is imported."""
+"""One Arrow shard of a prepared set, written by a worker process, which imports nothing heavy."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,15 +14,14 @@ from patchout.data.prepare.listing import Clip
 from patchout.files import without_stream, write_aside
 
 BATCH_BYTES = 2**25  # of sound in a record batch
-CHECKED = ".checked"  # folder of what was found in the clips, removed at the end
+CHECKED = ".checked"  # folder of the results of checks, removed at the end
 TEXTS = dict.fromkeys(("id", "file", "fold", "problem", "note"), pa.string())
-FOUND = pa.schema(
-    TEXTS | {"kept": pa.bool_(), "digest": pa.int64(), "rate": pa.int32(), "audio_s": pa.float64()}
-)
+NUMBERS = {"kept": pa.bool_(), "digest": pa.int64(), "rate": pa.int32(), "audio_s": pa.float64()}
+CHECKS = pa.schema(TEXTS | NUMBERS)
 
 
 class Shards(NamedTuple):
-    """Where the shards go, and what is in them."""
+    """The shards of a set: their folder, number, columns and encoding."""
 
     out: Path
     num_shards: int
@@ -30,59 +29,55 @@ class Shards(NamedTuple):
     encoding: Encoding
 
     def path(self, number: int) -> Path:
-        """A shard, named as `datasets` does."""
+        """File of a shard, named as `datasets` does."""
         return self.out / f"data-{number:05d}-of-{self.num_shards:05d}.arrow"
 
-    def found(self, number: int) -> Path:
-        """What was found in its clips."""
+    def checks(self, number: int) -> Path:
+        """File of the results of checking a shard's clips."""
         return self.out / CHECKED / f"{number:05d}.arrow"
+
+    def is_written(self, number: int) -> bool:
+        """Whether a shard is whole and the results of its checks are there."""
+        return self.path(number).exists() and self.checks(number).exists()
 
 
 def write_shard(shards: Shards, number: int, clips: Sequence[Clip]) -> tuple[int, float]:
-    """Write one shard aside and rename it when it is whole; clips done, and their seconds. Memory holds one batch.
+    """Write one shard aside, in bounded memory, and rename it; the number of its clips and their seconds.
 
-    A clip that cannot be used is left out; why stands in the file that `Shards.found` names, which is there first.
+    A clip that cannot be used is left out; the file `Shards.checks` says why, and is there before the shard.
     """
-    found: list[dict[str, Any]] = []
+    checks: list[dict[str, Any]] = []
     with write_aside(shards.path(number)) as path:
         with pa.ipc.new_stream(str(path), shards.schema) as writer:
             rows: list[dict[str, Any]] = []
-            held = 0
+            num_bytes = 0
             for clip, checked in _checked(clips, shards.encoding):
-                about = {
-                    "id": clip.id,
-                    "file": _text(clip.file),
-                    "fold": clip.fold,
-                    "kept": bool(checked.audio),
-                }
-                found.append(about | checked._asdict())
-                if checked.audio:
-                    folds = {"split": clip.fold, "fold": clip.fold}
-                    rows.append(
-                        {"id": clip.id, "audio": checked.audio, "labels": clip.labels} | folds | clip.more
-                    )
-                    held += len(checked.audio)
-                found[-1].pop("audio")
-                if held >= BATCH_BYTES:
+                result = checked._asdict()
+                audio = result.pop("audio")
+                file = os.fsencode(clip.file).decode("utf-8", "backslashreplace")  # that Arrow can hold
+                checks.append({"id": clip.id, "file": file, "fold": clip.fold, "kept": bool(audio)} | result)
+                if audio:
+                    row = {"id": clip.id, "audio": audio, "labels": clip.labels}
+                    rows.append(row | {"split": clip.fold, "fold": clip.fold} | clip.more)
+                    num_bytes += len(audio)
+                if num_bytes >= BATCH_BYTES:
                     writer.write_table(pa.Table.from_pylist(rows, shards.schema))
-                    rows, held = [], 0
+                    rows, num_bytes = [], 0
             writer.write_table(pa.Table.from_pylist(rows, shards.schema))
-        with write_aside(shards.found(number)) as aside, pa.ipc.new_stream(str(aside), FOUND) as writer:
-            writer.write_table(pa.Table.from_pylist(found, FOUND))
-    return len(clips), sum(row["audio_s"] for row in found)
+        with write_aside(shards.checks(number)) as aside, pa.ipc.new_stream(str(aside), CHECKS) as writer:
+            writer.write_table(pa.Table.from_pylist(checks, CHECKS))
+    return len(clips), sum(check["audio_s"] for check in checks)
 
 
 def _checked(clips: Sequence[Clip], encoding: Encoding) -> Iterator[tuple[Clip, Checked]]:
-    """The clips in their order with what was found; one that cannot be read is no reason to stop."""
+    """The clips in their order, each with its result; those that cannot be read have a problem."""
     groups = lru_cache(maxsize=1)(_row_group)  # clips come in the order of their containers
     for clip in clips:
         try:
             source = _source(clip, groups)
         except FileNotFoundError:
-            yield (
-                clip,
-                Checked(problem="missing", note="no such file" if clip.file else "no file has its name"),
-            )
+            note = "no such file" if clip.file else "no file has its name"
+            yield clip, Checked(problem="missing", note=note)
         except (OSError, pa.ArrowException, LookupError) as error:
             reason = getattr(error, "strerror", None) or error
             yield clip, Checked(problem="broken", note=f"cannot be read: {reason}")
@@ -91,7 +86,7 @@ def _checked(clips: Sequence[Clip], encoding: Encoding) -> Iterator[tuple[Clip, 
 
 
 def _source(clip: Clip, groups: Callable[[str, int], pa.ChunkedArray]) -> bytes | str:
-    """The bytes of a clip's file, or those in its row of a container; of a stream of a file its name."""
+    """The bytes of a clip's file or of its row of a container; of one stream of a file, its name."""
     if not clip.file:
         raise FileNotFoundError
     if clip.row < 0:
@@ -112,8 +107,3 @@ def _source(clip: Clip, groups: Callable[[str, int], pa.ChunkedArray]) -> bytes 
 def _row_group(file: str, group: int) -> pa.ChunkedArray:
     with pq.ParquetFile(file, pre_buffer=False) as opened:
         return opened.read_row_group(group, columns=["audio"], use_threads=False)["audio"]
-
-
-def _text(name: str) -> str:
-    """A file name that Arrow can hold."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
