@@ -28,8 +28,8 @@ class Labelled(NamedTuple):
 class Masks(NamedTuple):
     """SpecAugment's masks (PaSST: 48 mels, 192 frames), and the value that they write.
 
-    `fill` 0.9 is the published value, log-mel 0.0 before normalisation: louder than most sounds. "mean" is
-    the mean of all clips of the step.
+    `fill` 0.9 is the published value: log-mel 0.0 before normalisation, louder than most sounds. "mean" is
+    that of the step's clips.
     """
 
     freq: int  # widest band, mels
@@ -94,7 +94,7 @@ def mixing_weights(alpha: float, count: int, rng: Generator) -> Float[Tensor, "c
 def wave_mix(clip: Labelled, partner: Labelled, weight: float) -> Labelled:
     """Mixup of two waveforms without their means, and of their targets: `weight` is that of `clip`.
 
-    A class that is known of either is known of the mix; an unknown target counts as 0 (PaSST's rule for
+    A class that is known of either is known of the mix; an unknown target counts as 0 (as in PaSST's
     OpenMIC).
     """
     wave = weight * (clip.wave - clip.wave.mean()) + (1 - weight) * (partner.wave - partner.wave.mean())

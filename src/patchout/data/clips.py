@@ -78,8 +78,7 @@ class ClipSet:
     ) -> tuple[Float[Tensor, "sample"], str]:
         """The clip's sound at `rate` Hz, at most LONG_S seconds, and a remark on what is missing in it.
 
-        Of a longer one, whatever its header says, the beginning, or with `rng` any part. DataError if it
-        cannot be read.
+        Of a longer one the beginning, or with `rng` any part. DataError if it cannot be read.
         """
         limit, total = round(LONG_S * rate), 0
         blocks: list[np.ndarray] = []
@@ -147,7 +146,7 @@ class ClipSet:
         return [without_stream(file)[0] for file in files]
 
     def groups(self) -> np.ndarray:
-        """Clips that splits keep together: those of one group, of one file, of groups that share a file."""
+        """Clips that splits keep together: of one group, of one file, of groups that share a file."""
         files, group = np.array(self.files(), dtype=str), self.column("group")
         merged = np.where(group == "", files, group)
         while True:
@@ -159,17 +158,14 @@ class ClipSet:
 
     def targets(self, classes: Sequence[str] | None = None) -> Float[np.ndarray, "clip class"]:
         """One row a clip as `target` gives it, in the order of `classes` (the set's own by default)."""
-        targets = self._numbers("probabilities")
-        if targets is None:
-            targets = np.zeros((len(self), len(self.classes)), np.float32)
-            targets[self.positives()] = 1.0
-        return self._in_order(targets, classes, 0.0)
+        default = np.zeros((len(self), len(self.classes)), np.float32)
+        default[self.positives()] = 1.0
+        return self._by_class("probabilities", default, classes, absent=0.0)
 
     def knowns(self, classes: Sequence[str] | None = None) -> Float[np.ndarray, "clip class"]:
         """One row a clip as `known` gives it, in the order of `classes` (the set's own by default)."""
-        masks = self._numbers("known")
-        masks = np.ones((len(self), len(self.classes)), np.float32) if masks is None else masks
-        return self._in_order(masks, classes, 1.0)
+        default = np.ones((len(self), len(self.classes)), np.float32)
+        return self._by_class("known", default, classes, absent=1.0)
 
     def positives(self) -> tuple[Int[np.ndarray, "label"], Int[np.ndarray, "label"]]:
         """Clip and class index of every label in the set."""
@@ -196,15 +192,14 @@ class ClipSet:
             digest.update(f"{name}{segment_suffix(start_s, end_s)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
-    def _numbers(self, column: str) -> np.ndarray | None:
-        """A column of lists as an array, None where it is not there."""
-        if column not in self.table.column_names:
-            return None
-        flat = pc.list_flatten(self.table[column]).to_numpy()
-        return flat.astype(np.float32).reshape(len(self), len(self.classes))
-
-    def _in_order(self, rows: np.ndarray, classes: Sequence[str] | None, absent: float) -> np.ndarray:
-        """Columns of the set's classes -> of a model's; a label that is none of them is a DataError."""
+    def _by_class(
+        self, column: str, default: np.ndarray, classes: Sequence[str] | None, *, absent: float
+    ) -> np.ndarray:
+        """A column of lists, or its default, by a model's classes; a label that is none is a DataError."""
+        rows = default
+        if column in self.table.column_names:
+            flat = pc.list_flatten(self.table[column]).to_numpy()
+            rows = flat.astype(np.float32).reshape(default.shape)
         if classes is None or tuple(classes) == self.classes:
             return rows
         place = {composed(name): index for index, name in enumerate(classes)}

@@ -102,9 +102,6 @@ def is_small(kind: pa.DataType) -> bool:
     return pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-# -- cells ---------------------------------------------------------------------------------------------------
-
-
 def text_of(value: object) -> str:
     """A cell as text, "" for a missing one."""
     is_missing = value is None or (isinstance(value, float) and math.isnan(value))
@@ -186,9 +183,6 @@ class LabelSplitter:
 
 def _joined(parts: Sequence[str]) -> str:
     return ",".join(composed(part.strip()) for part in parts)
-
-
-# -- rows -> clips -------------------------------------------------------------------------------------------
 
 
 def clip_row(sound: str, cells: Cells, columns: Columns, split: LabelSplitter | None) -> Cells:

@@ -82,9 +82,6 @@ def walk(folder: Path, on_problem: Callable[[str], None]) -> Iterator[str]:
         yield from (path for path in paths if is_sound(Path(path)))
 
 
-# -- the files of a list -------------------------------------------------------------------------------------
-
-
 class Finder:
     """The files of a list: beside it or in `audio/` there, in either Unicode form of their names."""
 
@@ -95,9 +92,8 @@ class Finder:
     def find(self, name: str) -> str:
         """The path of a named file, below the folder unless the name is absolute.
 
-        `~` is expanded; a backslash separates folders where no file has one in its name; an audio stream may
-        stand behind the file (#a:1). FileNotFoundError, InputError for a URL, OSError for what cannot be
-        looked at.
+        `~` is expanded; a backslash separates folders where no name has one; an audio stream may follow
+        (#a:1). FileNotFoundError, InputError for a URL, OSError for what cannot be read.
         """
         refuse_url(name)
         with_stream = STREAM.fullmatch(name)
@@ -138,10 +134,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-# -- folders as labels ---------------------------------------------------------------------------------------
-
-
-class Labelled(NamedTuple):
+class ClassedFile(NamedTuple):
     """A sound file with its class and split, by the names of its folders."""
 
     path: str  # below the data set's folder
@@ -149,7 +142,7 @@ class Labelled(NamedTuple):
     split: str = ""
 
 
-def by_folders(paths: Sequence[str]) -> list[Labelled]:
+def by_folders(paths: Sequence[str]) -> list[ClassedFile]:
     """Class and split of sounds at `CLASS/...`, `[FOLDER/]SPLIT/CLASS/...` or `CLASS/SPLIT/...`.
 
     Splits are folders called train, test, valid and the like that hold a folder a class. DataError for such
@@ -170,7 +163,7 @@ def by_folders(paths: Sequence[str]) -> list[Labelled]:
         todo = "sort the sounds into SPLIT/CLASS/, or write a list with the columns file, label and split"
         raise DataError(f"the folders {', '.join(splits)} look like splits, but {why}: {todo}")
     return [
-        Labelled(path, composed(parts[label]), parts[split] if split >= 0 else "")
+        ClassedFile(path, composed(parts[label]), parts[split] if split >= 0 else "")
         for path, parts in zip(paths, folders, strict=True)
     ]
 

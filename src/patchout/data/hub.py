@@ -42,7 +42,7 @@ def load(source: str, classes: Sequence[str] = ()) -> ClipSet:
     """The clips of "hf://owner/name[:split]", downloaded if need be; without a split all, splits as folds.
 
     Labels are a column category, label or labels, else the only column of classes; text is not split within
-    the names of `classes`. Raises DataError.
+    `classes`. Raises DataError.
     """
     (name, split), parts = name_of(source), _parts(source)
     if split and split not in parts:

@@ -71,26 +71,19 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read as a table ({error}): {hint}") from None
 
 
-# -- files -> rows -------------------------------------------------------------------------------------------
-
-
 def _separated(path: Path) -> Table:
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = enumerate(file, 1)
         skipped, first = next(
             (line for line in lines if not BEFORE_HEADER.fullmatch(line[1].strip())), (0, "")
         )
-    headers = {sign: _header(first, sign) for sign in DELIMITERS}
+    readers = {sign: csv.reader([first], delimiter=sign, skipinitialspace=True) for sign in DELIMITERS}
+    headers = {sign: tuple(map(str.strip, next(reader, []))) for sign, reader in readers.items()}
     delimiter = max(headers, key=lambda sign: (_names_files(headers[sign]), len(headers[sign])))
     header = headers[delimiter]
     if path.suffix.lower() == ".txt" and not _names_files(header):
         return ("file",), lambda: _named_files(path)
     return header, lambda: _separated_rows(path, header, delimiter, skipped)
-
-
-def _header(line: str, delimiter: str) -> tuple[str, ...]:
-    cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
-    return tuple(cell.strip() for cell in cells)
 
 
 def _names_files(header: Sequence[str]) -> bool:

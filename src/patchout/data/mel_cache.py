@@ -94,8 +94,8 @@ class MelCache(Dataset[Item]):
     def open(self, seconds: float) -> str:
         """Make the cache for so many seconds of sound, and return its size for the user; "" if it exists.
 
-        A cache of other clips or of another front end is a ValueError, too little room on the disk an
-        InputError.
+        ValueError for a cache of other clips or another front end, InputError for too little room on the
+        disk.
         """
         path, mel = self.folder / ABOUT, self.mel
         about = {"ids_sha256": self.clips.ids_sha256(), **asdict(mel), "clip_samples": self.num_samples}

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 import pyarrow as pa
@@ -47,17 +47,19 @@ def scan(
     """
     path = Path(source).expanduser()
     if os.fspath(source).startswith(HUB):
-        clips = _of_hub(os.fspath(source), classes)
+        folder, (_, split) = folder_of(os.fspath(source)), name_of(os.fspath(source))
+        clips = _folder(folder, classes) if folder else load(os.fspath(source), classes)
+        clips = clips.only(split) if split and folder else clips
     elif (path / PREPARED).is_file():
         clips = _prepared(path)
-    elif _is_list(path):
+    elif path.suffix.lower() in lists.SUFFIXES and path.is_file():
         clips = _listed([open_list(path)], path, classes)
     elif path.is_dir():
         clips = _folder(path, classes)
     else:
         refuse_url(os.fspath(source))
-        endings = ", ".join(lists.SUFFIXES)
-        kinds = f"a folder of class folders, one with a CSV on top, a list ({endings}), a prepared set, hf://owner/name"
+        kinds = f"a folder of class folders, one with a CSV on top, a list ({', '.join(lists.SUFFIXES)})"
+        kinds += ", a prepared set, hf://owner/name"
         raise DataError(f"{path}: {'is none of these' if path.exists() else 'no such folder'}: give {kinds}")
     return replace(clips, channel=channel)
 
@@ -65,14 +67,13 @@ def scan(
 def scan_sounds(source: str | os.PathLike[str]) -> ClipSet:
     """The sounds of a data set, labelled or not, as a clip set without classes.
 
-    `source` is a folder with sounds at any depth (lists in it are not read), a list, or what `scan` takes
-    besides. Raises DataError.
+    `source` is a folder with sounds at any depth (lists in it are not read), a list, or what `scan` takes.
     """
     path, problems = Path(source).expanduser(), list[str]()
     if path.is_dir() and not (path / PREPARED).is_file():
         table = in_columns({"id": name, "fold": split_of(name)} for name in _walked(path, problems))
         clips = ClipSet(path, (), "multi_class", table, path, problems=tuple(problems))
-    elif _is_list(path):
+    elif path.suffix.lower() in lists.SUFFIXES and path.is_file():
         clips = _listed([open_list(path)], path, None)
     else:
         clips = scan(source)
@@ -82,13 +83,6 @@ def scan_sounds(source: str | os.PathLike[str]) -> ClipSet:
     no_labels = pa.array([[]] * len(clips), pa.list_(pa.int32()))
     table = clips.table.select(columns).append_column("labels", no_labels)
     return replace(clips, classes=(), task="multi_class", table=table)
-
-
-def _is_list(path: Path) -> bool:
-    return path.suffix.lower() in lists.SUFFIXES and path.is_file()
-
-
-# -- folders -------------------------------------------------------------------------------------------------
 
 
 def _walked(folder: Path, problems: list[str]) -> list[str]:
@@ -124,9 +118,6 @@ def _folder(folder: Path, classes: Sequence[str]) -> ClipSet:
     )
     clips = ClipSet(folder, (), "multi_class", table, folder, problems=tuple(problems), columns=used)
     return class_indices(clips)
-
-
-# -- lists ---------------------------------------------------------------------------------------------------
 
 
 def _usable(paths: Iterable[Path]) -> tuple[list[SoundList], list[str]]:
@@ -172,16 +163,16 @@ def _listed(tables: Sequence[SoundList], root: Path, classes: Sequence[str] | No
     return class_indices(clips)
 
 
+@dataclass
 class _Reader:
     """Lists -> rows of a ClipSet; unusable rows go to `problems` by their line."""
 
-    def __init__(self, folder: Path, classes: Sequence[str] | None) -> None:
-        self.folder = folder
-        self.classes = classes
-        self.columns: dict[str, str] = {}
-        self.problems: list[str] = []
-        self.notes: list[str] = []
-        self._segments: set[tuple[object, ...]] = set()
+    folder: Path
+    classes: Sequence[str] | None
+    columns: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    segments: set[tuple[object, ...]] = field(default_factory=set)
 
     def rows(self, sounds: SoundList) -> Iterator[Cells]:
         """The clips of a list."""
@@ -199,29 +190,17 @@ class _Reader:
                 if row.reason:
                     raise ValueError(row.reason)
                 clip = {"id": str(below / finder.find(name))} | clip_row(name, row.cells, columns, splitter)
-                if (segment := (clip["id"], clip["start_s"], clip["end_s"])) in self._segments:
+                if (segment := (clip["id"], clip["start_s"], clip["end_s"])) in self.segments:
                     todo = "give each sound one row, with all its labels"
                     raise ValueError(f"{clip['id']} was there before: {todo}")
             except (ValueError, OSError) as error:
                 reason = getattr(error, "strerror", None)
                 self.problems.append(f"{sounds.place(row)}: {f'{name}: {reason}' if reason else error}")
                 continue
-            self._segments.add(segment)
+            self.segments.add(segment)
             if sounds.path.stem == METADATA:
                 clip["fold"] = clip["fold"] or split_of(clip["id"])
             yield clip
-
-
-# -- the hub, and Arrow --------------------------------------------------------------------------------------
-
-
-def _of_hub(source: str, classes: Sequence[str]) -> ClipSet:
-    """A set of the hub, or the folder of its sound files."""
-    folder = folder_of(source)
-    if folder is None:
-        return load(source, classes)
-    clips, (_, split) = _folder(folder, classes), name_of(source)
-    return clips.only(split) if split else clips
 
 
 def _prepared(folder: Path) -> ClipSet:

@@ -74,8 +74,7 @@ def prepare(plan: Plan, *, workers: int = 1, on_progress: Progress = lambda *_: 
     """Run a job, or go on where a stopped one was; returns the content of dataset.json.
 
     A shard that is older than a file of its clips is written again. `on_progress` is called after every
-    shard, first for those of a stopped job. InputError for a folder of another job and for a set without a
-    usable clip.
+    shard, first for those of a stopped job. InputError for another job's folder, and without a usable clip.
     """
     shards, size = plan.shards, plan.shard_clips
     claim(str(shards.out), plan.identity)
@@ -123,9 +122,6 @@ def _schema(listing: Listing) -> pa.Schema:
     return pa.schema(columns | {name: numbers.get(name, pa.string()) for name in listing.more})
 
 
-# -- workers -------------------------------------------------------------------------------------------------
-
-
 def _written(shards: Shards, tasks: Iterator[Task], workers: int) -> Generator[tuple[int, float], None, None]:
     """Write the shards, in this process if it is the only worker; yields their clips and seconds."""
     if workers == 1:
@@ -162,9 +158,6 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-# -- the end -------------------------------------------------------------------------------------------------
 
 
 def _finish(plan: Plan) -> dict[str, Any]:
