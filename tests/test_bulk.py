@@ -29,7 +29,7 @@ from patchout.inference.bulk import ahead
 from patchout.inference.bulk import run as bulk
 from patchout.inference.bulk.ahead import Sound, decode, decode_ahead
 from patchout.inference.bulk.folder import EmbedJob
-from patchout.inference.bulk.run import Summary, embed_shards, open_threads, run
+from patchout.inference.bulk.run import Summary, Todo, embed_shards, open_threads, run
 from patchout.inference.embedding import EmbedConfig, Embedder
 from patchout.models.passt import Passt
 
@@ -272,10 +272,9 @@ def test_a_long_file_that_breaks_while_it_is_read_again_ends_with_its_reason(
 ) -> None:
     lost = Sound(Item("gone.wav"), duration_s=99.0)
     embedder = Embedder(tiny, CONFIG)
+    todo = Todo((), make_job(), str(tmp_path / "out"), [], "cpu")
     with open_threads(embedder) as threads:
-        assert (
-            len(list(embed_shards(embedder, [(0, [lost])], make_job(), str(tmp_path / "out"), threads))) == 1
-        )
+        assert len(list(embed_shards(embedder, [(0, [lost])], todo, threads))) == 1
     table = rows_of(tmp_path / "out")
     assert table["embedding"].null_count == 1
     assert "gone.wav" in table["error"][0].as_py()

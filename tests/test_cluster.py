@@ -28,11 +28,18 @@ from conftest import noise, tone, write_wav
 from patchout.checkpoint.own import save
 from patchout.data.items import Item
 from patchout.errors import InputError
-from patchout.inference.bulk import ray as bulk_ray
+from patchout.inference.bulk import cluster as bulk_cluster
 from patchout.inference.bulk import run as bulk
+from patchout.inference.bulk.cluster import (
+    Actors,
+    Model,
+    check_address,
+    decode_shard,
+    plan_actors,
+    ray_engine,
+)
 from patchout.inference.bulk.folder import EmbedJob
-from patchout.inference.bulk.ray import Actors, Model, check_address, decode_shard, plan_actors, ray_engine
-from patchout.inference.bulk.run import Summary
+from patchout.inference.bulk.run import Summary, Todo
 from patchout.inference.embedding import EmbedConfig
 from patchout.models.passt import Passt
 
@@ -168,13 +175,13 @@ def test_gpus_can_be_left_alone_but_not_made_up() -> None:
 
 @pytest.mark.slow
 def test_a_task_decodes_only_what_a_block_holds(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_ray, "BLOCK_BYTES", 4 * 32_000 * 2)
+    monkeypatch.setattr(bulk_cluster, "BLOCK_BYTES", 4 * 32_000 * 2)
     table = pa.table({"shard": [7], "content": [pickle.dumps(work.items[:5])]})
     done = decode_shard(table, rate=32_000, folder="")
     sounds, left = pickle.loads(done["content"][0].as_py())
     assert [sound.item for sound in sounds] + left == work.items[:5]
     assert [sound.duration_s for sound in sounds] == [1.0, 2.5]
-    written = Model(work.job, str(work.out), Actors(1, 1, 0), "")(done)
+    written = Model(Todo((), work.job, str(work.out), [], "cpu"), Actors(1, 1, 0), "")(done)
     assert written.to_pylist() == [{"shard": 7, "audio_s": pytest.approx(sum(LENGTHS_S)), "problem": None}]
     assert len(pq.read_table(work.out / "part-000007.parquet")) == 5
 
@@ -182,14 +189,14 @@ def test_a_task_decodes_only_what_a_block_holds(work: Work, monkeypatch: pytest.
 def test_a_worker_refuses_another_model_of_that_name(work: Work) -> None:
     work.job.__dict__["model_sha256"] = "0" * 64  # as it was on the machine that asked
     table = pa.table({"shard": [0], "content": [pickle.dumps(([], work.items))]})
-    (row,) = Model(work.job, str(work.out), Actors(1, 1, 0), "")(table).to_pylist()
+    (row,) = Model(Todo((), work.job, str(work.out), [], "cpu"), Actors(1, 1, 0), "")(table).to_pylist()
     assert "tiny.safetensors: is another model than on the machine that asked" in row["problem"]
 
 
 def test_a_worker_that_cannot_write_says_so(work: Work) -> None:
     (work.out / "part-000001.parquet").mkdir(parents=True)
     table = pa.table({"shard": [1], "content": [pickle.dumps(([], work.items))]})
-    (row,) = Model(work.job, str(work.out), Actors(1, 1, 0), "")(table).to_pylist()
+    (row,) = Model(Todo((), work.job, str(work.out), [], "cpu"), Actors(1, 1, 0), "")(table).to_pylist()
     assert re.match(r"part-000001.parquet: .*directory", row["problem"])
 
 
@@ -276,7 +283,7 @@ def test_killed_workers_lose_nothing(work: Work, tmp_path: Path, monkeypatch: py
     files = [write_wav(tmp_path / "more" / f"{n}.wav", tone(3.0, 200 + 50 * n)) for n in range(12)]
     work.items = [Item(str(file)) for file in files]
     work.job = replace(work.job, kind="timestamp", config=EmbedConfig(hop_ms=5.0), shard_rows=1)
-    monkeypatch.setattr(bulk_ray, "CORES", 1)
+    monkeypatch.setattr(bulk_cluster, "CORES", 1)
     killed: dict[int, int] = {}  # process -> shards that were finished when it died
     killer = threading.Thread(target=kill_models, args=(work.out, killed))
     killer.start()
@@ -317,7 +324,7 @@ def test_a_job_starts_its_own_cluster_and_is_quiet(work: Work, tmp_path: Path) -
     """In a process of its own, with relative names, as a user runs it."""
     code = """
         from patchout.inference.bulk.run import run
-        from patchout.inference.bulk.ray import ray_engine
+        from patchout.inference.bulk.cluster import ray_engine
         from patchout.data.items import Item
         from patchout.inference.bulk.folder import EmbedJob
         import ray

@@ -143,9 +143,9 @@ def test_another_engine_is_called(
 ) -> None:
     from patchout.inference.bulk.run import run_here
 
-    engine = ModuleType("patchout.inference.bulk.ray")
+    engine = ModuleType("patchout.inference.bulk.cluster")
     engine.__dict__["ray_engine"] = lambda: run_here
-    monkeypatch.setitem(sys.modules, "patchout.inference.bulk.ray", engine)
+    monkeypatch.setitem(sys.modules, "patchout.inference.bulk.cluster", engine)
     assert run(clips, "--out", tmp_path / "x.parquet", "--engine", "ray").code == 0
 
 

@@ -18,7 +18,7 @@ from conftest import RATE, noise, tiny_config, tone, write_wav
 import patchout
 from patchout.audio import stream as audio
 from patchout.audio.mel import MelConfig, log_mel
-from patchout.inference import embedding
+from patchout.inference import embedding, segments
 from patchout.inference.embedding import EmbedConfig, Embedder
 from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.models.passt import Passt, PasstConfig
@@ -311,7 +311,7 @@ def test_streamed_timestamps_equal_whole_ones(
     wave = noise(samples / RATE)
     whole, times_ms = embedder.timestamps(torch.from_numpy(wave)[None])
     for segment in (1, 4 * 1600, 2**21):  # a piece of one time, of four, of all
-        monkeypatch.setattr(embedding, "SEGMENT_SAMPLES", segment)
+        monkeypatch.setattr(segments, "MAX_SAMPLES", segment)
         for size in (777, 1600, 2561, 50_000):
             values, times = streamed(embedder, wave, size)
             np.testing.assert_array_equal(times, times_ms[0].numpy())
@@ -329,7 +329,7 @@ def test_streamed_scenes_equal_whole_ones(tiny: Passt, samples: int) -> None:
 
 @pytest.mark.slow
 def test_a_hop_longer_than_its_window_loses_no_place(tiny: Passt, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "SEGMENT_SAMPLES", 2 * 16_000)
+    monkeypatch.setattr(segments, "MAX_SAMPLES", 2 * 16_000)
     config = EmbedConfig(hop_ms=500.0, scene_window_ms=200.0, scene_hop_ms=1000.0)
     embedder = Embedder(tiny, config)
     wave = noise(9.3)

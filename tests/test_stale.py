@@ -15,8 +15,8 @@ from conftest import noise, write_wav
 
 from patchout.checkpoint.own import save
 from patchout.data.items import Item
+from patchout.inference.bulk import folder
 from patchout.inference.bulk import run as bulk
-from patchout.inference.bulk import stale
 from patchout.inference.bulk.folder import EmbedJob, numbered, shard_name
 from patchout.inference.bulk.join import Format, job_of, join, reopen
 from patchout.inference.bulk.run import Summary, run
@@ -193,7 +193,7 @@ def test_a_retry_that_is_stopped_leaves_the_old_rows(
     whole, before = rows_of(tmp_path / "out"), times(tmp_path / "out")
     write(Path(items[1].file), 11)
     with monkeypatch.context() as patch:
-        patch.setattr(*((bulk, "merge") if place == "merge" else (stale, "gathered")), stop)
+        patch.setattr(*((bulk, "merge") if place == "merge" else (folder, "gathered")), stop)
         with pytest.raises(KeyboardInterrupt):
             do(items, job, tmp_path / "out")
     assert times(tmp_path / "out") == before

@@ -145,7 +145,7 @@ def _run(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> in
 
     engine: Engine = run_here
     if options.engine == "ray":
-        from patchout.inference.bulk.ray import ray_engine
+        from patchout.inference.bulk.cluster import ray_engine
 
         engine = ray_engine()
     started = time.monotonic()

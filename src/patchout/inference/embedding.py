@@ -1,12 +1,10 @@
-"""Scene and timestamp embeddings at three levels and any receptive fields ("Learning General Audio Representations with
-Large-Scale Training of Patchout Audio Transformers", section 3).
-"""
+"""Scene and timestamp embeddings at three levels and any receptive fields (PaSST for HEAR, section 3)."""
 
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,26 +14,28 @@ from torch import Tensor
 
 from patchout.audio import stream as audio
 from patchout.audio.window_mels import window_mels
+from patchout.inference.segments import segments
 from patchout.models.device import Precision, autocast
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels, hear
 
 Level = Literal["low", "mid", "high"]
 Mode = Literal["all", "embed_only", "logits"]
+Waves = Sequence[Float[np.ndarray, "_"]]
+Batch = Float[np.ndarray, "batch sample"]
 LOW_FRAMES = 6  # of log-mel around a time
 TOKENS_PER_BATCH = 8192  # the memory budget: 600 windows of 160 ms, or 7 of 10 s, in one forward pass
 CPU_TOKENS = 2048  # more leave the caches and take 8 to 13 % longer
-NEAR = 1.25  # times as many times: sounds that run together, the shorter ones with zeros behind them
-SEGMENT_SAMPLES = 2**21  # of a stream between two times, at most: about a minute
+MAX_PADDING = 1.25  # longest to shortest of the sounds that run together, with zeros after the shorter
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
-    """What an embedding holds, in order, and where its windows lie. The defaults are the HEAR module `base`.
+    """The parts of an embedding, in order, and its windows; by default those of the HEAR module `base`.
 
-    Levels: `low`, the log-mel (six frames around a time; of a scene its mean over the clip); `mid`, the mean of the C
-    and D tokens; `high`, the logits. Neighbouring mid and high are repeated for every receptive field of `fields_ms`,
-    so that ("high", "mid", "low") with two fields reads high, mid, high, mid, low. Times lie `hop_ms` apart. A scene
-    longer than `scene_window_ms` (or than the model takes) is the mean over such windows every `scene_hop_ms`.
+    Levels: `low`, the log-mel (six frames around a time; of a scene its mean); `mid`, the mean of the C and D
+    tokens; `high`, the logits. Neighbouring mid and high are repeated for every field of `fields_ms`:
+    ("high", "mid", "low") with two is high, mid, high, mid, low. Times lie `hop_ms` apart. A scene longer
+    than `scene_window_ms` (or than the model takes) is the mean over such windows every `scene_hop_ms`.
     """
 
     levels: tuple[Level, ...] = ("high", "mid")
@@ -56,12 +56,9 @@ class EmbedConfig:
             raise ValueError(f"hops and windows must be longer than 0 ms and finite, got {self}")
 
     def parts(self) -> list[tuple[tuple[Level, ...], float]]:
-        """Runs of a timestamp's levels with their field in ms (0 for low), in the order of concatenation."""
-        parts: list[tuple[tuple[Level, ...], float]] = []
-        for is_low, run in groupby(self.levels, lambda level: level == "low"):
-            levels = tuple(run)
-            parts += [(levels, 0.0)] if is_low else [(levels, ms) for ms in self.fields_ms]
-        return parts
+        """The levels of a timestamp in groups, with their receptive field in ms (0 for low), in order."""
+        groups = [(is_low, tuple(run)) for is_low, run in groupby(self.levels, lambda level: level == "low")]
+        return [(levels, ms) for is_low, levels in groups for ms in ((0.0,) if is_low else self.fields_ms)]
 
     def timestamp_size(self, model: TaggerConfig) -> int:
         """Values of one timestamp."""
@@ -79,19 +76,16 @@ class EmbedConfig:
         if mode not in ("embed_only", "logits"):
             raise ValueError(f"mode must be all, embed_only or logits, got {mode!r}")
         dropped = "high" if mode == "embed_only" else "mid"
-        levels, scene_levels = (
-            tuple(level for level in every if level != dropped) for every in (self.levels, self.scene_levels)
-        )
+        levels = tuple(level for level in self.levels if level != dropped)
+        scene_levels = tuple(level for level in self.scene_levels if level != dropped)
         return replace(self, levels=levels, scene_levels=scene_levels)
 
 
-MID = EmbedConfig(
-    levels=("mid",), scene_levels=("mid",)
-)  # tokens alone: of any encoder, with classes or without
+MID = EmbedConfig(levels=("mid",), scene_levels=("mid",))  # of any encoder, with classes or without
 
 
 class Embedding(NamedTuple):
-    """What `embed` returns."""
+    """Scene and timestamp embeddings of one sound."""
 
     scene: Float[np.ndarray, "value"]
     timestamps: Float[np.ndarray, "time value"]
@@ -101,10 +95,9 @@ class Embedding(NamedTuple):
 def embed(
     model: Tagger, source: audio.Source, *, config: EmbedConfig | None = None, precision: Precision = "fp32"
 ) -> Embedding:
-    """Scene and timestamp embeddings of one sound of any length, streamed: memory holds the result and one batch.
+    """Scene and timestamp embeddings of one sound of any length, streamed, in the memory of one batch.
 
-    Raises AudioError (a ValueError) or OSError that name the source; warns with AudioWarning if a part of it cannot be
-    decoded.
+    Raises AudioError (a ValueError) or OSError; warns (AudioWarning) if a part cannot be decoded.
     """
     embedder = Embedder(model, config or EmbedConfig(), precision=precision)
     stream = hear(model.config, source)
@@ -129,72 +122,62 @@ class Embedder:
             check_labels(model.config)  # class scores alone, of an encoder without classes
         self.hop = self._samples(config.hop_ms)
         self.parts = [  # levels (none: the log-mel's frames) and samples of a window
-            (run, self._window(ms)) if ms else ((), LOW_FRAMES * model.config.mel.hop_length)
+            (run, self._samples(ms, even=True)) if ms else ((), LOW_FRAMES * model.config.mel.hop_length)
             for run, ms in config.parts()
         ]
         self.margin = max(size for _, size in self.parts) // 2
-        self.scene_window = min(self._window(config.scene_window_ms), limit - limit % 2)
+        self.scene_window = min(self._samples(config.scene_window_ms, even=True), limit - limit % 2)
         self.scene_hop = self._samples(config.scene_hop_ms)
         for size in (self.scene_window, *(size for levels, size in self.parts if levels)):
             if not model.config.min_samples <= size <= limit:
                 span = f"{1e3 * model.config.min_samples / rate:.4g} to {1e3 * limit / rate:.6g} ms"
                 raise ValueError(f"a window of {1e3 * size / rate:g} ms does not fit: the model takes {span}")
 
-    # -- sounds of any lengths, together ------------------------------------------------------------------------------
-
-    def scenes_of_each(self, waves: Sequence[Float[np.ndarray, "_"]]) -> list[Float[np.ndarray, "value"]]:
-        """One embedding a sound, on the CPU; those with as many patch columns run together."""
-        config, found = self.model.config, dict[int, np.ndarray]()
+    def scenes_of_each(self, waves: Waves) -> list[Float[np.ndarray, "value"]]:
+        """Scene embeddings of sounds of any lengths; those with as many patch columns run together."""
+        config, scenes = self.model.config, dict[int, np.ndarray]()
         by_length: dict[int, list[int]] = {}
         for place, wave in enumerate(waves):
             if len(wave) > self.scene_window:
-                found[place] = self.scene_of([wave])
+                scenes[place] = self.scene_of([wave])
             else:
                 by_length.setdefault(max(len(wave), config.min_samples), []).append(place)
         by_columns: dict[int, dict[int, Tensor]] = {}
         for length, places in by_length.items():
             padded = np.stack([np.pad(waves[place], (0, length - len(waves[place]))) for place in places])
-            held = by_columns.setdefault(config.num_columns(config.mel.num_frames(length)), {})
-            held |= zip(places, self._mels(padded, size=length, hop=1), strict=True)
+            mels = by_columns.setdefault(config.num_columns(config.mel.num_frames(length)), {})
+            mels |= zip(places, self._mels(padded, size=length, hop=1), strict=True)
         for columns, mels in by_columns.items():
-            frames, size = config.num_frames(columns), self._at_a_time(columns)
+            frames, size = config.num_frames(columns), self._batch_size(columns)
             for first in range(0, len(mels), size):
-                places = list(mels)[first : first + size]
-                low = torch.stack([mels[place].mean(dim=-1) for place in places])
-                whole_patches = torch.stack([mels[place][:, :frames] for place in places])
-                scenes = self._levels(whole_patches, low, self.config.scene_levels).numpy()
-                found |= zip(places, scenes, strict=True)
-        return [found[place] for place in range(len(waves))]
+                batch = dict(islice(mels.items(), first, first + size))
+                low = torch.stack([mel.mean(dim=-1) for mel in batch.values()])
+                whole_patches = torch.stack([mel[:, :frames] for mel in batch.values()])
+                rows = self._levels(whole_patches, low, self.config.scene_levels).numpy()
+                scenes |= zip(batch, rows, strict=True)
+        return [scenes[place] for place in range(len(waves))]
 
-    def timestamps_of_each(
-        self, waves: Sequence[Float[np.ndarray, "_"]]
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(values (time, value), times in ms) of every sound; those with about as many times run together.
+    def timestamps_of_each(self, waves: Waves) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(values (time, value), times in ms) of sounds of any lengths; similar ones run together.
 
         A sound has samples // hop + 1 times, from 0 on.
         """
-        pieces = [
-            (place, *piece)
-            for place, wave in enumerate(waves)
-            for piece in _segments([wave], self.margin, self.hop)
-        ]
-        found: dict[int, np.ndarray] = {}
-        rising = sorted(range(len(pieces)), key=lambda piece: pieces[piece][2])
+        pieces = [[*segments([wave], self.margin, self.hop)] for wave in waves]
+        flat, tracks = [*chain.from_iterable(pieces)], dict[int, np.ndarray]()
+        rising = sorted(range(len(flat)), key=lambda place: flat[place][1])
         while rising:
-            least = pieces[rising[0]][2]
-            group = [piece for piece in rising if pieces[piece][2] <= NEAR * least]
+            limit = MAX_PADDING * flat[rising[0]][1]
+            group = [place for place in rising if flat[place][1] <= limit]
             rising = rising[len(group) :]
-            most = pieces[group[-1]][2]
-            padded = np.zeros((len(group), (most - 1) * self.hop + 2 * self.margin), np.float32)
-            for row, piece in zip(padded, group, strict=True):
-                row[: len(pieces[piece][1])] = pieces[piece][1]
-            values = self._centres(padded, most).numpy()
-            found |= {piece: row[: pieces[piece][2]] for row, piece in zip(values, group, strict=True)}
-        parts: list[list[np.ndarray]] = [[] for _ in waves]
-        for piece, (place, *_) in enumerate(pieces):
-            parts[place].append(found[piece])
-        joined = map(np.concatenate, parts)
-        return [(values, self._times_ms(0, len(values))) for values in joined]
+            count = flat[group[-1]][1]
+            padded = np.zeros((len(group), (count - 1) * self.hop + 2 * self.margin), np.float32)
+            for row, place in zip(padded, group, strict=True):
+                row[: len(flat[place][0])] = flat[place][0]
+            rows = self._centres(padded, count).numpy()
+            tracks |= {place: row[: flat[place][1]] for row, place in zip(rows, group, strict=True)}
+        in_order = iter([tracks[place] for place in range(len(flat))])
+        joined = (np.concatenate([*islice(in_order, len(parts))]) for parts in pieces)
+        return [(track, self._times_ms(0, len(track))) for track in joined]
 
     def scenes(self, wave: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch value"]:
         """`scenes_of_each` of sounds of one length, for the HEAR API."""
@@ -207,10 +190,8 @@ class Embedder:
         values, times_ms = zip(*self.timestamps_of_each([*wave.detach().cpu().numpy()]), strict=True)
         return torch.from_numpy(np.stack(values)), torch.from_numpy(np.stack(times_ms))
 
-    # -- one sound, streamed ------------------------------------------------------------------------------------------
-
     def scene_of(self, blocks: Iterable[np.ndarray]) -> Float[np.ndarray, "value"]:
-        """The embedding of one sound that comes in blocks, in bounded memory: in one pass, or the mean over windows."""
+        """Scene embedding of one sound that comes in blocks: in one pass, or the mean over windows."""
         reader, parts, length = iter(blocks), [], 0
         while length <= self.scene_window and (block := next(reader, None)) is not None:
             parts.append(block)
@@ -218,42 +199,33 @@ class Embedder:
         if length <= self.scene_window:
             return self.scenes_of_each([np.concatenate(parts)])[0]
         total, count, levels = torch.zeros(()), 0, self.config.scene_levels
-        for padded, number in _segments(chain(parts, reader), self.scene_window // 2, self.scene_hop):
+        for padded, number in segments(chain(parts, reader), self.scene_window // 2, self.scene_hop):
             scenes = self._run_windows(padded[None], levels, size=self.scene_window, hop=self.scene_hop)
             total = total + scenes[0].double().sum(dim=0)
             count += number
         return (total / count).float().numpy()
 
     def timestamps_of(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Those of one sound that comes in blocks: pieces of (times in ms (time,), values (time, value))."""
+        """(times in ms (time,), values (time, value)) of one sound that comes in blocks, in pieces."""
         start = 0
-        for padded, count in _segments(blocks, self.margin, self.hop):
+        for padded, count in segments(blocks, self.margin, self.hop):
             yield self._times_ms(start, count), self._centres(padded[None], count)[0].numpy()
             start += count
 
-    # -- shared -------------------------------------------------------------------------------------------------------
-
-    def _samples(self, ms: float) -> int:
-        """Whole samples of a length in ms."""
+    def _samples(self, ms: float, *, even: bool = False) -> int:
+        """Whole samples of a length in ms; an even number for a window, so that it has a centre."""
         samples = ms * self.model.config.mel.sample_rate / 1000
         if samples != round(samples):
             raise ValueError(f"{ms:g} ms are {samples:g} samples: choose a whole number")
+        if even and samples % 2:
+            raise ValueError(f"a window of {ms:g} ms is {samples:.0f} samples: choose an even number")
         return int(samples)
-
-    def _window(self, ms: float) -> int:
-        """Samples of a window; an even number, so that it has a centre."""
-        samples = self._samples(ms)
-        if samples % 2:
-            raise ValueError(f"a window of {ms:g} ms is {samples} samples: choose an even number")
-        return samples
 
     def _times_ms(self, start: int, count: int) -> Float[np.ndarray, "time"]:
         hop_ms = 1000 * self.hop / self.model.config.mel.sample_rate
         return (hop_ms * torch.arange(start, start + count, dtype=torch.float32)).numpy()
 
-    def _centres(
-        self, padded: Float[np.ndarray, "batch sample"], count: int
-    ) -> Float[Tensor, "batch time value"]:
+    def _centres(self, padded: Batch, count: int) -> Float[Tensor, "batch time value"]:
         """Embeddings around the times that lie `margin` samples into `padded` and every hop from there."""
         values = []
         for levels, size in self.parts:
@@ -263,42 +235,32 @@ class Embedder:
         return torch.cat(values, dim=-1)
 
     def _run_windows(
-        self, wave: Float[np.ndarray, "batch sample"], levels: tuple[Level, ...], *, size: int, hop: int
+        self, wave: Batch, levels: tuple[Level, ...], *, size: int, hop: int
     ) -> Float[Tensor, "batch time value"]:
-        """The levels of every window, on the CPU; a budget of tokens at a time, of several clips if they fit."""
-        count = (wave.shape[1] - size) // hop + 1
-        config = self.model.config
-        at_a_time = self._at_a_time(config.num_columns(config.mel.num_frames(size)))
-        num_clips, num_times = max(1, at_a_time // count), min(at_a_time, count)
+        """The levels of every window (none: its log-mel, flattened), a budget of tokens at a time."""
+        config, count = self.model.config, (wave.shape[1] - size) // hop + 1
+        batch_size = self._batch_size(config.num_columns(config.mel.num_frames(size)))
+        num_clips, num_times = max(1, batch_size // count), min(batch_size, count)
         rows = []
         for clip in range(0, len(wave), num_clips):
             values = []
             for time in range(0, count, num_times):
                 last = min(time + num_times, count) - 1
                 part = wave[clip : clip + num_clips, time * hop : last * hop + size]
-                found = self._forward(part, levels, size=size, hop=hop)
-                values.append(found.view(len(part), -1, found.shape[1]))
+                mel = self._mels(part, size=size, hop=hop)
+                batch = self._levels(mel, mel.mean(dim=-1), levels) if levels else mel.flatten(1).cpu()
+                values.append(batch.view(len(part), -1, batch.shape[1]))
             rows.append(torch.cat(values, dim=1))
         return torch.cat(rows)
 
-    def _forward(
-        self, wave: Float[np.ndarray, "batch sample"], levels: tuple[Level, ...], *, size: int, hop: int
-    ) -> Float[Tensor, "window value"]:
-        """One batch of windows; without levels the log-mel's frames, band by band."""
-        mel = self._mels(wave, size=size, hop=hop)
-        return self._levels(mel, mel.mean(dim=-1), levels) if levels else mel.flatten(1).cpu()
-
-    def _at_a_time(self, columns: int) -> int:
+    def _batch_size(self, columns: int) -> int:
         """Windows of so many patch columns that one forward pass takes."""
-        on_cpu = next(self.model.parameters()).device.type == "cpu"
-        return max(
-            1, (CPU_TOKENS if on_cpu else TOKENS_PER_BATCH) // (self.model.config.rows * max(1, columns) + 2)
-        )
+        is_cpu = next(self.model.parameters()).device.type == "cpu"
+        tokens = self.model.config.rows * max(1, columns) + 2
+        return max(1, (CPU_TOKENS if is_cpu else TOKENS_PER_BATCH) // tokens)
 
     @torch.inference_mode()
-    def _mels(
-        self, wave: Float[np.ndarray, "batch sample"], *, size: int, hop: int
-    ) -> Float[Tensor, "window mel frame"]:
+    def _mels(self, wave: Batch, *, size: int, hop: int) -> Float[Tensor, "window mel frame"]:
         """Log-mels of all windows, on the model's device."""
         device = next(self.model.parameters()).device
         return window_mels(torch.from_numpy(wave).to(device), self.model.config.mel, size=size, hop=hop)
@@ -310,7 +272,7 @@ class Embedder:
         low: Float[Tensor, "window mel"],
         levels: tuple[Level, ...],
     ) -> Float[Tensor, "window value"]:
-        """What the model says of log-mels, beside their means, on the CPU."""
+        """The model's embeddings and logits of log-mels, beside their means (`low`), on the CPU."""
         parts = {"low": low}
         if levels != ("low",):
             with autocast(mel.device, self.precision):
@@ -320,39 +282,6 @@ class Embedder:
 
 
 def _size(levels: tuple[Level, ...], model: TaggerConfig) -> int:
-    """Values of model levels, and of a scene's low."""
-    return sum(
-        {"low": model.mel.n_mels, "mid": model.width, "high": len(model.labels)}[level] for level in levels
-    )
-
-
-def _segments(
-    blocks: Iterable[np.ndarray], margin: int, hop: int
-) -> Iterator[tuple[Float[np.ndarray, "sample"], int]]:
-    """A sound mirrored at both ends, in pieces for `count` centres each: the first centre lies `margin` into a piece.
-
-    N samples have N // hop + 1 centres, from sample 0 on; a sound not longer than `margin` gets zeros after it.
-    """
-    reader = iter(blocks)
-    ahead = next(reader)
-    while len(ahead) <= margin and (block := next(reader, None)) is not None:
-        ahead = np.concatenate([ahead, block])
-    total = len(ahead)
-    ahead = np.pad(ahead, (0, max(0, margin + 1 - total)))
-    tail = ahead[-margin - 1 :]  # what the mirror at the end needs
-    ahead = np.concatenate([ahead[margin:0:-1], ahead])
-    most = min(1024, max(1, SEGMENT_SAMPLES // hop))  # centres of a piece
-    done, span = 0, (most - 1) * hop + 2 * margin
-    for block in reader:
-        total += len(block)
-        tail = np.concatenate([tail, block])[-margin - 1 :]
-        ahead = np.concatenate([ahead, block])
-        while len(ahead) >= max(span, most * hop):  # a hop may be longer than its window
-            yield ahead[:span], most
-            ahead = ahead[most * hop :]
-            done += most
-    ahead = np.concatenate([ahead, tail[-2::-1]])
-    while left := min(most, total // hop + 1 - done):
-        yield ahead[: (left - 1) * hop + 2 * margin], left
-        ahead = ahead[left * hop :]
-        done += left
+    """Values of a model's levels, and of a scene's low."""
+    sizes = {"low": model.mel.n_mels, "mid": model.width, "high": len(model.labels)}
+    return sum(sizes[level] for level in levels)

@@ -1,9 +1,9 @@
-"""Models against labelled clips: what they say, the mean of an ensemble, and how good it is."""
+"""Evaluation on labelled clips: predictions, ensembles, and their scores with intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import chain
+from itertools import chain, islice
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy import special
 
 from patchout.data.sets import ClipSet, DataError
 from patchout.inference import metrics
-from patchout.inference.tagging import score
+from patchout.inference.scoring import score
 from patchout.models.device import Precision
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels
 
@@ -27,7 +27,7 @@ Mask = Bool[np.ndarray, "clip"]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of the clips that could be read."""
+    """A model's logits of the clips that could be read."""
 
     scores: Table  # logits
     index: Int[np.ndarray, "clip"]  # places of these clips in the set, rising
@@ -37,7 +37,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores, the one that counts first, and what stands behind them."""
+    """The scores of predictions, the main one first, with their intervals and the clips behind them."""
 
     scores: dict[str, float]
     intervals: dict[str, metrics.Interval]  # 95 %
@@ -49,13 +49,10 @@ class Evaluation:
 
     @property
     def unscored(self) -> str:
-        """Which classes the means over classes leave out, in words; "": none."""
-        few = ", ".join(self.absent[:10]) + (", ..." if len(self.absent) > 10 else "")
-        return (
-            f"no clip of {len(self.absent)} classes, which count in no mean over classes: {few}"
-            if few
-            else ""
-        )
+        """A note on the classes that the means over classes leave out; "": none."""
+        names = ", ".join(self.absent[:10]) + (", ..." if len(self.absent) > 10 else "")
+        count = f"no clip of {len(self.absent)} classes, which count in no mean over classes"
+        return f"{count}: {names}" if names else ""
 
 
 def predict(
@@ -66,72 +63,68 @@ def predict(
     batch_size: int,
     on_clip: Callable[[], None] | None = None,
 ) -> Predictions:
-    """Logits of every clip that lead to the scores of `patchout.tag`; a channel's model hears its channel.
+    """Logits of every clip that give the scores of `patchout.tag`; a model of one channel hears that channel.
 
-    A clip within one window has the model's own (read back from float32 scores: a sigmoid's to 2e-3 up to 10, at most
-    17). Of a longer one `patchout.tag` averages the scores of its windows: it has the logits of that mean.
+    A clip within one window has the model's logits (read back from float32 scores: a sigmoid's to 2e-3 up to
+    10, at most 17), a longer one those of the mean over the scores of its windows.
     """
-    own = model.config.channel
-    clips = clips if own == "mean" else replace(clips, channel=own)
-    streams = (clips.stream(clip, model.config.mel.sample_rate) for clip in range(len(clips)))
-    scored, failed, warnings = {}, list[str](), list[str]()
-    for clip, one in enumerate(score(model, streams, precision=precision, batch_size=batch_size)):
-        warnings += [one.warning] if one.warning else []
-        if one.scores is not None and np.isfinite(one.scores).all():
-            scored[clip] = one.scores
+    config = model.config
+    clips = clips if config.channel == "mean" else replace(clips, channel=config.channel)
+    streams = (clips.stream(clip, config.mel.sample_rate) for clip in range(len(clips)))
+    rows, failed, warnings = {}, list[str](), list[str]()
+    for clip, scored in enumerate(score(model, streams, precision=precision, batch_size=batch_size)):
+        warnings += [scored.warning] if scored.warning else []
+        if scored.scores is not None and np.isfinite(scored.scores).all():
+            rows[clip] = scored.scores
         else:
-            failed.append(one.error or f"{one.name}: the model's scores are not finite")
+            failed.append(scored.error or f"{scored.name}: the model's scores are not finite")
         if on_clip:
             on_clip()
-    table = np.array([*scored.values()], np.float64).reshape(len(scored), len(model.config.labels))
-    one_class = model.config.task == "multi_class"
-    inside = np.clip(
-        table, np.finfo(np.float32).tiny, 1.0 if one_class else 1 - 2**-25
-    )  # float32 scores reach 0 and 1
-    logits = (np.log(inside) if one_class else special.logit(inside)).astype(np.float32)
-    return Predictions(logits, np.array([*scored], np.int64), tuple(failed), tuple(warnings))
+    scores = np.array([*rows.values()], np.float64).reshape(len(rows), len(config.labels))
+    is_softmax = config.task == "multi_class"
+    lowest, highest = np.finfo(np.float32).tiny, 1.0 if is_softmax else 1 - 2**-25
+    scores = np.clip(scores, lowest, highest)  # float32 scores reach 0 and 1
+    logits = (np.log(scores) if is_softmax else special.logit(scores)).astype(np.float32)
+    return Predictions(logits, np.array([*rows], np.int64), tuple(failed), tuple(warnings))
 
 
 def probabilities(logits: Table, task: Task) -> Table:
-    """Softmax over the classes where a clip has one, else sigmoid; in float64."""
+    """Class probabilities in float64: softmax for one class a clip, else sigmoid."""
     wide = logits.astype(np.float64)
     return special.softmax(wide, axis=1) if task == "multi_class" else special.expit(wide)
 
 
 def interleave(parts: Sequence[Predictions]) -> Predictions:
-    """Join what each rank of several processes predicted for `clips.take(range(rank, len(clips), len(parts)))`."""
+    """Join the predictions of each process for `clips.take(range(rank, len(clips), len(parts)))`."""
     index = np.concatenate([part.index * len(parts) + rank for rank, part in enumerate(parts)])
     order = np.argsort(index)
-    return Predictions(np.concatenate([part.scores for part in parts])[order], index[order], *_said(parts))
+    return Predictions(np.concatenate([part.scores for part in parts])[order], index[order], *_remarks(parts))
 
 
 def label_orders(configs: Sequence[TaggerConfig]) -> list[Int[np.ndarray, "class"]]:
-    """For each model of an ensemble, where it has the labels of the first; a ValueError names what differs."""
+    """The places of the first model's labels in each model of an ensemble; ValueError where they differ."""
     first = configs[0]
     check_labels(first)
     for number, config in enumerate(configs, 1):
         if strange := sorted(set(config.labels) ^ set(first.labels)):
-            raise ValueError(
-                f"an ensemble needs the same labels: not both of models 1 and {number} know {strange[:5]}"
-            )
+            lacking = f"not both of models 1 and {number} know {strange[:5]}"
+            raise ValueError(f"an ensemble needs the same labels: {lacking}")
         if config.task != first.task:
-            raise ValueError(
-                f"an ensemble needs one task: model 1 is {first.task}, model {number} {config.task}"
-            )
+            tasks = f"model 1 is {first.task}, model {number} {config.task}"
+            raise ValueError(f"an ensemble needs one task: {tasks}")
     return [np.array([config.labels.index(label) for label in first.labels]) for config in configs]
 
 
 def ensemble(parts: Sequence[Predictions], orders: Sequence[Int[np.ndarray, "class"]]) -> Predictions:
-    """The mean of the models' logits for the clips that all of them could read, in the first one's order of labels."""
+    """Mean logits of several models for the clips that all could read, in the label order of the first."""
     index = reduce(np.intersect1d, [part.index for part in parts])
-    rows = [
-        part.scores[np.isin(part.index, index)][:, order] for part, order in zip(parts, orders, strict=True)
-    ]
-    return Predictions(np.mean(rows, axis=0), index, *_said(parts))
+    pairs = zip(parts, orders, strict=True)
+    logits = [part.scores[np.isin(part.index, index)][:, order] for part, order in pairs]
+    return Predictions(np.mean(logits, axis=0), index, *_remarks(parts))
 
 
-def _said(parts: Sequence[Predictions]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What failed in any part, and all warnings, each once."""
+def _remarks(parts: Sequence[Predictions]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The failures and the warnings of all parts, each once."""
     failed = dict.fromkeys(chain.from_iterable(part.failed for part in parts))
     return tuple(failed), tuple(dict.fromkeys(chain.from_iterable(part.warnings for part in parts)))
 
@@ -145,60 +138,60 @@ def judge(
     groups: Mapping[str, Mask] | None = None,
     draws: int = 0,
 ) -> Evaluation:
-    """Scores of a model with these labels: accuracy where each clip has one class; mAP, AUC and d_prime always.
+    """The scores of predictions: accuracy where each clip has one class; mAP, AUC and d_prime always.
 
-    For `groups` of the clips (`group_by`) the first score is told too, as "accuracy/device=a". A bootstrap of `draws`
-    (0: none) gives the intervals, that of the accuracy is Wilson's; the same clips give the same ones. A label that the
-    model does not know and no clip to score are DataErrors.
+    `groups` of the clips (`group_by`) have the first score too, as "accuracy/device=a". A bootstrap of
+    `draws` (0: none) gives the intervals, that of the accuracy is Wilson's; the same clips give the same
+    ones. A label that the model does not know and no clip to score are DataErrors.
     """
-    if not len(predictions.index):
-        why = predictions.failed[0] if predictions.failed else "no clips"
-        raise DataError(f"{clips.root}: none of {len(predictions.failed)} clips could be read ({why})")
-    read = clips.take(predictions.index)
+    index, failed = predictions.index, predictions.failed
+    if not len(index):
+        why = failed[0] if failed else "no clips"
+        raise DataError(f"{clips.root}: none of {len(failed)} clips could be read ({why})")
+    scored = clips.take(index)
     table = probabilities(predictions.scores, task)
-    targets, known = (read.targets(labels) > 0.5).astype(np.float32), read.knowns(labels)
+    targets, known = (scored.targets(labels) > 0.5).astype(np.float32), scored.knowns(labels)
     scores: dict[str, float] = {}
     intervals: dict[str, metrics.Interval] = {}
     for suffix, members in {"": np.ones(len(clips), bool), **(groups or {})}.items():
-        chosen = members[predictions.index]
+        chosen = members[index]
         if not chosen.any():
             continue
-        part = (table[chosen], targets[chosen])
-        means = metrics.class_means(metrics.ranking(*part, known=known[chosen]))
-        found = {name: float(values[0]) for name, values in means.items()}
-        sure = (
-            metrics.bootstrap(*part, known=known[chosen], draws=draws, rng=np.random.default_rng(0))
-            if draws
-            else {}
-        )
+        part, mask = (table[chosen], targets[chosen]), known[chosen]
+        means = metrics.class_means(metrics.ranking(*part, known=mask))
+        values = {name: float(mean[0]) for name, mean in means.items()}
+        spread: dict[str, metrics.Interval] = {}
+        if draws:
+            spread = metrics.bootstrap(*part, known=mask, draws=draws, rng=np.random.default_rng(0))
         if task == clips.task == "multi_class":
-            found = {"accuracy": metrics.accuracy(*part), **found}
-            sure["accuracy"] = metrics.wilson_interval(found["accuracy"], len(part[0]))
-        told = [*found][:1] if suffix else [*found]
-        scores |= {name + suffix: found[name] for name in told}
-        intervals |= {name + suffix: sure[name] for name in told if name in sure}
+            values = {"accuracy": metrics.accuracy(*part), **values}
+            spread["accuracy"] = metrics.wilson_interval(values["accuracy"], len(mask))
+        for name in islice(values, 1 if suffix else None):
+            scores[name + suffix] = values[name]
+            if name in spread:
+                intervals[name + suffix] = spread[name]
     absent = tuple(labels[c] for c in np.flatnonzero((targets * known).sum(axis=0) == 0).tolist())
-    return Evaluation(scores, intervals, len(table), predictions.failed, read.ids_sha256(), absent, draws)
+    return Evaluation(scores, intervals, len(table), failed, scored.ids_sha256(), absent, draws)
 
 
 def group_by(clips: ClipSet, column: str, training: ClipSet | None = None) -> dict[str, Mask]:
-    """The clips of each value of a column, as "/device=a"; none without a column. Unknown columns are DataErrors.
+    """Masks of the clips with each value of a column, as "/device=a"; a column without values is a DataError.
 
-    With the clips trained on, also "/seen" and "/unseen", by whether training has the value, where there are both.
+    With the clips trained on, also "/seen" and "/unseen" (values of training), where there are both.
     """
     if not column:
         return {}
-    own = clips.column(column)
-    values = sorted({*own.tolist()} - {""})
+    cells = clips.column(column)
+    values = sorted({*cells.tolist()} - {""})
     if not 1 <= len(values) <= MAX_GROUPS:
         allowed = f"scores are told for 1 to {MAX_GROUPS}: choose another"
         raise DataError(f"{clips.root}: column {column!r} has {len(values)} values, {allowed}")
-    found = {f"/{column}={value}": own == value for value in values}
-    is_seen = np.isin(own, training.column(column) if training is not None else [])
-    both = is_seen.any() and (~is_seen & (own != "")).any()
-    return found | ({"/seen": is_seen & (own != ""), "/unseen": ~is_seen & (own != "")} if both else {})
+    groups = {f"/{column}={value}": cells == value for value in values}
+    is_seen = np.isin(cells, training.column(column) if training is not None else [])
+    seen, unseen = is_seen & (cells != ""), ~is_seen & (cells != "")
+    return groups | ({"/seen": seen, "/unseen": unseen} if is_seen.any() and unseen.any() else {})
 
 
 def draws_for(clips: int, classes: int) -> int:
-    """Draws of a bootstrap that a set of this size can afford."""
+    """The number of bootstrap draws that take about ten seconds, within limits."""
     return int(np.clip(MAX_WORK // (clips * classes), MIN_DRAWS, MAX_DRAWS))

@@ -1,4 +1,4 @@
-"""Scores over time -> events with a start, an end and a score."""
+"""Sound event detection: scores over time -> events with a start, an end and a score."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Run = Int[np.ndarray, "run"]
 
 @dataclass(frozen=True)
 class Event:
-    """A stretch of time in which a class is on; `score` is its highest within."""
+    """One sound event: a stretch of time in which a class is active, with its highest score."""
 
     label: str
     start_s: float
@@ -31,9 +31,9 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class EventRule:
-    """How events are found: windows of `window_s` every `hop_s`, a median over `median` of them, two thresholds.
+    """The detection rule: windows of `window_s` every `hop_s`, a median filter, two thresholds.
 
-    An event begins where the score reaches `on` and lasts as long as it stays at `off` or above (hysteresis).
+    An event begins where the score reaches `on` and lasts while it stays at `off` or above (hysteresis).
     """
 
     window_s: float = 1.0
@@ -45,9 +45,8 @@ class EventRule:
     def __post_init__(self) -> None:
         """Refuse rules that find nothing or everything."""
         if not 0 < self.hop_s <= self.window_s:
-            raise ValueError(
-                f"event windows of {self.window_s} s every {self.hop_s} s: the hop must be within 0 and the window"
-            )
+            windows = f"event windows of {self.window_s} s every {self.hop_s} s"
+            raise ValueError(f"{windows}: the hop must be within 0 and the window")
         if self.median < 1 or self.median % 2 == 0:
             raise ValueError(f"median counts windows and must be odd, got {self.median}")
         if not 0 < self.off <= self.on < 1:
@@ -64,7 +63,7 @@ def find_events(
 ) -> tuple[Event, ...]:
     """Events of every class, in order of start time.
 
-    A window speaks for the time up to half-way to its neighbours; the first and the last reach the ends of the sound.
+    A window covers the time half-way to its neighbours; the first and the last reach the ends of the sound.
     """
     if not len(times_s):
         return ()
@@ -82,13 +81,13 @@ def find_events(
 
 
 def median(values: Float[np.ndarray, "time"], size: int) -> Float[np.ndarray, "time"]:
-    """Median over `size` neighbours, the ends repeated."""
+    """Median filter over `size` neighbours, the ends repeated."""
     padded = np.pad(values, size // 2, mode="edge")
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, size), axis=1)
 
 
 def runs(on: Bool[np.ndarray, "time class"]) -> tuple[Run, Run, Run]:
-    """Every stretch of True: its class, its first time and one past its last; class by class."""
+    """Runs of True: class, first time and one past the last of each; class by class."""
     edges = np.diff(np.pad(on, ((1, 1), (0, 0))).astype(np.int8), axis=0).T
     label, first = np.nonzero(edges == 1)
     return label, first, np.nonzero(edges == -1)[1]

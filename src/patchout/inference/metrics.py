@@ -1,4 +1,4 @@
-"""Scores of predictions: arrays -> floats."""
+"""Classification metrics: accuracy, average precision, ROC AUC, d-prime, and their intervals."""
 
 import math
 from typing import NamedTuple
@@ -16,36 +16,34 @@ Interval = tuple[float, float]
 
 
 class Ranking(NamedTuple):
-    """How far scores put a class's clips before all others; NaN where it has none, or (AUC) there are no others."""
+    """Ranking metrics of every class; NaN for one without clips, the AUC also for one of all clips."""
 
     precision: Float[np.ndarray, "class draw"]  # average precision
     auc: Float[np.ndarray, "class draw"]  # area under the ROC curve
 
 
 def accuracy(scores: Table, targets: Table) -> float:
-    """Share of clips whose highest score is on their class."""
+    """Share of clips whose class has the highest score."""
     return float((scores.argmax(1) == targets.argmax(1)).mean())
 
 
 def ranking(
     scores: Table, targets: Table, *, known: Table | None = None, counts: Draws | None = None
 ) -> Ranking:
-    """Average precision and ROC AUC of every class, as scikit-learn defines them: equal scores are one threshold.
+    """Average precision and ROC AUC of every class as in scikit-learn: equal scores are one threshold.
 
-    `known` weighs the clips of each class: 0 leaves out those whose label nobody gave (OpenMIC). `counts` says how
-    often each draw of a bootstrap holds a clip; without it there is one draw that holds every clip once.
+    `known` weighs the clips of each class: 0 leaves out those without a label (OpenMIC). `counts` says how
+    often each draw of a bootstrap has a clip; by default one draw has every clip once.
     """
     counts = np.ones((len(scores), 1), np.float32) if counts is None else counts
     weights = np.ones_like(targets) if known is None else known
-    found = [
-        _rank(scores[:, c], targets[:, c] * weights[:, c], weights[:, c], counts)
-        for c in range(scores.shape[1])
-    ]
-    return Ranking(*(np.stack(values) for values in zip(*found, strict=True)))
+    columns = zip(scores.T, (targets * weights).T, weights.T, strict=True)
+    classes = [_rank(*column, counts) for column in columns]
+    return Ranking(*(np.stack(values) for values in zip(*classes, strict=True)))
 
 
 def _rank(scores: Column, hits: Column, weights: Column, counts: Draws) -> tuple[np.ndarray, np.ndarray]:
-    """Average precision and AUC of one class, from sums between the runs of equal scores that hold a hit."""
+    """Average precision and AUC of one class, from sums over its levels of equal score that hold a hit."""
     order = np.argsort(-scores, kind="stable")
     levels = np.unique(-scores[hits > 0])
     edges = [np.searchsorted(-scores[order], levels, side) for side in ("left", "right")]
@@ -65,10 +63,10 @@ def _rank(scores: Column, hits: Column, weights: Column, counts: Draws) -> tuple
         return precision, (step * after).sum(axis=0) / (positive[-1] * negative[-1])
 
 
-def class_means(found: Ranking) -> dict[str, Float[np.ndarray, "draw"]]:
-    """The scores mAP and AUC: means over classes that have a value (NaN: none has); d_prime is that of the mean AUC."""
+def class_means(classes: Ranking) -> dict[str, Float[np.ndarray, "draw"]]:
+    """Means over the classes that have a value (NaN: none has): mAP, AUC, and the d_prime of this AUC."""
     means = {}
-    for name, values in (("mAP", found.precision), ("AUC", found.auc)):
+    for name, values in (("mAP", classes.precision), ("AUC", classes.auc)):
         counted = np.isfinite(values)
         with np.errstate(invalid="ignore"):
             means[name] = np.where(counted, values, 0.0).sum(axis=0) / counted.sum(axis=0)
@@ -76,41 +74,41 @@ def class_means(found: Ranking) -> dict[str, Float[np.ndarray, "draw"]]:
 
 
 def score_text(value: float, digits: int = 4) -> str:
-    """A score for people: so many digits, or in a word that it is infinite or undefined."""
+    """A score as text: so many digits, or a word for one that is infinite or undefined."""
     if math.isnan(value):
         return "undefined"
     return f"{value:.{digits}f}" if math.isfinite(value) else "infinite" if value > 0 else "minus infinite"
 
 
 def d_prime(auc: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
-    """How far apart two normal distributions of width 1 are whose AUC this is: sqrt(2) times its normal quantile."""
+    """Sensitivity index: the distance of two unit normals with this AUC, sqrt(2) times its quantile."""
     return math.sqrt(2) * ndtri(auc)
 
 
 def bootstrap(
     scores: Table, targets: Table, *, known: Table | None, draws: int, rng: np.random.Generator
 ) -> dict[str, Interval]:
-    """95 % intervals of `class_means` from clips drawn with replacement: their spread, set around the score itself.
+    """Bootstrap 95 % intervals of `class_means`: the spread over resampled clips, around the score itself.
 
-    Plain percentiles would lie too high for the mAP of rare classes: a set that holds a clip twice ranks it twice.
+    Plain percentiles lie too high for the mAP of rare classes: a clip drawn twice is ranked twice.
     """
     points, chance = class_means(ranking(scores, targets, known=known)), np.full(len(scores), 1 / len(scores))
     drawn = []
     for size in np.diff([*range(0, draws, CHUNK), draws]):
         counts = rng.multinomial(len(scores), chance, size=size).T.astype(np.float32, order="C")
         drawn.append(class_means(ranking(scores, targets, known=known, counts=counts)))
-    found: dict[str, np.ndarray] = {}
+    intervals: dict[str, np.ndarray] = {}
     for name in ("mAP", "AUC"):
         values = np.concatenate([means[name] for means in drawn])
         values = values[np.isfinite(values)]  # a draw without a class to score says nothing
         spread = np.percentile(values, (2.5, 97.5)) - values.mean() if len(values) else np.full(2, math.nan)
-        found[name] = np.clip(points[name] + spread, 0.0, 1.0)
-    found["d_prime"] = d_prime(found["AUC"])
-    return {name: (float(low), float(high)) for name, (low, high) in found.items()}
+        intervals[name] = np.clip(points[name] + spread, 0.0, 1.0)
+    intervals["d_prime"] = d_prime(intervals["AUC"])
+    return {name: (float(low), float(high)) for name, (low, high) in intervals.items()}
 
 
 def wilson_interval(share: float, count: int) -> Interval:
-    """95 % confidence interval of a share observed on `count` independent clips (Wilson, 1927)."""
+    """Wilson's 95 % confidence interval of a share observed on `count` independent clips (1927)."""
     z = 1.959964
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

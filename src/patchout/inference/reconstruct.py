@@ -1,4 +1,4 @@
-"""What a pre-trained MaskSpec makes of the patches that it does not see."""
+"""Reconstruction of masked patches by a pre-trained MaskSpec."""
 
 import torch
 from jaxtyping import Float
@@ -16,27 +16,25 @@ def reconstruct(
     mask_ratio: float = 0.75,
     rng: Generator | None = None,
 ) -> Reconstructed:
-    """Hide patches of one log-mel and fill them with the model's prediction: whole patches, statistics undone.
+    """Mask patches of one log-mel and fill them with the model's prediction, without normalisation.
 
-    With `normalize_patches` the model predicts no level: mean and deviation of a hidden patch come from the original.
+    With `normalize_patches` the model predicts no level: a masked patch has the original's mean and
+    deviation.
     """
-    config, front = model.config, model.config.mel
-    note = (
-        "the level of a hidden patch is the original's: the model predicts none"
-        if config.normalize_patches
-        else ""
-    )
+    config, mel_config = model.config, model.config.mel
     with torch.inference_mode():
         out = model(mel[None], mask_ratio, rng=rng)
         pixels = patchify(mel[None], config.patch)
         mean, deviation = patch_scale(pixels) if config.normalize_patches else (0.0, 1.0)
-        hidden = (out.mask[..., None] > 0).expand_as(pixels)
-        filled = torch.where(hidden, out.prediction * deviation + mean, pixels)
+        mask = (out.mask[..., None] > 0).expand_as(pixels)
+        predicted = torch.where(mask, out.prediction * deviation + mean, pixels)
         original, filled, hidden = (
-            unpatchify(values, config.rows)[0].cpu() for values in (pixels, filled, hidden)
+            unpatchify(values, config.rows)[0].cpu() for values in (pixels, predicted, mask)
         )
         for values in (original, filled):
-            values.mul_(torch.tensor(front.std or (1.0,))[:, None])
-            values.add_(torch.tensor(front.mean or (0.0,))[:, None])
+            values.mul_(torch.tensor(mel_config.std or (1.0,))[:, None])
+            values.add_(torch.tensor(mel_config.mean or (0.0,))[:, None])
     arrays = {"log_mel": original.numpy(), "hidden": hidden.numpy(), "filled": filled.numpy()}
-    return Reconstructed(**arrays, band_hz=front.band_hz, frame_s=front.frame_s, note=note)
+    no_level = "the level of a hidden patch is the original's: the model predicts none"
+    note = no_level if config.normalize_patches else ""
+    return Reconstructed(**arrays, band_hz=mel_config.band_hz, frame_s=mel_config.frame_s, note=note)

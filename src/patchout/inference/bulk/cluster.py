@@ -1,11 +1,11 @@
-"""The engine of a Ray cluster for `inference.bulk.run`: tasks decode, actors hold the models and write the shards."""
+"""The engine of a bulk job on a Ray cluster: tasks decode, actors hold the models and write the shards."""
 
 import importlib.util
 import logging
 import os
 import pickle
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from itertools import chain
@@ -21,29 +21,19 @@ from patchout.checkpoint.zoo import locate
 from patchout.data.items import Item
 from patchout.errors import InputError
 from patchout.inference.bulk.ahead import Sound, decode
-from patchout.inference.bulk.folder import HALVES, EmbedJob, shard_name
-from patchout.inference.bulk.run import (
-    NO_PLACES,
-    Engine,
-    Steps,
-    Todo,
-    embed_shards,
-    load_embedder,
-    open_threads,
-)
+from patchout.inference.bulk.folder import HALVES, shard_name
+from patchout.inference.bulk.run import Engine, Steps, Todo, embed_shards, load_embedder, open_threads
 from patchout.inference.embedding import Embedder
 from patchout.job_folder import Folder
 from patchout.models.tagger import TaggerConfig
 
-BLOCK_BYTES = (
-    2**28
-)  # decoded sounds that a task hands to an actor, which decodes the rest of the shard itself
+BLOCK_BYTES = 2**28  # decoded sounds that a task gives to an actor, which decodes the rest of the shard
 CORES = 4  # where there is no GPU: one of them decodes, the others run one model
 CONNECT_S = 5.0
 
 
 class Actors(NamedTuple):
-    """How many models run at a time, and what each of them takes of the cluster."""
+    """The models that run at a time, and the cores and GPUs of each."""
 
     models: int
     cores: int
@@ -51,11 +41,12 @@ class Actors(NamedTuple):
 
 
 def ray_engine() -> Engine:
-    """The engine that runs on the Ray that is initialised here, on the cluster at RAY_ADDRESS, or on a local one.
+    """The engine on the Ray that is initialised here, on the cluster at RAY_ADDRESS, or on a local one.
 
-    All machines must reach files, model and output under the names given. The device is auto, cpu or cuda; there is a
-    model per GPU, or per CORES cores. What a killed worker held is done again by another one.
-    Raises ValueError without Ray; the engine OSError if no cluster answers, a worker cannot write, or Ray gives up.
+    All machines must reach files, model and output under the names given. The device is auto, cpu or cuda;
+    there is a model per GPU, or per CORES cores. What a killed worker held is done again by another one.
+    ValueError without Ray; the engine raises OSError if no cluster answers, a worker cannot write, or Ray
+    gives up.
     """
     if importlib.util.find_spec("ray") is None:
         raise ValueError("a job on a cluster needs Ray: pip install 'patchout[ray]'")
@@ -65,24 +56,19 @@ def ray_engine() -> Engine:
 def _run(todo: Todo) -> Steps:
     model = load_embedder(todo.job, "cpu").model.config  # refuses a job before Ray starts
     with _connected():
-        for shard, seconds in _results(todo, model, _actors_here(todo.device)):
+        for shard, seconds in _results(todo, model):
             yield len(todo.items_of(shard)), seconds
     folder = Folder(todo.out)
     if missing := sorted({shard_name(shard) for shard in todo.shards} - folder.names()):
-        raise InputError(
-            f"{todo.out}: {len(missing)} shards were written, but not here ({missing[0]} is one): "
-            "give a folder that all machines share, or a URL"
-        )
+        lost = f"{len(missing)} shards were written, but not here ({missing[0]} is one)"
+        raise InputError(f"{todo.out}: {lost}: give a folder that all machines share, or a URL")
     for aside in folder.path.glob(HALVES) if folder.path else ():  # of killed workers
         aside.unlink()
 
 
-# -- on the machine that asks -----------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _connected() -> Iterator[None]:
-    """Use the Ray that is initialised, else connect to one or start one for the time of the job."""
+    """Use the Ray that is initialised, else connect to one or start one during the job."""
     import ray
     import ray.data
 
@@ -104,25 +90,14 @@ def _connected() -> Iterator[None]:
 
 
 def check_address(address: str) -> None:
-    """Knock at a cluster's host:port: Ray itself waits for minutes, and then ends the process."""
+    """Check that a cluster's host:port answers: Ray itself waits for minutes, and then ends the process."""
     host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
     if host and port.isdecimal():
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
         except (OSError, OverflowError) as error:
-            raise OSError(
-                f"no Ray cluster answers at RAY_ADDRESS={address} ({error}): "
-                "start it, correct the address, or unset it to run on this machine alone"
-            ) from None
-
-
-def _actors_here(device: str) -> Actors:
-    """`plan_actors` for the machines of this cluster."""
-    import ray
-
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cores = [int(machine.get("CPU", 0)) for machine in machines]
-    return plan_actors(cores, int(sum(machine.get("GPU", 0) for machine in machines)), device=device)
+            todo = "start it, correct the address, or unset it to run on this machine alone"
+            raise OSError(f"no Ray cluster answers at RAY_ADDRESS={address} ({error}): {todo}") from None
 
 
 def plan_actors(cores: Sequence[int], gpus: int, *, device: str = "auto") -> Actors:
@@ -131,9 +106,8 @@ def plan_actors(cores: Sequence[int], gpus: int, *, device: str = "auto") -> Act
     At least one core of the cluster decodes; a cluster of one core is shared.
     """
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not gpus):
-        raise ValueError(
-            f"no device {device!r} on this cluster: here are auto, {'cuda, ' if gpus else ''}cpu"
-        )
+        allowed = f"auto, {'cuda, ' if gpus else ''}cpu"
+        raise ValueError(f"no device {device!r} on this cluster: here are {allowed}")
     if gpus and device != "cpu":
         return Actors(gpus, cores=0, gpus=1)
     places = max(1, min(CORES, max(cores)))
@@ -141,28 +115,29 @@ def plan_actors(cores: Sequence[int], gpus: int, *, device: str = "auto") -> Act
     return Actors(models, cores=min(max(1, places - 1), max(0, sum(cores) - 1) // models), gpus=0)
 
 
-def _results(todo: Todo, model: TaggerConfig, actors: Actors) -> Iterator[tuple[int, float]]:
+def _results(todo: Todo, model: TaggerConfig) -> Iterator[tuple[int, float]]:
     """Run the shards: number and seconds of sound of each, once it is written."""
     import ray
     import ray.data
 
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cores = [int(machine.get("CPU", 0)) for machine in machines]
+    actors = plan_actors(cores, int(sum(machine.get("GPU", 0) for machine in machines)), device=todo.device)
     folder = str(Path.cwd())
-    heard = {"rate": model.mel.sample_rate, "channel": model.channel, "folder": folder}
-    blocks = [
-        pa.table({"shard": [shard], "content": [pickle.dumps(todo.items_of(shard))]}) for shard in todo.shards
-    ]
-    shards = ray.data.from_arrow(blocks)  # a shard is a block, a task, and a row
+    decoding = {"rate": model.mel.sample_rate, "channel": model.channel, "folder": folder}
+    rows = ({"shard": [shard], "content": [pickle.dumps(todo.items_of(shard))]} for shard in todo.shards)
+    shards = ray.data.from_arrow([pa.table(row) for row in rows])  # a shard is a block, a task, and a row
     shards.context.enable_progress_bars = False
     shards.context.print_on_execution_start = False
     shards.context.raise_original_map_exception = True
     written = shards.map_batches(
-        decode_shard, batch_size=1, batch_format="pyarrow", fn_kwargs=heard, num_cpus=1
+        decode_shard, batch_size=1, batch_format="pyarrow", fn_kwargs=decoding, num_cpus=1
     ).map_batches(
         Model,
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors.models),
-        fn_constructor_args=(todo.job, todo.out, actors, folder, todo.places),
+        fn_constructor_args=(todo._replace(items=()), actors, folder),
         num_cpus=actors.cores,
         num_gpus=actors.gpus,
     )
@@ -174,52 +149,38 @@ def _results(todo: Todo, model: TaggerConfig, actors: Actors) -> Iterator[tuple[
                 yield row["shard"], row["audio_s"]
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", error)
-        raise OSError(
-            f"Ray gave up ({type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}); "
-            "finished shards stay: start the same job again to go on"
-        ) from error
-
-
-# -- on the workers ---------------------------------------------------------------------------------------------------
+        reason = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+        hint = "finished shards stay: start the same job again to go on"
+        raise OSError(f"Ray gave up ({reason}); {hint}") from error
 
 
 def decode_shard(table: pa.Table, *, rate: int, folder: str, channel: Channel = "mean") -> pa.Table:
-    """One row (shard, its items) -> (shard, the first of them decoded, as many as BLOCK_BYTES hold, and the rest)."""
+    """Row (shard, items) -> (shard, sounds of the first items, up to BLOCK_BYTES, and the other items)."""
     _enter(folder)
     items: Sequence[Item] = pickle.loads(table["content"][0].as_py())
     sounds: list[Sound] = []
-    held = 0
-    while len(sounds) < len(items) and held < BLOCK_BYTES:
+    while len(sounds) < len(items) and sum(sound.num_bytes for sound in sounds) < BLOCK_BYTES:
         sounds.append(decode(items[len(sounds)], rate, channel=channel))
-        held += sounds[-1].num_bytes
     content = pickle.dumps((sounds, items[len(sounds) :]), protocol=5)
     return pa.table({"shard": table["shard"], "content": pa.array([content], pa.large_binary())})
 
 
 class Model:
-    """An actor: loads the job's model with its first shard, and writes the shards that it is given."""
+    """An actor: loads the job's model with its first shard, and writes shards."""
 
-    def __init__(
-        self,
-        job: EmbedJob,
-        out: str,
-        actors: Actors,
-        folder: str,
-        places: Mapping[int, Sequence[int]] = NO_PLACES,
-    ) -> None:
+    def __init__(self, todo: Todo, actors: Actors, folder: str) -> None:
         _enter(folder)
         torch.set_num_threads(max(1, actors.cores))
-        self._job, self._out, self._places, self._device = job, out, places, "cuda" if actors.gpus else "cpu"
+        self._todo = todo._replace(device="cuda" if actors.gpus else "cpu")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """One row of `decode_shard` -> (shard, audio_s, problem: why it could not be written, or null)."""
         shard, audio_s, problem = table["shard"][0].as_py(), 0.0, None
         try:
-            sounds, rest = pickle.loads(table["content"][0].as_py())
+            sounds, items = pickle.loads(table["content"][0].as_py())
             embedder = self._embedder
-            with open_threads(embedder) as threads, closing(threads.decoded(rest, embedder)) as late:
-                shards = [(shard, chain(sounds, late))]
-                steps = embed_shards(embedder, shards, self._job, self._out, threads, places=self._places)
+            with open_threads(embedder) as threads, closing(threads.decoded(items, embedder)) as late:
+                steps = embed_shards(embedder, [(shard, chain(sounds, late))], self._todo, threads)
                 audio_s = sum(seconds for _, seconds in steps)
         except (OSError, ValueError) as error:
             problem = f"{shard_name(shard)}: {error}"
@@ -229,15 +190,15 @@ class Model:
     @cached_property
     def _embedder(self) -> Embedder:
         """The job's model on this machine, if it is the very one."""
-        path = locate(self._job.model)
-        if file_sha256(path) != self._job.model_sha256:
-            raise InputError(
-                f"{path}: is another model than on the machine that asked: copy it to all machines"
-            )
-        return load_embedder(self._job, self._device)
+        job = self._todo.job
+        path = locate(job.model)
+        if file_sha256(path) != job.model_sha256:
+            other = "is another model than on the machine that asked"
+            raise InputError(f"{path}: {other}: copy it to all machines")
+        return load_embedder(job, self._todo.device)
 
 
 def _enter(folder: str) -> None:
-    """Give relative names their meaning, on machines that have the folder."""
+    """Work in the folder of the machine that asked, where it exists: file names may be relative."""
     with suppress(FileNotFoundError):
         os.chdir(folder)

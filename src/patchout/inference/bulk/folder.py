@@ -1,4 +1,4 @@
-"""A bulk job on disk: what it computes, the shards that it fills, and what makes two jobs the same."""
+"""A bulk job and its folder: settings, Parquet shards, and which rows belong to which item."""
 
 import hashlib
 import json
@@ -24,9 +24,9 @@ from patchout.inference.embedding import EmbedConfig
 from patchout.job_folder import Folder, claim
 from patchout.models.device import Precision
 
-LEAST_ROWS, MOST_ROWS = 8, 256  # of a shard
+MIN_ITEMS, MAX_ITEMS = 8, 256  # of a shard
 SHARDS = 16  # of a job, or more
-HALVES = ".*part-*.parquet"  # what a killed process leaves
+HALVES = ".*part-*.parquet"  # of a killed process
 STATES = [
     "file",
     "start_s",
@@ -35,16 +35,16 @@ STATES = [
     "error",
     "size_bytes",
     "modified_s",
-]  # columns that are not values
+]  # all but the values
 REPEATED = ["file", "error", "size_bytes", "modified_s"]
 Kind = Literal["scene", "timestamp"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedJob:
-    """What is computed of every item: by which model (as `patchout.load` takes it), and how.
+    """The settings of a bulk job: the model (as `patchout.load` takes it), the embedding, the precision.
 
-    `shard_rows` counts the items of a shard; 0: by their number, a killed job loses a sixteenth (or eight) at most.
+    `shard_rows` counts the items of a shard; 0: a sixteenth of all, but 8 to 256.
     """
 
     model: str
@@ -54,23 +54,19 @@ class EmbedJob:
     shard_rows: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what would make a folder of mixed values."""
+        """Refuse settings that would mix values in one folder."""
         if self.kind not in ("scene", "timestamp"):
             raise ValueError(f"kind is scene or timestamp, got {self.kind!r}")
         if self.precision not in ("fp32", "bf16"):
-            raise ValueError(
-                f"a job's precision is fp32 or bf16, the same on every machine, got {self.precision!r}"
-            )
+            allowed = "fp32 or bf16, the same on every machine"
+            raise ValueError(f"a job's precision is {allowed}, got {self.precision!r}")
         if self.shard_rows < 0:
             raise ValueError(f"shard_rows must be at least 1, or 0 for a choice, got {self.shard_rows}")
 
     def sized(self, items: int) -> "EmbedJob":
-        """The job with shards that suit so many items."""
-        return (
-            self
-            if self.shard_rows
-            else replace(self, shard_rows=min(max(LEAST_ROWS, items // SHARDS), MOST_ROWS))
-        )
+        """The job with a number of items a shard that suits so many items."""
+        size = min(max(MIN_ITEMS, items // SHARDS), MAX_ITEMS)
+        return self if self.shard_rows else replace(self, shard_rows=size)
 
     def num_shards(self, items: int) -> int:
         """Shards of so many items, of a job that is sized."""
@@ -82,26 +78,26 @@ class EmbedJob:
 
     @cached_property
     def model_sha256(self) -> str:
-        """Of the model's file; computed once, and carried along when the job is sent to another machine."""
+        """SHA-256 of the model's file, computed once, also for other machines that the job is sent to."""
         return file_sha256(locate(self.model))
 
     @cached_property
     def hash(self) -> str:
-        """Sixteen digits that change with everything that changes values."""
-        about = {
-            key: value for key, value in self.about().items() if key not in ("model", "shard_rows", "version")
-        }
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        """Sixteen digits that change with every setting that changes values."""
+        settings = self.about()
+        for name in ("model", "shard_rows", "version"):
+            del settings[name]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def about(self, items: Sequence[Item] = ()) -> dict[str, Any]:
-        """Everything by name, as JSON holds it; with the items, what makes two jobs the same."""
-        fields = asdict(self)
+        """All settings by name, as JSON holds them; with the items, what makes two jobs the same."""
+        settings = asdict(self)
         more: dict[str, Any] = {"model_sha256": self.model_sha256, "version": patchout.__version__}
         more |= {"items": len(items), "items_sha256": items_hash(items)} if items else {}
-        return json.loads(json.dumps(fields.pop("config") | fields | more))
+        return json.loads(json.dumps(settings.pop("config") | settings | more))
 
     def schema(self, size: int) -> pa.Schema:
-        """Columns of the shards, embeddings of `size` values, and what stands in the header of every Parquet file."""
+        """The columns of shards of embeddings of `size` values, and the settings in every Parquet header."""
         columns = {
             "file": pa.string(),
             "start_s": pa.float64(),
@@ -114,13 +110,13 @@ class EmbedJob:
         }
         if self.kind == "scene":
             del columns["time_ms"]
-        about = {
+        metadata = {
             "patchout.model": self.model,
             "patchout.config_hash": self.hash,
             "patchout.version": patchout.__version__,
             "patchout.job": json.dumps(self.about()),
         }
-        return pa.schema(columns, metadata=about)
+        return pa.schema(columns, metadata=metadata)
 
 
 def shard_name(index: int) -> str:
@@ -130,7 +126,7 @@ def shard_name(index: int) -> str:
 
 @contextmanager
 def table_writer(out: str, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Write a Parquet file, table by table, under another name, and rename it when it is whole."""
+    """Write a Parquet file, table by table, aside, and rename it when it is whole."""
     with (
         Folder(out).writing(name) as file,
         # embeddings do not compress; the others repeat from row to row
@@ -142,7 +138,7 @@ def table_writer(out: str, name: str, schema: pa.Schema) -> Iterator[pq.ParquetW
 def read_tables(out: str, names: Iterable[str], *, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The rows of Parquet files in a folder, a row group at a time; of the `columns` those that are there.
 
-    By this thread alone: a reading thread that lets go of a Python file while the interpreter ends aborts the process.
+    In this thread alone: a reading thread that ends with the interpreter aborts the process.
     """
     folder = Folder(out)
     for name in names:
@@ -161,7 +157,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def gathered(tables: Iterable[pa.Table], num_bytes: int) -> Iterator[pa.Table]:
-    """The same rows in tables of about so many bytes."""
+    """The same rows in larger tables of about so many bytes."""
     parts: list[pa.Table] = []
     total = 0
     for table in tables:
@@ -175,31 +171,27 @@ def gathered(tables: Iterable[pa.Table], num_bytes: int) -> Iterator[pa.Table]:
 
 
 def storable(text: str | None) -> str | None:
-    """A text that Arrow can hold: bytes of a file name that are no UTF-8 are escaped."""
+    """A text with the bytes escaped that are no UTF-8, as Arrow needs it."""
     return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def embeddings(table: pa.Table) -> Float[np.ndarray, "row value"]:
-    """The column of that name, NaN where there is none."""
+    """The column `embedding` as an array, NaN where it is null."""
     column = table["embedding"].combine_chunks()
-    values = np.full((len(column), column.type.list_size), np.nan, np.float32)
-    values[column.is_valid().to_numpy(zero_copy_only=False)] = (
-        column.flatten().to_numpy().reshape(-1, values.shape[1])
-    )
+    size, is_valid = column.type.list_size, column.is_valid().to_numpy(zero_copy_only=False)
+    values = np.full((len(column), size), np.nan, np.float32)
+    values[is_valid] = column.flatten().to_numpy().reshape(-1, size)
     return values
 
 
 def open_job(out: str, job: EmbedJob, items: Sequence[Item]) -> set[int]:
-    """Make the folder of a job, or make sure that it is this job's, and return its finished shards."""
+    """Make the folder of a job, or check that it is this job's, and return its finished shards."""
     names = claim(out, job.about(items))
     return {int(number[1]) for name in names if (number := re.fullmatch(r"part-(\d{6,})\.parquet", name))}
 
 
-# -- rows and items ---------------------------------------------------------------------------------------------------
-
-
 def numbered(tables: Iterable[pa.Table]) -> Iterator[tuple[Int[np.ndarray, "row"], pa.Table]]:
-    """Consecutive tables of a job, each with the number of every row's item, counted from 0."""
+    """Consecutive tables of a job, each with the item number of every row, from 0."""
     count, last = -1, None
     for table in filter(len, tables):
         keys = table.select([name for name in STATES if name in table.column_names])
@@ -213,7 +205,7 @@ def numbered(tables: Iterable[pa.Table]) -> Iterator[tuple[Int[np.ndarray, "row"
 def _begins(rows: pa.Table) -> Bool[np.ndarray, "row"]:
     """Whether a row is the first of its item; of scenes every one is.
 
-    Times rise within an item. One that breaks on the way ends with a reason in a row that has its file's state.
+    Times rise within an item. One that fails on the way ends with a reason in a row with its file's state.
     """
     begins = np.ones(len(rows), bool)
     if "time_ms" not in rows.column_names:
@@ -229,7 +221,7 @@ def _begins(rows: pa.Table) -> Bool[np.ndarray, "row"]:
 
 
 def by_items(tables: Iterable[pa.Table], count: int = 1) -> Iterator[tuple[int, pa.Table]]:
-    """The rows of every `count` items with their number; those that stand in two tables come twice."""
+    """(number, rows) of every `count` items; a group that lies in two tables comes twice."""
     for numbers, table in numbered(tables):
         groups = numbers // count
         edges = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(table)]

@@ -1,4 +1,4 @@
-"""A finished job against its files as they are now: what is embedded again, and new rows among old ones."""
+"""Changed files of a finished job: which items are embedded again, and how their rows are replaced."""
 
 import heapq
 from collections import Counter, defaultdict
@@ -13,17 +13,8 @@ import pyarrow as pa
 
 from patchout.data.items import Item
 from patchout.files import file_state
+from patchout.inference.bulk import folder
 from patchout.inference.bulk.ahead import decode_ahead
-from patchout.inference.bulk.folder import (
-    by_items,
-    conform,
-    gathered,
-    numbered,
-    read_tables,
-    shard_name,
-    storable,
-    table_writer,
-)
 from patchout.job_folder import Folder
 
 RATE = 32_000  # Hz at which failed items are tried
@@ -32,7 +23,7 @@ GROUP_BYTES = 2**24  # of a row group in a merged shard
 
 
 class Stale(NamedTuple):
-    """What of a finished job does not hold any more."""
+    """The items of a finished job that are embedded again, and how many are in which state."""
 
     places: dict[int, list[int]]  # shard -> its items to embed again, counted from 0
     damaged: set[int]  # shards that cannot be read as rows of their items: embedded whole
@@ -42,21 +33,22 @@ class Stale(NamedTuple):
 
     @property
     def notes(self) -> list[str]:
-        """What a user should hear, a sentence each."""
+        """The states that a user should know of, a sentence each."""
+        earlier = "embedded by an earlier version, which kept neither their size nor their time"
+        todo = "(whether they have changed since cannot be seen; a new --out embeds them anew)"
         sentences = {
             "changed": "files that have changed since they were embedded, now embedded anew",
             "retried": "files that had failed and can be read now, embedded",
             "gone": "files that are not there any more, whose embeddings are kept",
-            "unknown": "files embedded by an earlier version, which kept neither their size nor their time "
-            "(whether they have changed since cannot be seen; a new --out embeds them anew)",
+            "unknown": f"files {earlier} {todo}",
         }
         return [f"{text}: {self.counts[kind]}" for kind, text in sentences.items() if self.counts[kind]]
 
 
-def find(shards: Iterable[tuple[int, Sequence[Item], Iterable[pa.Table]]]) -> Stale:
+def find_stale(shards: Iterable[tuple[int, Sequence[Item], Iterable[pa.Table]]]) -> Stale:
     """Compare each shard's rows (at least STATES) with its items' files, and decode again what had failed.
 
-    A file is changed when its size or time of modification is another. What fails as before stays as it is.
+    A file is changed when its size or time of modification is another.
     """
     places, damaged, counts = defaultdict[int, list[int]](list), set[int](), Counter[str]()
     failed: list[tuple[int, int, Item, str]] = []  # shard, place, item, reason
@@ -69,22 +61,20 @@ def find(shards: Iterable[tuple[int, Sequence[Item], Iterable[pa.Table]]]) -> St
             damaged.add(shard)
             continue
         for place, (item, record) in enumerate(zip(items, records, strict=True)):
+            state = _compared(record, item)
+            counts[state] += 1
             if record.reason is not None:
                 failed.append((shard, place, item, record.reason))
-                counts["failed"] += 1
-                continue
-            kind = _compared(record, item)
-            counts[kind] += 1
-            if kind == "changed":
+            elif state == "changed":
                 places[shard].append(place)
     for shard, place, is_readable in _changed_reasons(failed):
         places[shard].append(place)
         counts["retried"] += is_readable
-    return Stale({shard: sorted(those) for shard, those in places.items()}, damaged, counts)
+    return Stale({shard: sorted(numbers) for shard, numbers in places.items()}, damaged, counts)
 
 
 class _Record(NamedTuple):
-    """What the rows of one item say."""
+    """The stored state of one item."""
 
     reason: str | None  # why it failed
     size_bytes: int | None
@@ -92,7 +82,9 @@ class _Record(NamedTuple):
 
 
 def _compared(record: _Record, item: Item) -> str:
-    """Whether an embedded item's file is the same."""
+    """An item's state: its file as stored against its file as it is."""
+    if record.reason is not None:
+        return "failed"
     if record.size_bytes is None:
         return "unknown"
     now = file_state(item.file)
@@ -108,14 +100,14 @@ def _changed_reasons(failed: Sequence[tuple[int, int, Item, str]]) -> Iterator[t
     items = (item for _, _, item, _ in failed)
     with ThreadPoolExecutor() as pool, closing(decode_ahead(items, RATE, pool, AHEAD_ITEMS)) as sounds:
         for (shard, place, _, reason), sound in zip(failed, sounds, strict=True):
-            if storable(sound.error) != reason:
+            if folder.storable(sound.error) != reason:
                 yield shard, place, sound.error is None
 
 
 def _records(tables: Iterable[pa.Table]) -> Iterator[_Record]:
-    """One for each item."""
+    """The stored state of every item."""
     record, last = None, -1
-    for numbers, table in numbered(tables):
+    for numbers, table in folder.numbered(tables):
         is_first = np.diff(numbers, prepend=last) > 0
         is_failed = table["duration_s"].is_null().to_numpy()
         chosen = np.flatnonzero(is_first | is_failed)
@@ -131,25 +123,23 @@ def _records(tables: Iterable[pa.Table]) -> Iterator[_Record]:
         yield record
 
 
-# -- new rows among old ones ------------------------------------------------------------------------------------------
-
-
-def again_name(shard: int) -> str:
-    """File of the new rows of a shard, before they are merged; its point hides it from readers."""
-    return f".{shard_name(shard).removesuffix('.parquet')}.again.parquet"
+def update_name(shard: int) -> str:
+    """File of a shard's new rows before they are merged; its point hides it from readers."""
+    return f".{folder.shard_name(shard).removesuffix('.parquet')}.again.parquet"
 
 
 def merge(out: str, shard: int, places: Sequence[int], schema: pa.Schema) -> None:
-    """Put the rows of `again_name(shard)`, those of the items at `places`, in the place of their old rows.
+    """Replace the rows of a shard's items at `places` by those of `update_name(shard)`.
 
     The shard is written aside and renamed: there are the old rows or the new ones, never none.
     """
     replaced = frozenset(places)
-    before, again = (by_items(read_tables(out, [name])) for name in (shard_name(shard), again_name(shard)))
+    names = folder.shard_name(shard), update_name(shard)
+    before, update = (folder.by_items(folder.read_tables(out, [name])) for name in names)
     old = ((item, table) for item, table in before if item not in replaced)
-    new = ((places[item], table) for item, table in again)
-    rows = (conform(table, schema) for _, table in heapq.merge(old, new, key=itemgetter(0)))
-    with table_writer(out, shard_name(shard), schema) as writer:
-        for table in gathered(rows, GROUP_BYTES):
+    new = ((places[item], table) for item, table in update)
+    rows = (folder.conform(table, schema) for _, table in heapq.merge(old, new, key=itemgetter(0)))
+    with folder.table_writer(out, names[0], schema) as writer:
+        for table in folder.gathered(rows, GROUP_BYTES):
             writer.write_table(table)
-    Folder(out).remove(again_name(shard))
+    Folder(out).remove(names[1])

@@ -1,15 +1,17 @@
-"""Pictures of embeddings: of one sound over time, and of many sounds as a map."""
+"""Figures of embeddings: self-similarity of one sound over time, and maps of many sounds."""
 
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colorbar import Colorbar
+from matplotlib.image import AxesImage
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
@@ -24,7 +26,7 @@ PERPLEXITY = 30.0  # t-SNE's idea of how many neighbours a point has; fewer for 
 _SIMILARITY_MAP = "viridis"
 _COMPONENT_MAP = "RdBu_r"  # red against blue, white is the mean
 _CLASS_COLOURS = [
-    colormaps["tab10"](index) if index != 7 else (0.1, 0.1, 0.1, 1.0) for index in range(10)
+    (0.1, 0.1, 0.1, 1.0) if index == 7 else colormaps["tab10"](index) for index in range(10)
 ]  # 7 is grey
 _CLASS_MARKERS = "o^"  # the second ten
 _OTHERS_COLOUR = "#c4c4c4"
@@ -44,10 +46,10 @@ class EmbeddingTrack(Spectrogram):
 
 
 def embedding_over_time(path: str | os.PathLike[str], track: EmbeddingTrack, *, title: str = "") -> None:
-    """Draw the spectrogram; below it the strongest principal components over time and the self-similarity matrix.
+    """Draw the spectrogram, the strongest principal components over time and the self-similarity matrix.
 
-    Similar moments have a similarity near 1: the cosine of their embeddings after the mean over time is subtracted.
-    More than `MAX_TIMES` times are averaged in runs. `path` is treated as by `figures.picture`.
+    Similar moments have a similarity near 1: the cosine of their embeddings after the mean over time is
+    subtracted. More than `MAX_TIMES` times are averaged in runs. `path` is treated as by `figures.picture`.
     """
     values, edges_s = _pool_times(track)
     similarity, components, shares = _self_similarity(values)
@@ -68,10 +70,10 @@ def embedding_over_time(path: str | os.PathLike[str], track: EmbeddingTrack, *, 
 
 
 def map_2d(path: str | os.PathLike[str], values: Floats, labels: Sequence[str], *, title: str = "") -> None:
-    """Draw embeddings (points, values) as points of a plane, by PCA and by t-SNE, coloured by their class in `labels`.
+    """Draw embeddings (points, values) in two dimensions, by PCA and by t-SNE, coloured by their `labels`.
 
-    The `MAX_CLASSES` most frequent classes have a colour, the others are grey. At most `MAX_POINTS` points are drawn,
-    taken evenly. The same values give the same picture. `path` is treated as by `figures.picture`.
+    The `MAX_CLASSES` most frequent classes have a colour, the others are grey. At most `MAX_POINTS` points
+    are drawn, taken evenly. The same values give the same picture. `path` is treated as by `figures.picture`.
     """
     _check_values(values, len(labels), "labels")
     chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), MAX_POINTS)).round().astype(int))
@@ -92,21 +94,20 @@ def map_2d(path: str | os.PathLike[str], values: Floats, labels: Sequence[str], 
 
 
 def principal_plane(values: Floats) -> tuple[Floats, Floats]:
-    """The two strongest principal components of (points, values): (points, 2), and their shares of the variance.
+    """The two strongest principal components of (points, values): (points, 2), and their variance shares.
 
-    What the values do not have, as a second component of two points, is 0.
+    A component that the values do not have is 0.
     """
     plane, shares = np.zeros((len(values), 2)), np.zeros(2)
     if np.ptp(values, axis=0).max() > 0:
-        found = PCA(min(2, *values.shape), random_state=0).fit(values)
-        count = found.n_components_
-        plane[:, :count] = found.transform(values)
-        shares[:count] = found.explained_variance_ratio_
+        pca = PCA(min(2, *values.shape), random_state=0).fit(values)
+        plane[:, : pca.n_components_] = pca.transform(values)
+        shares[: pca.n_components_] = pca.explained_variance_ratio_
     return plane, shares
 
 
 def neighbour_plane(values: Floats) -> Floats:
-    """t-SNE of (points, values), seeded, started from the principal plane: (points, 2). Under 4 points: that plane."""
+    """t-SNE of (points, values) from the principal plane: (points, 2); under 4 points that plane."""
     start = principal_plane(values)[0]
     if len(values) < 4:
         return start
@@ -116,20 +117,16 @@ def neighbour_plane(values: Floats) -> Floats:
     return TSNE(2, perplexity=perplexity, init=start.astype(np.float32), random_state=0).fit_transform(values)
 
 
-def _check_values(values: Floats, count: int, what: str) -> None:
+def _check_values(values: Floats, count: int, rows: str) -> None:
     if values.ndim != 2 or len(values) != count or values.size == 0:
-        raise ValueError(
-            f"embeddings must be ({count} {what}, at least 1 value) and not empty, got {values.shape}"
-        )
+        shape = f"({count} {rows}, at least 1 value)"
+        raise ValueError(f"embeddings must be {shape} and not empty, got {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError("embeddings must be finite: leave out those with NaN or infinite values")
 
 
-# -- over time --------------------------------------------------------------------------------------------------------
-
-
 def _pool_times(track: EmbeddingTrack) -> tuple[Floats, tuple[float, float]]:
-    """Means of runs of times, (at most `MAX_TIMES`, values), and where the first begins and the last ends (s)."""
+    """Mean-pooled times, (at most `MAX_TIMES`, values), and the start and end of all (s)."""
     count = len(track.times_s)
     run = -(-count // MAX_TIMES)
     starts = np.arange(0, count, run)
@@ -145,50 +142,41 @@ def _self_similarity(values: Floats) -> tuple[Floats, Floats, Floats]:
     centred = values - values.mean(axis=0)
     products = centred @ centred.T
     norms = np.sqrt(np.diag(products))
-    floor = 1e-6 * max(
-        np.sqrt((values**2).sum(axis=1)).max(), 1e-12
-    )  # below lie rounding errors of equal embeddings
+    largest = max(np.sqrt((values**2).sum(axis=1)).max(), 1e-12)
+    floor = 1e-6 * largest  # below lie rounding errors of equal embeddings
     similarity = products / np.maximum(np.outer(norms, norms), floor**2)
     variances, moments = np.linalg.eigh(products)
     order = np.argsort(-variances)[:COMPONENTS]
     total = max(float(variances.sum()), floor**2)
     components = moments[:, order].T * np.sqrt(np.maximum(variances[order], 0))[:, None]
     strongest = np.abs(components).argmax(axis=1)[:, None]
-    return (
-        similarity,
-        components * np.sign(np.take_along_axis(components, strongest, axis=1)),
-        variances[order] / total,
-    )
+    signs = np.sign(np.take_along_axis(components, strongest, axis=1))
+    return similarity, components * signs, variances[order] / total
 
 
 def _draw_components(
     axes: Axes, bar: Axes, components: Floats, shares: Floats, edges_s: tuple[float, float]
 ) -> None:
-    """Each row to its own scale: the share of the variance beside it says how much it weighs."""
+    """Draw each component to its own scale, with its share of the variance beside it."""
     rows = components / np.maximum(np.percentile(np.abs(components), 99, axis=1, keepdims=True), 1e-12)
-    extent = (*edges_s, len(rows) - 0.5, -0.5)
-    drawn = axes.imshow(
-        rows, cmap=_COMPONENT_MAP, aspect="auto", extent=extent, vmin=-1, vmax=1, interpolation="none"
-    )
-    axes.set_yticks(
-        range(len(rows)), [f"{row + 1} ({share:.0%})" for row, share in enumerate(shares)], fontsize="small"
-    )
+    image = _image(axes, rows, (*edges_s, len(rows) - 0.5, -0.5), _COMPONENT_MAP, low=-1)
+    names = [f"{row + 1} ({share:.0%})" for row, share in enumerate(shares)]
+    axes.set_yticks(range(len(rows)), names, fontsize="small")
     axes.hlines(np.arange(len(rows) - 1) + 0.5, *edges_s, color="white", linewidth=1.5)
     axes.tick_params(axis="y", length=0)
     axes.set_ylabel("component\n(variance)")
-    Colorbar(bar, drawn).set_ticks([-1, 0, 1], labels=["\N{MINUS SIGN}", "0", "+"])
+    Colorbar(bar, image).set_ticks([-1, 0, 1], labels=["\N{MINUS SIGN}", "0", "+"])
 
 
 def _draw_similarity(axes: Axes, bar: Axes, similarity: Floats, edges_s: tuple[float, float]) -> None:
-    extent = (*edges_s, edges_s[1], edges_s[0])
-    drawn = axes.imshow(
-        similarity, cmap=_SIMILARITY_MAP, aspect="auto", extent=extent, vmin=0, vmax=1, interpolation="none"
-    )
-    drawn_bar = Colorbar(bar, drawn, label="similarity (cosine, mean removed)")
-    drawn_bar.set_ticks([0, 0.5, 1], labels=["0 or less", "0.5", "1"])
+    image = _image(axes, similarity, (*edges_s, edges_s[1], edges_s[0]), _SIMILARITY_MAP, low=0)
+    colour_bar = Colorbar(bar, image, label="similarity (cosine, mean removed)")
+    colour_bar.set_ticks([0, 0.5, 1], labels=["0 or less", "0.5", "1"])
 
 
-# -- maps -------------------------------------------------------------------------------------------------------------
+def _image(axes: Axes, values: Floats, extent: tuple[float, ...], cmap: str, *, low: int) -> AxesImage:
+    options: dict[str, Any] = {"extent": extent, "aspect": "auto", "interpolation": "none"}
+    return axes.imshow(values, cmap=cmap, vmin=low, vmax=1, **options)
 
 
 def _classes(names: Sequence[str]) -> list[str]:
@@ -197,13 +185,14 @@ def _classes(names: Sequence[str]) -> list[str]:
 
 
 def _scatter(axes: Axes, points: Floats, place: int, size: float) -> PathCollection:
-    """Draw points (count, 2) of the class at a place of `_classes`, or of the others at -1."""
+    """Draw points (count, 2) of the class at a place of `_classes`, or of all other classes at -1."""
     colour = _CLASS_COLOURS[place % 10] if place >= 0 else _OTHERS_COLOUR
-    marker = _CLASS_MARKERS[place // 10] if place >= 0 else "o"
-    x, y = points[:, 0], points[:, 1]
-    return axes.scatter(
-        x, y, s=size, color=colour, marker=marker, alpha=0.85, edgecolors="white", linewidths=0.3
-    )
+    style: dict[str, Any] = {
+        "marker": _CLASS_MARKERS[max(place, 0) // 10],
+        "edgecolors": "white",
+        "linewidths": 0.3,
+    }
+    return axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=0.85, **style)
 
 
 def _draw_points(axes: Axes, plane: Floats, names: Sequence[str]) -> None:
@@ -222,18 +211,12 @@ def _draw_legend(axes: Axes, names: Sequence[str]) -> None:
     counts, classes = Counter(names), _classes(names)
     handles = [_scatter(axes, np.zeros((0, 2)), place, 40.0) for place in range(len(classes))]
     texts = [f"{plain(name, 28)} ({counts[name]})" for name in classes]
-    others = counts.total() - sum(counts[name] for name in classes)
-    if others:
+    if others := counts.total() - sum(counts[name] for name in classes):
         handles.append(_scatter(axes, np.zeros((0, 2)), -1, 40.0))
         texts.append(f"{len(counts) - len(classes)} others ({others})")
-    legend = axes.legend(
-        handles,
-        [str(place) for place in range(len(handles))],
-        loc="center left",
-        bbox_to_anchor=(1.02, 0.5),
-        frameon=False,
-    )
-    for drawn, text in zip(
+    numbers = [str(place) for place in range(len(handles))]
+    legend = axes.legend(handles, numbers, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    for label, text in zip(
         legend.get_texts(), texts, strict=True
-    ):  # set here: a name may start with _ or hold a $
-        drawn.set(text=text, parse_math=False, fontfamily=fonts())
+    ):  # here: a name may begin with _ or hold a $
+        label.set(text=text, parse_math=False, fontfamily=fonts())

@@ -1,4 +1,4 @@
-"""Pictures of what a pre-trained model makes of hidden patches: a clip in four panels, a strip over mask ratios."""
+"""Figures of masked patches and their reconstruction: a clip in four panels, a strip over mask ratios."""
 
 import math
 import os
@@ -26,7 +26,7 @@ _HIDDEN_MAP = ListedColormap(["#b8b8b8"])  # no sound is drawn in grey
 
 @dataclass(frozen=True, eq=False)
 class Reconstructed(Spectrogram):
-    """A sound, the part of it that was hidden, and the same with the model's prediction there."""
+    """A sound, its mask, and its log-mel with the model's prediction at the masked places."""
 
     hidden: npt.NDArray[np.bool_]  # (n_mels, frames)
     filled: Floats  # (n_mels, frames)
@@ -34,32 +34,29 @@ class Reconstructed(Spectrogram):
 
     @property
     def ratio(self) -> float:
-        """How much was hidden."""
+        """Share of the log-mel that is masked."""
         return float(self.hidden.mean())
 
     @property
     def error_db(self) -> Floats:
-        """How far the prediction is off, 0 where nothing was hidden."""
+        """Absolute error of the prediction in dB, 0 where nothing is masked."""
         return DB_PER_UNIT * np.abs(self.filled - self.log_mel)
 
 
 def reconstruction(path: str | os.PathLike[str], sound: Reconstructed, *, title: str = "") -> None:
-    """Draw original, masked sound, reconstruction and error below one another.
-
-    `path` is treated as by `figures.picture`.
-    """
+    """Draw original, masked sound, reconstruction and error as rows; `path` as in `figures.picture`."""
     error_db = sound.error_db[sound.hidden].mean()
-    about = f"{sound.ratio:.0%} hidden, mean error there {error_db:.1f} dB"
-    with picture(path, (10, 9), title=f"{plain(title, 64)}  ({about})".strip()) as figure:
+    summary = f"{sound.ratio:.0%} hidden, mean error there {error_db:.1f} dB"
+    with picture(path, (10, 9), title=f"{plain(title, 64)}  ({summary})".strip()) as figure:
         grid = figure.add_gridspec(4, 2, width_ratios=[60, 1])
         axes = [figure.add_subplot(grid[0, 0])]
         axes += [figure.add_subplot(grid[row, 0], sharex=axes[0], sharey=axes[0]) for row in (1, 2, 3)]
         draw_spectrogram(axes[0], figure.add_subplot(grid[0, 1]), sound)
         error = _draw(axes[1:], axes[0].get_images()[0], sound, limit_db=_limit_db([sound]))
         Colorbar(figure.add_subplot(grid[3, 1]), error, label="dB")
-        for one, name in zip(axes, ("original", *PANELS), strict=True):
-            one.set_title(name, loc="left", fontsize="medium")
-            one.tick_params(labelbottom=one is axes[3])
+        for panel, name in zip(axes, ("original", *PANELS), strict=True):
+            panel.set_title(name, loc="left", fontsize="medium")
+            panel.tick_params(labelbottom=panel is axes[3])
         axes[2].set_title(sound.note, loc="right", fontsize="small")
         label_time(axes[3], sound.duration_s)
 
@@ -67,22 +64,17 @@ def reconstruction(path: str | os.PathLike[str], sound: Reconstructed, *, title:
 def reconstruction_strip(
     path: str | os.PathLike[str], sounds: Sequence[Reconstructed], *, title: str = ""
 ) -> None:
-    """Draw one sound with more and more of it hidden: a row for every ratio, all errors on one scale.
-
-    `path` is treated as by `figures.picture`.
-    """
+    """Draw one sound at rising mask ratios, a row each, errors on one scale; `path` as in `picture`."""
     with picture(path, (12, 1.6 * len(sounds) + 0.8), title=plain(title, 64)) as figure:
         grid = figure.subplots(len(sounds), 3, sharex=True, sharey=True, squeeze=False)
         for row, sound in zip(grid, sounds, strict=True):
-            draw_spectrogram(
-                row[0], Figure().add_subplot(), sound
-            )  # for its colours; no bar: the panels share them
+            draw_spectrogram(row[0], Figure().add_subplot(), sound)  # for its colours: the panels share them
             error = _draw(list(row), row[0].get_images()[0], sound, limit_db=_limit_db(sounds))
             row[0].set_ylabel(f"{sound.ratio:.0%} hidden")
-        for one, name in zip(grid[0], PANELS, strict=True):
-            one.set_title(name, loc="left", fontsize="medium")
-        for one in grid[-1]:
-            label_time(one, sounds[0].duration_s)
+        for panel, name in zip(grid[0], PANELS, strict=True):
+            panel.set_title(name, loc="left", fontsize="medium")
+        for panel in grid[-1]:
+            label_time(panel, sounds[0].duration_s)
         figure.supxlabel(sounds[0].note, fontsize="small")
         figure.colorbar(error, ax=grid[:, 2], label="error (dB)")
 
@@ -92,11 +84,11 @@ def _limit_db(sounds: Sequence[Reconstructed]) -> float:
     return max(1.0, *(float(np.percentile(sound.error_db, 99.5)) for sound in sounds))
 
 
-def _draw(axes: Sequence[Axes], like: AxesImage, sound: Reconstructed, *, limit_db: float) -> AxesImage:
+def _draw(axes: Sequence[Axes], original: AxesImage, sound: Reconstructed, *, limit_db: float) -> AxesImage:
     """The three `PANELS` in the colours and place of the original; returns the error."""
-    place: dict[str, Any] = {"extent": like.get_extent(), "aspect": "auto", "origin": "lower"}
-    seen, filled, error = axes
-    for one, values in ((seen, sound.log_mel), (filled, sound.filled)):
-        one.imshow(values, cmap=like.get_cmap(), norm=like.norm, **place)  # type: ignore[arg-type]
-    seen.imshow(np.ma.masked_equal(sound.hidden, False), cmap=_HIDDEN_MAP, interpolation="none", **place)
+    place: dict[str, Any] = {"extent": original.get_extent(), "aspect": "auto", "origin": "lower"}
+    masked, filled, error = axes
+    for panel, values in ((masked, sound.log_mel), (filled, sound.filled)):
+        panel.imshow(values, cmap=original.get_cmap(), norm=original.norm, **place)  # type: ignore[arg-type]
+    masked.imshow(np.ma.masked_equal(sound.hidden, False), cmap=_HIDDEN_MAP, interpolation="none", **place)
     return error.imshow(sound.error_db, cmap=_ERROR_MAP, vmin=0.0, vmax=limit_db, **place)

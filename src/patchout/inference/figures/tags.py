@@ -1,4 +1,4 @@
-"""Pictures of what a model says about a sound: its spectrogram, and below it scores and events over time."""
+"""Figures of tags: a spectrogram, and below it scores and events over time."""
 
 import os
 from collections.abc import Sequence
@@ -10,17 +10,8 @@ from matplotlib.collections import PatchCollection
 from matplotlib.colorbar import Colorbar
 from matplotlib.patches import Rectangle
 
-from patchout.figures import (
-    MAX_COLUMNS,
-    Floats,
-    Spectrogram,
-    draw_spectrogram,
-    fonts,
-    label_time,
-    picture,
-    plain,
-    pool_columns,
-)
+from patchout import figures
+from patchout.figures import Floats, Spectrogram, draw_spectrogram, fonts, label_time, picture, plain
 from patchout.inference.events import Event
 
 MAX_ROWS = 10
@@ -47,10 +38,7 @@ class TagTrack(Spectrogram):
 
 
 def tags_over_time(path: str | os.PathLike[str], track: TagTrack, *, title: str = "") -> None:
-    """Draw the spectrogram and, below it, the `MAX_ROWS` highest labels over time with their events outlined.
-
-    `path` is treated as by `picture`.
-    """
+    """Draw the spectrogram, and the `MAX_ROWS` highest labels over time; `path` as in `picture`."""
     rows = top_rows(track)
     heights = [2.9, 0.36 * max(len(rows), 2)] if rows else [2.9]
     with picture(path, (10, sum(heights) + 0.9), title=plain(title, 64)) as figure:
@@ -65,7 +53,7 @@ def tags_over_time(path: str | os.PathLike[str], track: TagTrack, *, title: str 
 
 
 def top_rows(track: TagTrack) -> list[int]:
-    """Columns of `track.scores` to show, at most `MAX_ROWS`: labels with events first, then by highest score."""
+    """Columns of `track.scores` to show, at most `MAX_ROWS`: those with events first, by highest score."""
     if track.scores.size == 0:
         return []
     with_events = {event.label for event in track.events}
@@ -75,7 +63,7 @@ def top_rows(track: TagTrack) -> list[int]:
 
 
 def _draw_scores(axes: Axes, bar: Axes, track: TagTrack, rows: list[int]) -> None:
-    scores = pool_columns(track.scores.T[rows], MAX_COLUMNS)
+    scores = figures.pool_columns(track.scores.T[rows], figures.MAX_COLUMNS)
     run = -(-len(track.times_s) // scores.shape[1])
     between_s = (track.times_s[1:] + track.times_s[:-1]) / 2
     end_s = max(track.duration_s, track.times_s[-1])
@@ -93,10 +81,11 @@ def _draw_scores(axes: Axes, bar: Axes, track: TagTrack, rows: list[int]) -> Non
 
 def _outline_events(axes: Axes, track: TagTrack, rows: list[int]) -> None:
     places = {track.labels[row]: place for place, row in enumerate(rows)}
+    drawn = [event for event in track.events if event.label in places]
+    corners = [(event.start_s, places[event.label] - 0.4) for event in drawn]
     boxes = [
-        Rectangle((event.start_s, places[event.label] - 0.4), event.end_s - event.start_s, 0.8)
-        for event in track.events
-        if event.label in places
+        Rectangle(corner, event.end_s - event.start_s, 0.8)
+        for corner, event in zip(corners, drawn, strict=True)
     ]
     axes.add_collection(PatchCollection(boxes, facecolor="none", edgecolor=_EVENT_COLOUR, linewidth=1.8))
     if boxes:
