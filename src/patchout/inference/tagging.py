@@ -59,7 +59,7 @@ def tag(
     Up to `model.config.max_samples` in one pass; a longer sound in windows that overlap by half, scores
     averaged. One shorter than the clips that the model was trained on gets silence after it
     (`model.config.pad_s`). Of several channels the model hears the one it was trained on
-    (`model.config.channel`), by default their mean. Raises AudioError (a ValueError) or OSError with its name.
+    (`model.config.channel`), by default their mean. Raises AudioError (a ValueError) or OSError.
     """
     _check_top(top)
     streams = [hear(model.config, source)]
