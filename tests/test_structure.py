@@ -222,7 +222,9 @@ def test_light_commands_do_without_torch(code: str, tmp_path: Path) -> None:
 
 def test_a_spawned_worker_imports_no_training_code() -> None:
     """It imports the main module anew, and the modules of what it is sent: decoding for training, packing, bulk."""
-    modules = "patchout.cli.main, patchout.data.batches, patchout.data.prepare.job, patchout.inference.bulk.run"
+    modules = (
+        "patchout.cli.main, patchout.data.batches, patchout.data.prepare.job, patchout.inference.bulk.run"
+    )
     loaded = "sorted(name for name in sys.modules if name.startswith('patchout.training'))"
     assert run_python(f"import sys, {modules}; print({loaded})").strip() == "[]"
 
