@@ -357,9 +357,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_clips(
 ) -> None:
     line = Line(tmp_path, [1.0] * 4)
     line.slopes[at] = bad
-    with pytest.raises(
-        NonFiniteLossError, match=rf"step {at}: lower the learning rate, or look at b, d$"
-    ):
+    with pytest.raises(NonFiniteLossError, match=rf"step {at}: lower the learning rate, or look at b, d$"):
         line.run()
     assert weight_of(line.model) in (-at, -at - 1)  # the step after it may be done, the bad one is not
     assert line.saved == {}

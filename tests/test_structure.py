@@ -1,4 +1,4 @@
-"""The shape of the package: who imports whom, what is public, what a command takes, what an install brings."""
+"""The shape of the package: who imports whom, what is public, what a command takes, what an install holds."""
 
 import ast
 import os
@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -90,12 +91,19 @@ def imported(tree: ast.AST) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("patchout.")}
 
 
+@cache
+def nodes() -> tuple[tuple[str, str, ast.AST], ...]:
+    """Module, place and node of everything in the package."""
+    return tuple(
+        (path.stem, f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", node)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    )
+
+
 def nodes_of(*kinds: type[ast.AST]) -> Iterator[tuple[str, str, ast.AST]]:
-    """Module, place and node of everything of these kinds in the package."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, kinds):
-                yield path.stem, f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", node
+    """Those of these kinds."""
+    return (entry for entry in nodes() if isinstance(entry[2], kinds))
 
 
 def run_python(code: str, *, env: dict[str, str] | None = None) -> str:
@@ -105,7 +113,7 @@ def run_python(code: str, *, env: dict[str, str] | None = None) -> str:
     return done.stdout
 
 
-# -- modules ----------------------------------------------------------------------------------------------------------
+# -- modules -------------------------------------------------------------------------------------------------
 
 
 def test_every_module_is_in_a_room() -> None:
@@ -155,7 +163,7 @@ def test_the_drawing_of_the_rooms_is_what_the_code_imports() -> None:
 
 
 def test_an_import_inside_a_function_counts() -> None:
-    source = "from patchout import audio\nimport patchout\ndef f():\n    from patchout.checkpoint.zoo import load\n"
+    source = "from patchout import audio\ndef f():\n    from patchout.checkpoint.zoo import load\n"
     assert imported(ast.parse(source)) == {"audio", "checkpoint"}
 
 
@@ -164,7 +172,7 @@ def test_no_module_is_a_drawer() -> None:
     assert [path for path in PACKAGE.rglob("*") if path.stem in drawers] == []
 
 
-# -- habits -----------------------------------------------------------------------------------------------------------
+# -- habits --------------------------------------------------------------------------------------------------
 
 
 def test_only_the_command_prints() -> None:
@@ -191,7 +199,51 @@ def test_no_global_state_and_no_star_imports() -> None:
     assert found + [place for _, place, _ in nodes_of(ast.Global)] == []
 
 
-# -- public names, light imports --------------------------------------------------------------------------------------
+MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 300, 60, 6
+
+
+def test_no_file_is_long() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {path: count for path, count in lines.items() if count > MAX_FILE} == {}
+
+
+def test_no_function_is_long_and_no_callable_takes_many_arguments() -> None:
+    too_much = []
+    for _, place, node in nodes_of(ast.FunctionDef, ast.AsyncFunctionDef):
+        assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        parameters = [argument.arg for argument in taken if argument.arg not in ("self", "cls")]
+        if node.end_lineno - node.lineno >= MAX_FUNCTION or len(parameters) > MAX_PARAMETERS:  # type: ignore[operator]
+            too_much.append(place)
+    assert too_much == []
+
+
+VAGUE = {"found", "held", "told", "kept", "made", "given", "said", "got", "about", "asked"}
+
+
+def test_locals_are_named_after_what_they_are() -> None:
+    """Not after how they came: `scores` and `segment` can be searched for, `found` and `held` cannot."""
+    names = [
+        (place, getattr(node, "id", None) or getattr(node, "arg", ""))
+        for _, place, node in nodes_of(ast.Name, ast.arg)
+        if not (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
+    ]
+    assert [(place, name) for place, name in names if name in VAGUE] == []
+
+
+def test_links_of_the_documentation_lead_to_files() -> None:
+    pages = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    ]
+    missing = [link for page, link in links if "://" not in link and not (page.parent / link).exists()]
+    assert len(links) > 50
+    assert missing == []
+
+
+# -- public names, light imports -----------------------------------------------------------------------------
 
 
 def test_public_names_are_frozen_and_resolve() -> None:
@@ -221,7 +273,7 @@ def test_light_commands_do_without_torch(code: str, tmp_path: Path) -> None:
 
 
 def test_a_spawned_worker_imports_no_training_code() -> None:
-    """It imports the main module anew, and the modules of what it is sent: decoding for training, packing, bulk."""
+    """It imports the main module anew, and the modules of what it is sent: decoding, packing, bulk jobs."""
     modules = (
         "patchout.cli.main, patchout.data.batches, patchout.data.prepare.job, patchout.inference.bulk.run"
     )
@@ -243,7 +295,7 @@ def test_help_takes_less_time_than_the_import_of_the_option_parser() -> None:
     assert min(seconds(own) for _ in range(3)) < min(seconds(bare) for _ in range(3))
 
 
-# -- the command's options --------------------------------------------------------------------------------------------
+# -- the command's options -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -283,7 +335,7 @@ def test_training_adds_only_the_fields_of_its_config(
     assert shown == known | set(OPTIONS[command].split())
 
 
-# -- what an install brings -------------------------------------------------------------------------------------------
+# -- what an install brings ----------------------------------------------------------------------------------
 
 
 def test_the_wheel_holds_code_types_and_data(tmp_path: Path) -> None:

@@ -98,13 +98,13 @@ class MelCache(Dataset[Item]):
         disk.
         """
         path, mel = self.folder / ABOUT, self.mel
-        about = {"ids_sha256": self.clips.ids_sha256(), **asdict(mel), "clip_samples": self.num_samples}
+        identity = {"ids_sha256": self.clips.ids_sha256(), **asdict(mel), "clip_samples": self.num_samples}
         if path.exists():
             try:
                 stored = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise InputError(f"{path}: is damaged ({error}): name another --mel-cache") from None
-            if changes := ", ".join(differences(stored, about)):
+            if changes := ", ".join(differences(stored, identity)):
                 raise ValueError(
                     f"{self.folder} caches other log-mels (other {changes}): name another folder"
                 )
@@ -114,5 +114,5 @@ class MelCache(Dataset[Item]):
         size = f"log-mels of {seconds / 3600:.1f} hours take about {needed / 1e9:.2f} GB in {self.folder}"
         if needed > free:
             raise InputError(f"{size}, where {free / 1e9:.2f} are free: make room, or go without --mel-cache")
-        write_json(path, about | {HAS_TIMES: True})
+        write_json(path, identity | {HAS_TIMES: True})
         return size
