@@ -326,7 +326,7 @@ def test_a_file_that_was_brought_hears_as_the_public_weights_did(tuned: bool, ca
     mel = model.config.mel
     assert (mel.low_pass_hz, mel.mean, mel.std) == (11_000.0, *audioset_statistics())
     assert mel.half_precision
-    assert zoo.load(entry.name, "cpu", half_precision=False).config.mel == replace(mel, half_precision=False)
+    assert zoo.whole(entry.name, half_precision=False).config.mel == replace(mel, half_precision=False)
     assert len(model.config.labels) == (527 if tuned else 0)
     assert model.config.licence == entry.licence
 

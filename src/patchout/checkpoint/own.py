@@ -20,6 +20,7 @@ from patchout.errors import CheckpointError
 from patchout.files import write_aside
 from patchout.models.family import num_patches
 from patchout.models.fill import check_finite, check_names, fill
+from patchout.models.int8 import is_quantised
 from patchout.models.maskspec import MaskSpec, MaskSpecConfig
 from patchout.models.passt import Passt, PasstConfig
 from patchout.models.tagger import FAMILIES, Tagger
@@ -36,7 +37,12 @@ PUBLIC_STRIDES = (10, 12, 14, 16)
 
 
 def save(model: Model, path: Path_, *, half: bool = False) -> None:
-    """Write weights and config into one .safetensors file, in one step; `half` stores float16 weights."""
+    """Write weights and config into one .safetensors file, in one step; `half` stores float16 weights.
+
+    ValueError for a model in int8.
+    """
+    if is_quantised(model):
+        raise ValueError(f"{path}: an int8 model is for inference: save the float32 model it was made from")
     config = json.dumps(asdict(model.config))
     dtype = torch.float16 if half else torch.float32
     weights = {name: x.detach().cpu().to(dtype).contiguous() for name, x in model.state_dict().items()}

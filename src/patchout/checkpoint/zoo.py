@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from patchout.checkpoint.labels import label_names
 from patchout.checkpoint.zoo_list import ALIASES, Entry
@@ -59,28 +59,29 @@ def load(
     *,
     labels: Sequence[str] | None = None,
     hop_length: int | None = None,
-    half_precision: bool = True,
+    precision: Literal["fp32", "int8"] = "fp32",
     progress: Progress | None = None,
 ) -> "Tagger":
-    """Load a model, fp32, in evaluation mode: from a file, a zoo name or a hub id ("owner/name", "hf://...").
+    """Load a model in evaluation mode: from a file, a zoo name or a hub id ("owner/name", "hf://...").
 
     A name that is a file, a run folder, or ends like a weight file is a path; then the zoo is asked, then the
     hub. `device` "auto" is cuda, else mps, else cpu. `labels` replaces the class names. A public weight file
     whose name the zoo does not list gets the default front end, or this `hop_length` (samples);
     `checkpoint.import_passt` takes any other. Of a pre-trained MaskSpec it is the encoder, without classes.
-    `half_precision=False` as for `whole`. Raises UnknownModelError, DownloadError, FileNotFoundError, or
-    ValueError: wrong device, file or label count.
+    `precision` "int8" computes the linear layers of the blocks in int8, on a CPU; "auto" is then the CPU.
+    Raises UnknownModelError, DownloadError, FileNotFoundError, or ValueError: wrong device, file or label
+    count.
     """
     from patchout.models.device import pick_device
+    from patchout.models.int8 import at_precision
 
-    target = pick_device(device)
-    stored = whole(name_or_path, hop_length=hop_length, half_precision=half_precision, progress=progress)
-    model = _tagger(stored)
+    target = pick_device("cpu" if precision == "int8" and device == "auto" else device)
+    model = _tagger(whole(name_or_path, hop_length=hop_length, progress=progress))
     if labels is not None:
         if len(labels) != (count := len(model.config.labels)):
             raise ValueError(f"{len(labels)} labels for the {count} classes of {name_or_path}")
         model.config = replace(model.config, labels=tuple(labels))
-    return model.to(target).eval()
+    return at_precision(model.to(target).eval(), precision)[0]
 
 
 def whole(

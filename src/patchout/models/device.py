@@ -9,6 +9,7 @@ import torch
 from patchout.models import kernels
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+InferencePrecision = Literal["auto", "fp32", "bf16", "fp16", "int8"]  # int8: linear layers, on a CPU
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -21,7 +21,7 @@ CACHED_SCORES = 2**20  # attention scores at a time for each thread of a CPU: 2 
 NOISE = 0.05  # a kernel that saves less of the time than this is not chosen
 UNMEASURED = "PATCHOUT_UNMEASURED"  # environment variable: if set, no autotuning, the same kernels everywhere
 
-TORCH, ONEDNN, BF16 = "product/torch", "product/onednn", "product/bf16"
+TORCH, ONEDNN, BF16, INT8 = "product/torch", "product/onednn", "product/bf16", "product/int8"
 FUSED_FP32, FUSED, HEADWISE = "attention fp32/fused", "attention bf16/fused", "attention bf16/headwise"
 
 
@@ -30,7 +30,9 @@ class Kernels(NamedTuple):
 
     onednn: bool  # float32 products by oneDNN, else by torch's default, such as MKL
     headwise: bool  # attention in bfloat16 by `HeadwiseAttention`, else by torch's fused kernel
+    bf16_attention: bool  # whether attention is faster in bfloat16 than in float32
     bf16_speed: float  # of a transformer block, in units of its float32 speed
+    int8_speed: float  # of one whose linear layers are in int8, in the same units
 
     @property
     def prefers_bf16(self) -> bool:
@@ -48,8 +50,8 @@ def has_onednn() -> bool:
 def chosen() -> Kernels:
     """The kernels of this process, measured at the first call on this machine."""
     if os.environ.get(UNMEASURED):
-        return Kernels(onednn=has_onednn(), headwise=True, bf16_speed=1.0)
-    names = [TORCH, BF16, FUSED_FP32, FUSED, HEADWISE, *([ONEDNN] if has_onednn() else [])]
+        return Kernels(has_onednn(), headwise=True, bf16_attention=True, bf16_speed=1.0, int8_speed=1.0)
+    names = [TORCH, BF16, INT8, FUSED_FP32, FUSED, HEADWISE, *([ONEDNN] if has_onednn() else [])]
     return choose(autotune.measured(names, _cases))
 
 
@@ -57,9 +59,12 @@ def choose(seconds: Seconds) -> Kernels:
     """The fastest kernels; torch's own unless another is faster beyond noise."""
     onednn = seconds.get(ONEDNN, seconds[TORCH]) < (1 - NOISE) * seconds[TORCH]
     headwise = seconds[HEADWISE] < (1 - NOISE) * seconds[FUSED]
+    attention = seconds[HEADWISE if headwise else FUSED]
+    bf16_attention = attention < (1 - NOISE) * seconds[FUSED_FP32]
     fp32 = 3 * seconds[ONEDNN if onednn else TORCH] + seconds[FUSED_FP32]
-    bf16 = 3 * seconds[BF16] + seconds[HEADWISE if headwise else FUSED]
-    return Kernels(onednn, headwise, fp32 / bf16)
+    bf16 = 3 * seconds[BF16] + attention
+    int8 = 3 * seconds[INT8] + (attention if bf16_attention else seconds[FUSED_FP32])
+    return Kernels(onednn, headwise, bf16_attention, fp32 / bf16, fp32 / int8)
 
 
 def _cases(tokens: int) -> Cases:
@@ -75,6 +80,7 @@ def _cases(tokens: int) -> Cases:
     cases: Cases = {
         TORCH: partial(F.linear, x, weight, bias),
         BF16: partial(F.linear, x.bfloat16(), weight.bfloat16(), bias.bfloat16()),
+        INT8: partial(int8_linear, x, *quantise(weight), bias),
         FUSED_FP32: partial(F.scaled_dot_product_attention, q[None], k[None], v[None]),
         FUSED: partial(F.scaled_dot_product_attention, *(part[None] for part in half)),
         HEADWISE: partial(_headwise, *half),
@@ -130,6 +136,28 @@ class OneDnnLinear(torch.autograd.Function):
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return product
+
+
+LEVELS = 127  # of int8, of either sign
+SMALLEST = 1e-30  # scale: of rows and channels that are zero
+
+
+def quantise(x: Float[Tensor, "row in"]) -> tuple[Int8[Tensor, "row in"], Float[Tensor, "row 1"]]:
+    """Round rows to int8, each with a scale of its own: the largest value of a row becomes 127."""
+    scale = x.abs().amax(dim=1, keepdim=True).clamp_(min=SMALLEST).div_(LEVELS)
+    return x.div(scale).round_().to(torch.int8), scale
+
+
+def int8_linear(
+    x: Float[Tensor, "row in"],
+    weight: Int8[Tensor, "out in"],
+    scale: Float[Tensor, "out 1"],
+    bias: Float[Tensor, "out"],
+) -> Float[Tensor, "row out"]:
+    """Linear map of rows by integer products; the weight comes from `quantise`, rows are quantised here."""
+    rows, row_scale = quantise(x)
+    product = torch._int_mm(rows, weight.t()).float()
+    return torch.addcmul(bias, product.mul_(scale[:, 0]), row_scale)
 
 
 def attend(
