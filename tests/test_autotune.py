@@ -19,6 +19,7 @@ XEON = {  # has AVX-512's bfloat16, and is slower with it
     "product/torch": 10.0,
     "product/onednn": 10.2,
     "product/bf16": 17.5,
+    "product/int8": 4.0,
     "attention fp32/fused": 3.0,
     "attention bf16/fused": 3.0,
     "attention bf16/headwise": 4.0,
@@ -59,20 +60,23 @@ def test_bf16_that_is_slower_is_not_taken(timed: list[Seconds]) -> None:
     assert pick_precision("auto", CPU) == "fp32"
     assert kernels.chosen()[:2] == (False, False)
     assert kernels.chosen().bf16_speed == pytest.approx(33 / 55.5)
+    assert kernels.chosen().int8_speed == pytest.approx(33 / 15)
+    assert not kernels.chosen().bf16_attention
     assert bench.auto(CPU) == "fp32, bf16 has 0.59 x its speed on this processor (measured)"
 
 
 def test_bf16_and_kernels_that_are_faster_are_taken(timed: list[Seconds]) -> None:
     timed.append(EPYC)
     assert pick_precision("auto", CPU) == "bf16"
-    assert kernels.chosen()[:2] == (True, True)
+    assert kernels.chosen()[:3] == (True, True, True)
+    assert kernels.chosen().int8_speed == pytest.approx(18 / 13.5)
     assert bench.auto(CPU) == "bf16, 2.00 x fp32 on this processor (measured)"
 
 
 @pytest.mark.parametrize("name", ["product/onednn", "attention bf16/headwise"])
 def test_a_tie_goes_to_torchs_own_kernel_and_to_fp32(name: str) -> None:
     even = dict.fromkeys(XEON, 1.0)
-    assert kernels.choose(even) == (False, False, 1.0)
+    assert kernels.choose(even) == (False, False, False, 1.0, 1.0)
     assert sum(kernels.choose(even | {name: 0.96})[:2]) == 0
     assert sum(kernels.choose(even | {name: 0.94})[:2]) == 1
     assert not kernels.choose(even | {"product/bf16": 0.96}).prefers_bf16
@@ -88,7 +92,7 @@ def test_a_torch_without_onednn_uses_its_own_products() -> None:
 def test_where_nothing_is_measured_every_machine_takes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(kernels.UNMEASURED, "1")
     monkeypatch.setattr(autotune, "measured", lambda *_: pytest.fail("measured"))
-    assert kernels.chosen() == (True, True, 1.0)
+    assert kernels.chosen() == (True, True, True, 1.0, 1.0)
     assert pick_precision("auto", CPU) == "fp32"
 
 

@@ -12,8 +12,8 @@ from patchout.models.kernels import HeadwiseAttention, Kernels, attend, linear
 from patchout.models.passt import Passt
 
 needs_onednn = pytest.mark.skipif(not kernels.has_onednn(), reason="a torch without oneDNN")
-OWN = Kernels(onednn=True, headwise=True, bf16_speed=2.0)
-TORCHS = Kernels(onednn=False, headwise=False, bf16_speed=0.5)
+OWN = Kernels(onednn=True, headwise=True, bf16_attention=True, bf16_speed=2.0, int8_speed=1.0)
+TORCHS = Kernels(onednn=False, headwise=False, bf16_attention=True, bf16_speed=0.5, int8_speed=1.0)
 
 
 @pytest.fixture(autouse=True)

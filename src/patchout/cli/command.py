@@ -17,6 +17,11 @@ def say(text: str) -> None:
     output.line(f"patchout: {text}", sys.stderr)
 
 
+def device_for(device: str, precision: str) -> str:
+    """The device that `--device` and `--precision` mean: int8 is computed on a CPU."""
+    return "cpu" if device == "auto" and precision == "int8" else device
+
+
 def load_model(name: str, device: str, labels: Path | None = None) -> "Tagger":
     """Load a model by name, with a bar for the download; `labels` is a file of class names."""
     from patchout.checkpoint.labels import read_labels

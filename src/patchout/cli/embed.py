@@ -16,7 +16,7 @@ import tyro
 
 from patchout.checkpoint.zoo_list import BUILT_IN
 from patchout.cli import output
-from patchout.cli.command import DONE, FAILED, check_parent, say
+from patchout.cli.command import DONE, FAILED, check_parent, device_for, say
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -52,8 +52,8 @@ class Options:
     format: Literal["parquet", "npy", "hdf5"] = "parquet"
     device: str = "auto"
     """cuda, mps or cpu"""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto is the faster of fp32 and bf16 on this machine; the job remembers what it settled on"""
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    """auto: the faster of fp32 and bf16, which the job remembers; int8: linear layers, on a CPU"""
     engine: Literal["local", "ray"] = "local"
     """ray: on all machines of a Ray cluster"""
     plot: Path | None = None
@@ -128,14 +128,15 @@ def _job(options: Options) -> "EmbedJob":
     from patchout.hear.api import PRESETS, embed_config
     from patchout.inference.bulk.folder import EmbedJob
     from patchout.inference.embedding import MID
-    from patchout.models.device import pick_device, pick_precision
+    from patchout.models.device import InferencePrecision, pick_device, pick_precision
 
     config = embed_config(options.preset, options.levels, options.fields_ms, plain=MID)
     model = options.model or (PRESETS[options.preset].zoo_name if options.preset else BUILT_IN)
     if not options.model and not options.preset:
         say(f"using the built-in model {BUILT_IN} (192 values); for the public one (768): --model passt-s")
     device = "auto" if options.engine == "ray" else options.device  # this machine may lack the cluster's
-    precision = pick_precision(options.precision, pick_device(device))
+    name = options.precision
+    precision: InferencePrecision = name if name == "int8" else pick_precision(name, pick_device(device))
     return EmbedJob(model=model, kind=options.kind, config=config, precision=precision)
 
 
@@ -150,7 +151,8 @@ def _run(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> in
         engine = ray_engine()
     started = time.monotonic()
     with output.Bar("files", len(items), sys.stderr) as bar:
-        summary = run(items, job, out, device=options.device, on_progress=bar.sounds, engine=engine)
+        device = device_for(options.device, job.precision)
+        summary = run(items, job, out, device=device, on_progress=bar.sounds, engine=engine)
     seconds = time.monotonic() - started
     for reason in (*summary.failed, *summary.warnings, *summary.notes):
         say(reason)

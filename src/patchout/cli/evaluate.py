@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from patchout.cli import output
-from patchout.cli.command import DONE, FAILED, check_batch_size, load_model, say
+from patchout.cli.command import DONE, FAILED, check_batch_size, device_for, load_model, say
 
 
 @dataclass(kw_only=True)
@@ -28,8 +28,8 @@ class Options:
     format: Literal["table", "json"] = "table"
     device: str = "auto"
     """cuda, mps or cpu"""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto is the faster of fp32 and bf16 on this machine"""
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    """auto: the faster of fp32 and bf16 on this machine; int8: linear layers, on a CPU"""
     batch_size: int = 16
     """windows a forward pass"""
 
@@ -44,7 +44,8 @@ def main(args: Sequence[str]) -> int:
     from patchout.data.sets import scan
     from patchout.inference.evaluate import draws_for, ensemble, group_by, judge, label_orders, predict
 
-    models = [load_model(name, options.device) for name in options.models]
+    device = device_for(options.device, options.precision)
+    models = [load_model(name, device) for name in options.models]
     labels, task, split = models[0].config.labels, models[0].config.task, options.split
     data = scan(options.data, classes=labels)
     clips = data.only(split) if split else data

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 
 import patchout
@@ -28,6 +29,7 @@ SHARED = ("train", "pretrain")  # commands of several processes, of which the ma
 
 def main(args: Sequence[str] | None = None) -> None:
     """The console script: exits 0 when all is done, 1 when something failed, 2 on wrong usage."""
+    warnings.formatwarning = lambda message, *_: f"{message}\n"  # without Python's file and line
     sys.exit(run_command(list(sys.argv[1:] if args is None else args)))
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from patchout.audio import stream as audio
 from patchout.audio.window_mels import window_mels
 from patchout.inference.segments import segments
-from patchout.models.device import Precision, autocast
+from patchout.models.device import InferencePrecision, autocast
+from patchout.models.int8 import at_precision
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels, hear
 
 Level = Literal["low", "mid", "high"]
@@ -93,7 +94,11 @@ class Embedding(NamedTuple):
 
 
 def embed(
-    model: Tagger, source: audio.Source, *, config: EmbedConfig | None = None, precision: Precision = "fp32"
+    model: Tagger,
+    source: audio.Source,
+    *,
+    config: EmbedConfig | None = None,
+    precision: InferencePrecision = "fp32",
 ) -> Embedding:
     """Scene and timestamp embeddings of one sound of any length, streamed, in the memory of one batch.
 
@@ -112,11 +117,10 @@ def embed(
 class Embedder:
     """A model with an EmbedConfig: waveforms at the model's rate -> float32 embeddings."""
 
-    def __init__(self, model: Tagger, config: EmbedConfig, *, precision: Precision = "fp32") -> None:
+    def __init__(self, model: Tagger, config: EmbedConfig, *, precision: InferencePrecision = "fp32") -> None:
         """Refuse windows that the model cannot take, in ms and by name."""
-        self.model = model
+        self.model, self.precision = at_precision(model, precision)
         self.config = config
-        self.precision = precision
         rate, limit = model.config.mel.sample_rate, model.config.max_samples
         if not min(config.scene_size(model.config), config.timestamp_size(model.config)):
             check_labels(model.config)  # class scores alone, of an encoder without classes

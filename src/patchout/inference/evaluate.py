@@ -13,7 +13,7 @@ from scipy import special
 from patchout.data.sets import ClipSet, DataError
 from patchout.inference import metrics
 from patchout.inference.scoring import score
-from patchout.models.device import Precision
+from patchout.models.device import InferencePrecision
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels
 
 MAX_GROUPS = 50  # values of a column that are scored by themselves
@@ -59,7 +59,7 @@ def predict(
     model: Tagger,
     clips: ClipSet,
     *,
-    precision: Precision,
+    precision: InferencePrecision,
     batch_size: int,
     on_clip: Callable[[], None] | None = None,
 ) -> Predictions:

@@ -14,7 +14,8 @@ from torch import Tensor
 from patchout.audio import stream as audio
 from patchout.audio.mel import log_mel
 from patchout.inference.events import EventRule
-from patchout.models.device import Precision, autocast
+from patchout.models.device import InferencePrecision, autocast
+from patchout.models.int8 import at_precision
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels
 
 WAIT_BATCHES = 4  # a window runs at the latest when so many full batches were queued after it
@@ -43,7 +44,7 @@ def score(
     streams: Iterable[audio.Stream],
     *,
     events: EventRule | None = None,
-    precision: Precision = "fp32",
+    precision: InferencePrecision = "fp32",
     batch_size: int = 16,
     strict: bool = False,
 ) -> Iterator[Scored]:
@@ -151,12 +152,11 @@ class _Window(NamedTuple):
 class _Batcher:
     """Runs windows of any length in batches of equal patch columns, and hands the scores to their files."""
 
-    def __init__(self, model: Tagger, *, batch_size: int, precision: Precision) -> None:
+    def __init__(self, model: Tagger, *, batch_size: int, precision: InferencePrecision) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.model = model
+        self.model, self.precision = at_precision(model, precision)
         self.batch_size = batch_size
-        self.precision = precision
         self.device = next(model.parameters()).device
         self.waiting: dict[int, list[_Window]] = {}  # by patch columns, oldest first
         self.count = 0  # windows so far

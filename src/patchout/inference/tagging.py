@@ -13,7 +13,7 @@ from patchout.audio import stream as audio
 from patchout.audio.mel import log_mel
 from patchout.inference.events import Event, EventRule, find_events
 from patchout.inference.scoring import Scored, score
-from patchout.models.device import Precision
+from patchout.models.device import InferencePrecision
 from patchout.models.tagger import Tagger, TaggerConfig, hear
 
 
@@ -51,7 +51,7 @@ def tag(
     *,
     top: int = 5,
     events: EventRule | None = None,
-    precision: Precision = "fp32",
+    precision: InferencePrecision = "fp32",
     batch_size: int = 16,
 ) -> Tags:
     """The `top` labels of one sound of any length and, with a rule, its events.
@@ -73,7 +73,7 @@ def tag_many(
     *,
     top: int = 5,
     events: EventRule | None = None,
-    precision: Precision = "fp32",
+    precision: InferencePrecision = "fp32",
     batch_size: int = 16,
 ) -> Iterator[Tags]:
     """`tag` for many sounds, in order, batched together; one that fails has `.error` and no labels."""

@@ -84,9 +84,7 @@ def quantised(model: Tagger) -> Tagger:
     if is_quantised(model):
         return model
     if (device := next(model.parameters()).device).type != "cpu":
-        raise ValueError(
-            f"int8 is for a CPU, this model is on {device}: use bf16, or load it with device='cpu'"
-        )
+        raise ValueError(f"int8 is for a CPU, this model is on {device}: use bf16, or --device cpu")
     if not any(isinstance(part, Block) for part in model.modules()):
         raise ValueError("int8 is for transformers, this model has no blocks: use fp32 or bf16")
     chosen = kernels.chosen()

@@ -22,7 +22,7 @@ from patchout.checkpoint.zoo import locate
 from patchout.data.items import Item, items_hash
 from patchout.inference.embedding import EmbedConfig
 from patchout.job_folder import Folder, claim
-from patchout.models.device import Precision
+from patchout.models.device import InferencePrecision
 
 MIN_ITEMS, MAX_ITEMS = 8, 256  # of a shard
 SHARDS = 16  # of a job, or more
@@ -50,15 +50,15 @@ class EmbedJob:
     model: str
     kind: Kind = "scene"
     config: EmbedConfig = field(default_factory=EmbedConfig)
-    precision: Precision = "fp32"
+    precision: InferencePrecision = "fp32"
     shard_rows: int = 0
 
     def __post_init__(self) -> None:
         """Refuse settings that would mix values in one folder."""
         if self.kind not in ("scene", "timestamp"):
             raise ValueError(f"kind is scene or timestamp, got {self.kind!r}")
-        if self.precision not in ("fp32", "bf16"):
-            allowed = "fp32 or bf16, the same on every machine"
+        if self.precision not in ("fp32", "bf16", "int8"):
+            allowed = "fp32, bf16 or int8, the same on every machine"
             raise ValueError(f"a job's precision is {allowed}, got {self.precision!r}")
         if self.shard_rows < 0:
             raise ValueError(f"shard_rows must be at least 1, or 0 for a choice, got {self.shard_rows}")
