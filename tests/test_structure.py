@@ -23,14 +23,14 @@ PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
     "audio": 1362,
-    "models": 1525,
-    "checkpoint": 1403,
+    "models": 1665,
+    "checkpoint": 1410,
     "data": 2702,
-    "inference": 2773,
+    "inference": 2777,
     "hear": 2772,
     "training": 3621,
     "bench": 624,
-    "cli": 1535,
+    "cli": 1546,
 }
 NOUNS = ("errors", "files", "job_folder", "figures")  # what every room may import, and which imports no room
 DOORS = ("__init__", "__main__")  # of the package: they lead to every room
