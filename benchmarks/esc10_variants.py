@@ -4,7 +4,7 @@ python benchmarks/esc10_variants.py DATA/esc10
 A step of the recipe's batch on real clips: log-mel, masks, mixup, forward and backward pass, clipping and
 AdamW are in it; decoding and the augmentation of waveforms are not. Every round times each variant once; the
 best round counts. Memory is what autograd keeps for the backward pass, a clip. Accuracies come from the runs
-that `docs/results.md` names.
+that `docs/results/training.md` names.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from patchout.training import optim
 from patchout.training.plan import activation_bytes
 from patchout.training.recipes import recipe
 from patchout.training.step import Place
-from patchout.training.supervised.model_config import model_config
 from patchout.training.supervised.loss import StepLoss
+from patchout.training.supervised.model_config import model_config
 
 VARIANTS = ("esc10-b", "esc10-u", "esc10-s", "esc10-s-l", "esc10-s-n")
 

@@ -19,7 +19,7 @@ import torch
 from torch import Generator
 
 from patchout.hear.probe import GRIDS, NUM_POINTS
-from patchout.hear.probe_group import Check, Data, Point, Probe, train_group
+from patchout.hear.probe_network import Check, Data, Point, Probe, train_group
 from patchout.hear.scores import EventRow, event_scores
 
 Rolls = dict[str, list[EventRow]]

@@ -12,7 +12,7 @@ from patchout.checkpoint import zoo
 from patchout.cli.main import run_command
 from patchout.data.sets import scan
 from patchout.inference.evaluate import judge, predict
-from patchout.inference.scoring import score
+from patchout.inference.window_scores import score
 from patchout.models.passt import Passt
 
 

@@ -10,7 +10,7 @@ from conftest import LABELS, noise, tone
 import patchout
 from patchout.checkpoint import own as checkpoint
 from patchout.cli.main import run_command
-from patchout.inference.scoring import score
+from patchout.inference.window_scores import score
 from patchout.models.cnn import Cnn, CnnConfig
 from patchout.models.tagger import FAMILIES, check_labels, family_of, hear
 from patchout.training.supervised.config import TrainConfig

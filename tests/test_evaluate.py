@@ -27,7 +27,7 @@ from patchout.inference.evaluate import (
     label_orders,
     predict,
 )
-from patchout.inference.scoring import Scored, window_mel
+from patchout.inference.window_scores import Scored, window_mel
 from patchout.models.passt import Passt
 
 BELL, DOG, RAIN = [0.8, 0.1, 0.1], [0.1, 0.7, 0.2], [0.2, 0.2, 0.6]

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from patchout.hear.embeddings import EmbeddingError, read_embeddings
 from patchout.hear.probe import grid_points, probe_task
 from patchout.hear.probe_exam import Exam, ProbeError
-from patchout.hear.probe_group import Check, Data, Point, Probe, predict, train_group
+from patchout.hear.probe_network import Check, Data, Point, Probe, predict, train_group
 from patchout.hear.tasks import Task
 
 GOLDEN = Path(__file__).parent / "golden" / "hear"

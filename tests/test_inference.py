@@ -15,8 +15,8 @@ from patchout.audio.mel import log_mel
 from patchout.audio.stream import AudioError, Stream
 from patchout.checkpoint.own import save
 from patchout.inference.events import EventRule
-from patchout.inference.scoring import score
 from patchout.inference.tagging import overview, tag, tag_many
+from patchout.inference.window_scores import score
 from patchout.models.passt import Passt
 
 FULL = 105 * 320  # samples of the tiny model's longest input

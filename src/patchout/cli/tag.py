@@ -18,8 +18,8 @@ from patchout.files import shortened
 
 if TYPE_CHECKING:
     from patchout.data.items import Item
-    from patchout.inference.scoring import Scored
     from patchout.inference.tagging import Tags
+    from patchout.inference.window_scores import Scored
     from patchout.models.tagger import Tagger
 
     Source = tuple[Item, str | None]  # a sound, and why it cannot be read
@@ -106,7 +106,7 @@ def _in_file(tags: "Tags", start_s: float) -> "Tags":
 def _scored(model: "Tagger", sources: "list[Source]", rule: Any, options: Options) -> "Iterator[Scored]":
     """Score all files in the order given, behind a progress bar."""
     from patchout.inference.bulk.ahead import open_stream
-    from patchout.inference.scoring import Scored, score
+    from patchout.inference.window_scores import Scored, score
 
     rate, channel = model.config.mel.sample_rate, model.config.channel
     streams = (open_stream(item, rate, channel=channel) for item, error in sources if error is None)

@@ -25,7 +25,7 @@ from patchout.data.augment import keyed
 from patchout.files import write_aside, write_json
 from patchout.hear.embeddings import VALUES, check_same, embedding_s, read_json, read_rows
 from patchout.hear.probe_exam import Exam, ProbeError, score_mode
-from patchout.hear.probe_group import Data, Point, Probe, predict, train_group
+from patchout.hear.probe_network import Data, Point, Probe, predict, train_group
 from patchout.hear.tasks import Partition, Task
 
 Grid = Literal["full", "two"]

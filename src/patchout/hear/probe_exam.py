@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchout.errors import InputError
 from patchout.hear.embeddings import read_rows
-from patchout.hear.probe_group import Check, loss
+from patchout.hear.probe_network import Check, loss
 from patchout.hear.scores import MINIMIZED, EventRow, event_scores, events_from_frames, scene_scores
 from patchout.hear.sources import METADATA
 from patchout.hear.tasks import Task

@@ -12,7 +12,7 @@ from scipy import special
 
 from patchout.data.sets import ClipSet, DataError
 from patchout.inference import metrics
-from patchout.inference.scoring import score
+from patchout.inference.window_scores import score
 from patchout.models.device import InferencePrecision
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from patchout.audio import stream as audio
 from patchout.audio.mel import log_mel
 from patchout.inference.events import Event, EventRule, find_events
-from patchout.inference.scoring import Scored, score
+from patchout.inference.window_scores import Scored, score
 from patchout.models.device import InferencePrecision
 from patchout.models.tagger import Tagger, TaggerConfig, hear
 

@@ -31,8 +31,8 @@ class Kernels(NamedTuple):
     onednn: bool  # float32 products by oneDNN, else by torch's default, such as MKL
     headwise: bool  # attention in bfloat16 by `HeadwiseAttention`, else by torch's fused kernel
     bf16_attention: bool  # whether attention is faster in bfloat16 than in float32
-    bf16_speed: float  # of a transformer block, in units of its float32 speed
-    int8_speed: float  # of one whose linear layers are in int8, in the same units
+    bf16_speed: float = 1.0  # of a transformer block, in units of its float32 speed
+    int8_speed: float = 1.0  # of one whose linear layers are in int8, in the same units
 
     @property
     def prefers_bf16(self) -> bool:
@@ -50,7 +50,7 @@ def has_onednn() -> bool:
 def chosen() -> Kernels:
     """The kernels of this process, measured at the first call on this machine."""
     if os.environ.get(UNMEASURED):
-        return Kernels(has_onednn(), headwise=True, bf16_attention=True, bf16_speed=1.0, int8_speed=1.0)
+        return Kernels(onednn=has_onednn(), headwise=True, bf16_attention=True)
     names = [TORCH, BF16, INT8, FUSED_FP32, FUSED, HEADWISE, *([ONEDNN] if has_onednn() else [])]
     return choose(autotune.measured(names, _cases))
 

@@ -6,7 +6,7 @@ people 95.7 %).
 
 -b, -u, -s, -s-l and -s-n train 40 epochs each to compare the paper's variants at this size: of 588 patches
 (stride 10) B keeps all, U 388, S and S-L 232; S-N keeps 126 of 248 (stride 16). Scores, speed and memory:
-`docs/results.md`.
+`docs/results/training.md`.
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 upward.
 
 `patchout train folder --data my_sounds --init passt-s --out runs/mine` where the network and a GPU are at
-hand; `--init esc10-tiny` works offline and on two CPU cores in minutes (what it reaches: `docs/results.md`).
+hand; `--init esc10-tiny` works offline and on two CPU cores in minutes (what it reaches: `docs/results/training.md`).
 `--init ""` starts from random weights (say `--size tiny`). my_sounds is a folder a class, a CSV or JSONL
 list, or a prepared set.
 
