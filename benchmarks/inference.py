@@ -1,19 +1,22 @@
-"""Speed of PaSST-S against the plain baseline, both measured in this run: python benchmarks/inference.py
+"""Speed of PaSST against its peers, all measured in one run: python benchmarks/inference.py --threads 1
 
-Random weights, clips of 10 s, on the CPU. One side is `baseline.clip_seconds`: fp32, one clip at a time; the
-other is the package, one batch at a time. Both go from waveform to logits. Every round times each case once,
-so that a slow minute of the machine hits all of them, and the best round of each counts. Run it on an
-otherwise idle machine.
+Random weights, clips of 10 s, on the CPU, from waveform to logits. The peers: the plain baseline
+(`baseline.py`: float32, explicit attention, one clip at a time); Hugging Face's AST with fused attention and
+as many tokens, from its log-mel on, if transformers is installed; ONNX Runtime on our exported PaSST, if the
+extra `onnx` is. Every round times each case once, so that a slow minute of the machine hits all of them, and
+the best round of each counts. Run it on an otherwise idle machine.
 """
 
 import argparse
+import importlib
+import importlib.util
 import json
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import baseline
 import torch
@@ -22,59 +25,102 @@ from torch import Tensor
 from patchout.audio.mel import MelConfig, log_mel
 from patchout.bench.measure import auto
 from patchout.models.autotune import processor
-from patchout.models.device import Precision, autocast
+from patchout.models.device import InferencePrecision, autocast
+from patchout.models.int8 import at_precision
 from patchout.models.passt import Passt, PasstConfig
 
 CLIP_S = 10
 BATCHES = (1, 2, 4, 8)
+LABELS = tuple(f"class {index}" for index in range(527))
 CPU = torch.device("cpu")
+BASELINE, AST = "baseline fp32", "AST fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One thing to time: `call` works on `batch` clips."""
 
-    what: Literal["log-mel", "model fp32", "model bf16", "model auto"]
+    what: str
     batch: int
-    is_baseline: bool = False
     call: Callable[[], object]
+    repeats: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """One row of the result; `ratio` is to the baseline of the same run."""
+    """One row of the result."""
 
     what: str
     batch: int
     clips_per_s: float
-    ratio: float
 
 
-def make_cases() -> list[Case]:
-    """The baseline and the package, at every batch size and precision."""
-    torch.manual_seed(0)
-    wave = 0.1 * torch.randn(max(BATCHES), CLIP_S * MelConfig().sample_rate)
-    plain = baseline.Baseline().eval()
-    labels = tuple(f"class {index}" for index in range(527))
-    model = Passt(PasstConfig(labels=labels)).eval()
-
-    def infer(clips: Tensor, precision: Precision) -> Tensor:
-        with torch.inference_mode(), autocast(CPU, precision):
-            return model(log_mel(clips, model.config.mel)).logits
-
-    cases = [
-        Case(what="log-mel", batch=1, is_baseline=True, call=partial(baseline.log_mel, wave[:1])),
-        Case(
-            what="model fp32", batch=1, is_baseline=True, call=partial(baseline.clip_seconds, plain, wave[:1])
-        ),
-    ]
+def cases_of(waves: Tensor, folder: Path) -> Iterator[Case]:
+    """Every subject at every batch size that it takes; waves (clips, samples)."""
+    yield Case(what="baseline log-mel", batch=1, call=partial(baseline.log_mel, waves[:1]), repeats=10)
     for batch in BATCHES:
-        clips = wave[:batch]
-        cases.append(Case(what="log-mel", batch=batch, call=partial(log_mel, clips, model.config.mel)))
-        cases.append(Case(what="model fp32", batch=batch, call=partial(infer, clips, "fp32")))
-        cases.append(Case(what="model bf16", batch=batch, call=partial(infer, clips, "bf16")))
-        cases.append(Case(what="model auto", batch=batch, call=partial(infer, clips, "auto")))
-    return cases
+        yield Case(what="log-mel", batch=batch, call=partial(log_mel, waves[:batch], MelConfig()), repeats=10)
+    plain = baseline.Baseline().eval()
+    yield Case(what=BASELINE, batch=1, call=partial(baseline.clip_seconds, plain, waves[:1]))
+    yield from ast_cases()
+    model = Passt(PasstConfig(labels=LABELS)).eval()
+    small = Passt(PasstConfig(labels=LABELS, stride=(16, 16), columns=62)).eval()
+    yield from onnx_cases(model, waves, folder)
+    subjects: list[tuple[str, Passt, InferencePrecision]] = [
+        *(("PaSST-S", model, name) for name in ("fp32", "bf16", "auto", "int8")),
+        *(("PaSST-S-N", small, name) for name in ("fp32", "int8")),
+    ]
+    for name, tagger, precision in subjects:
+        infer = infer_at(tagger, precision)
+        for batch in BATCHES:
+            yield Case(what=f"{name} {precision}", batch=batch, call=partial(infer, waves[:batch]))
+
+
+def infer_at(model: Passt, precision: InferencePrecision) -> Callable[[Tensor], Tensor]:
+    """The whole model at a precision: waves (clips, samples) -> logits."""
+    tagger, inside = at_precision(model, precision)
+
+    def infer(waves: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(CPU, inside):
+            return tagger(log_mel(waves, model.config.mel)).logits
+
+    return infer
+
+
+def ast_cases() -> Iterator[Case]:
+    """Hugging Face's AST: Base size, stride 10, 998 frames of 128 bands, as many tokens as PaSST-S."""
+    if importlib.util.find_spec("transformers") is None:
+        return
+    transformers = importlib.import_module("transformers")
+    config = transformers.ASTConfig(max_length=998, num_labels=len(LABELS), attn_implementation="sdpa")
+    model = transformers.ASTForAudioClassification(config).eval()
+
+    def infer(mel: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model(input_values=mel).logits
+
+    for batch in BATCHES:
+        yield Case(what=AST, batch=batch, call=partial(infer, torch.randn(batch, 998, 128)))
+
+
+def onnx_cases(model: Passt, waves: Tensor, folder: Path) -> Iterator[Case]:
+    """ONNX Runtime on the exported model, with as many threads as torch."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return
+    import onnxruntime
+    from patchout.export.write import export
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    for precision in ("fp32", "int8"):
+        path = folder / f"{precision}.onnx"
+        export(model, path, precision=precision, seconds=CLIP_S)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+
+        for batch in BATCHES:
+            feed = {name: waves[:batch].numpy()}
+            yield Case(what=f"ONNX {precision}", batch=batch, call=partial(session.run, None, feed))
 
 
 def seconds_per_clip(cases: list[Case], rounds: int) -> list[float]:
@@ -82,62 +128,69 @@ def seconds_per_clip(cases: list[Case], rounds: int) -> list[float]:
     best = [float("inf")] * len(cases)
     for number in range(rounds + 1):
         for index, case in enumerate(cases):
-            repeats = 10 if case.what == "log-mel" else 1
             start = time.perf_counter()
-            for _ in range(repeats):
+            for _ in range(case.repeats):
                 case.call()
-            spent = (time.perf_counter() - start) / (repeats * case.batch)
+            spent = (time.perf_counter() - start) / (case.repeats * case.batch)
             if number > 0:
                 best[index] = min(best[index], spent)
     return best
 
 
-def compare(cases: list[Case], best: list[float]) -> tuple[list[Speed], list[Speed]]:
-    """Rows of the baseline, and rows of the package with their ratio to it."""
-    base = {case.what: spent for case, spent in zip(cases, best, strict=True) if case.is_baseline}
-    base["model bf16"] = base["model auto"] = base["model fp32"]
-    rows: tuple[list[Speed], list[Speed]] = ([], [])
-    for case, spent in zip(cases, best, strict=True):
-        speed = Speed(what=case.what, batch=case.batch, clips_per_s=1 / spent, ratio=base[case.what] / spent)
-        rows[0 if case.is_baseline else 1].append(speed)
-    return rows
+def report(rows: list[Speed]) -> Iterator[str]:
+    """The table, a line a subject: clips/s at every batch, and ratios to the peers."""
+    speeds: dict[str, dict[int, float]] = {}
+    for row in rows:
+        speeds.setdefault(row.what, {})[row.batch] = row.clips_per_s
+    heads = [f"batch {batch}" for batch in BATCHES] + ["x baseline", "x AST at 1", "x AST best"]
+    yield f"{'clips/s':<20}" + "".join(f"{head:>12}" for head in heads)
+    for name, by_batch in speeds.items():
+        cells = [f"{by_batch[batch]:.2f}" if batch in by_batch else "" for batch in BATCHES]
+        is_mel = "log-mel" in name
+        best, base = max(by_batch.values()), speeds["baseline log-mel" if is_mel else BASELINE][1]
+        cells.append(f"{best / base:.2f}")
+        if AST in speeds and not is_mel:
+            peer = speeds[AST]
+            cells += [f"{by_batch[1] / peer[1]:.2f}", f"{best / max(peer.values()):.2f}"]
+        yield f"{name:<20}" + "".join(f"{cell:>12}" for cell in cells)
+    for batch in BATCHES:
+        better = max(speeds[f"PaSST-S {name}"][batch] for name in ("fp32", "bf16"))
+        share = speeds["PaSST-S auto"][batch] / better
+        yield f"auto at batch {batch}: {share:.2f} x the better of fp32 and bf16"
 
 
 def main() -> None:
     """Measure, print a table, and write JSON if asked."""
-    parser = argparse.ArgumentParser(
-        description="Speed of PaSST-S on 10 s clips against the plain baseline (CPU)."
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="times each case is timed; the best counts (default: 5)"
-    )
+    parser = argparse.ArgumentParser(description="Speed of PaSST on 10 s clips against its peers (CPU).")
+    parser.add_argument("--rounds", type=int, default=3, help="times each case is timed; the best counts")
+    parser.add_argument("--threads", type=int, default=0, help="cores to use (default: all)")
     parser.add_argument("--json", type=Path, help="file to write the same numbers to")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
     machine = {"torch": torch.__version__, "cpu": processor(), "threads": torch.get_num_threads()}
     print("  ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     print(f"auto: {auto(CPU)}", flush=True)
-    cases = make_cases()
-    plain, ours = compare(cases, seconds_per_clip(cases, options.rounds))
-    print(f"{'':<22}{'batch':>6}{'clips/s':>10}{'ratio':>8}")
-    for name, rows in (("baseline", plain), ("patchout", ours)):
-        for row in sorted(rows, key=lambda row: (row.what, row.batch)):
-            print(f"{name} {row.what:<13}{row.batch:>6}{row.clips_per_s:>10.2f}{row.ratio:>8.2f}")
-    for what in sorted({row.what for row in ours}):
-        top = max((row for row in ours if row.what == what), key=lambda row: row.ratio)
-        one = next(row for row in ours if row.what == what and row.batch == 1)
-        print(f"{what}: {one.ratio:.2f} x the baseline at batch 1, {top.ratio:.2f} x at batch {top.batch}")
-    for batch in BATCHES:
-        best, taken = (
-            max(row.clips_per_s for row in ours if row.what in names and row.batch == batch)
-            for names in (("model fp32", "model bf16"), ("model auto",))
-        )
-        print(f"auto at batch {batch}: {taken / best:.2f} x the better of fp32 and bf16")
+    torch.manual_seed(0)
+    waves = 0.1 * torch.randn(max(BATCHES), CLIP_S * MelConfig().sample_rate)
+    with tempfile.TemporaryDirectory() as folder:
+        cases = list(cases_of(waves, Path(folder)))
+        spent = seconds_per_clip(cases, options.rounds)
+    rows = [
+        Speed(what=case.what, batch=case.batch, clips_per_s=1 / seconds)
+        for case, seconds in zip(cases, spent, strict=True)
+    ]
+    print("\n".join(report(rows)))
     if options.json:
-        record = {**machine, "rounds": options.rounds, "clip_s": CLIP_S}
-        sides = {"baseline": [asdict(row) for row in plain], "patchout": [asdict(row) for row in ours]}
-        options.json.write_text(json.dumps(record | sides, indent=1) + "\n")
+        record = {
+            **machine,
+            "rounds": options.rounds,
+            "clip_s": CLIP_S,
+            "rows": [asdict(row) for row in rows],
+        }
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,12 +16,18 @@ from patchout.bench.rows import CITED_ONLY, CLIP_S, CNN14, MEASURED, ROWS, Cited
 from patchout.checkpoint.labels import label_names
 from patchout.models import kernels
 from patchout.models.autotune import processor
-from patchout.models.device import Precision, autocast, pick_precision
+from patchout.models.device import HALF, InferencePrecision, Precision, autocast, pick_precision
+from patchout.models.int8 import at_precision
 from patchout.models.passt import Passt, PasstConfig
 from patchout.training.plan import activation_bytes
 
 BATCH = {"cuda": 64, "mps": 8, "cpu": 2}
 ROUND_S = 0.2  # shortest time that is measured: calls are repeated to fill it
+ARITHMETICS: dict[str, tuple[InferencePrecision, ...]] = {
+    "cuda": ("fp32", "bf16", "fp16"),
+    "mps": ("fp32",),
+    "cpu": ("fp32", "bf16", "int8"),
+}
 MATRIX = {"cuda": 8192, "mps": 4096, "cpu": 2048}  # size of the matrix product that shows the peak
 
 
@@ -39,6 +45,15 @@ class Settings:
     def clips(self) -> int:
         """Clips a step."""
         return self.batch or BATCH[self.device.type]
+
+
+class Arithmetic(NamedTuple):
+    """Speed of PaSST-S in one arithmetic, and its share of the fastest matrix product in it."""
+
+    precision: str
+    peak_tflops: float
+    clips_per_s: float
+    utilisation: float
 
 
 @dataclass(frozen=True)
@@ -206,12 +221,32 @@ def best_s(call: Callable[[], object], device: torch.device, *, seconds: float) 
     return best
 
 
-def matrix_flops(settings: Settings) -> float:
+def matrix_flops(settings: Settings, precision: InferencePrecision | None = None) -> float:
     """Measured FLOP/s of a large matrix product: the peak of the hardware at this precision."""
     device, size = settings.device, MATRIX[settings.device.type]
-    dtype = torch.bfloat16 if pick_precision(settings.precision, device) == "bf16" else torch.float32
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / best_s(lambda: a @ b, device, seconds=settings.seconds)
+    name = precision or pick_precision(settings.precision, device)
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    product: Callable[[Tensor, Tensor], Tensor] = torch._int_mm if name == "int8" else torch.mm
+    dtype = torch.int8 if name == "int8" else HALF.get(name, torch.float32)
+    a, b = a.to(dtype), b.to(dtype)
+    return 2 * size**3 / best_s(lambda: product(a, b), device, seconds=settings.seconds)
+
+
+def arithmetics(settings: Settings) -> Iterator[Arithmetic]:
+    """Inference of PaSST-S, waveform to logits, in every arithmetic of a device."""
+    device, subject = settings.device, make("S", settings.base)
+    model = subject.model.to(device).eval()
+    wave = _noise(subject, settings)[: settings.clips]
+    for precision in ARITHMETICS[device.type]:
+        tagger, inside = at_precision(model, precision)
+
+        def infer(tagger: nn.Module = tagger, inside: Precision = inside) -> Tensor:
+            with torch.inference_mode(), autocast(device, inside):
+                return tagger(log_mel(wave, subject.mel)).logits
+
+        peak = matrix_flops(settings, precision)
+        clips_per_s = settings.clips / best_s(infer, device, seconds=settings.seconds)
+        yield Arithmetic(precision, peak / 1e12, clips_per_s, 1e9 * subject.gflop[1] * clips_per_s / peak)
 
 
 def auto(device: torch.device) -> str:

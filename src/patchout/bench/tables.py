@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from patchout.bench.measure import Row
+from patchout.bench.measure import Arithmetic, Row
 from patchout.bench.rows import LETTERS, TABLES, TASKS, TableName
 
 LABELS = {  # of rows in the tables
@@ -41,6 +41,24 @@ HEADER = _line(  # "infer": the column before it, in inference
     ("tokens", "M param", "GFLOP", "infer", "clips/s", "infer", "MB/clip", "peak GB", "% peak"),
     ("cited mAP", "tokens", "clips/s", "infer", "GB/clip"),
 )
+
+
+def arithmetics(speeds: Sequence[Arithmetic]) -> str:
+    """The table of `measure.arithmetics`: speed and share of the peak of each arithmetic."""
+    heads = ("", "peak TFLOP/s", "PaSST-S clips/s", "% peak")
+    cells = [
+        (
+            speed.precision,
+            f"{speed.peak_tflops:.2f}",
+            f"{speed.clips_per_s:.2f}",
+            f"{100 * speed.utilisation:.0f}",
+        )
+        for speed in speeds
+    ]
+    lines = (
+        "".join((f"{name:<9}", *(f"{value:>17}" for value in values))) for name, *values in (heads, *cells)
+    )
+    return "\n".join(("inference, waveform to logits", *lines))
 
 
 def text(row: Row) -> str:

@@ -72,9 +72,13 @@ def main(args: Sequence[str]) -> int:
             advance(1)
             if not name:
                 say_text(tables.text(row))
+    record = {"machine": machine, "rows": [asdict(row) for row in rows]}
     if name:
         say_text(tables.table(name, rows))
-    record = {"machine": machine, "rows": [asdict(row) for row in rows]}
+    else:
+        speeds = list(measure.arithmetics(settings))
+        say_text(tables.arithmetics(speeds))
+        record["arithmetics"] = [speed._asdict() for speed in speeds]
     if options.format == "json":
         output.line(json.dumps(record, indent=1), sys.stdout)
     if options.out:
