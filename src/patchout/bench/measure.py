@@ -19,6 +19,7 @@ from patchout.models.autotune import processor
 from patchout.models.device import HALF, InferencePrecision, Precision, autocast, pick_precision
 from patchout.models.int8 import at_precision
 from patchout.models.passt import Passt, PasstConfig
+from patchout.models.tagger import Tagger
 from patchout.training.plan import activation_bytes
 
 BATCH = {"cuda": 64, "mps": 8, "cpu": 2}
@@ -236,6 +237,7 @@ def arithmetics(settings: Settings) -> Iterator[Arithmetic]:
     """Inference of PaSST-S, waveform to logits, in every arithmetic of a device."""
     device, subject = settings.device, make("S", settings.base)
     model = subject.model.to(device).eval()
+    assert isinstance(model, Tagger)
     wave = _noise(subject, settings)[: settings.clips]
     for precision in ARITHMETICS[device.type]:
         tagger, inside = at_precision(model, precision)
