@@ -234,6 +234,7 @@ def test_the_best_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- measuring -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_row_is_measured() -> None:
     (row,) = bench.rows(["S-L"], settings(), peak_flops=1e9)
     got = row.measured
@@ -335,6 +336,7 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path, capfd: pytest.C
     assert imread(tmp_path / "new" / "out" / "bench.png").std() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_models")
 def test_the_command_prints_a_table(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -354,6 +356,7 @@ def test_the_command_prints_a_table(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_models")
 def test_the_command_prints_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert (
@@ -370,7 +373,9 @@ def test_a_wrong_request_is_one_line(options: str, capfd: pytest.CaptureFixture[
 
 
 def test_every_arithmetic_has_its_peak_and_a_share_of_it() -> None:
-    settings = bench.Settings(device=torch.device("cpu"), batch=1, seconds=0.01, base=tiny_config(width=64, heads=1))
+    settings = bench.Settings(
+        device=torch.device("cpu"), batch=1, seconds=0.01, base=tiny_config(width=64, heads=1)
+    )
     speeds = list(bench.arithmetics(settings))
     assert [speed.precision for speed in speeds] == ["fp32", "bf16", "int8"]
     flop = 1e9 * bench.make("S", settings.base).gflop[1]

@@ -38,6 +38,7 @@ def test_it_is_small_and_says_where_it_comes_from(built_in: Passt) -> None:
     assert len(built_in.config.labels) == 10
 
 
+@pytest.mark.slow
 def test_tag_uses_it_and_says_how_to_get_more(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command(["tag", str(write_wav(tmp_path / "a.wav", noise(1.0))), "--format", "csv"]) == 0
     ran = capfd.readouterr()

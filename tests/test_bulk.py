@@ -223,7 +223,7 @@ def test_the_hash_follows_the_model_file_not_its_name(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"precision": "auto"}, "fp32 or bf16"),
+        ({"precision": "auto"}, "fp32, bf16 or int8"),
         ({"shard_rows": -1}, "at least 1, or 0 for a choice"),
     ],
 )

@@ -201,6 +201,7 @@ def test_odd_files_are_tagged(run: Run, model: Path, tmp_path: Path) -> None:
     assert records[5]["file"].endswith("große Straße – 音.wav")
 
 
+@pytest.mark.slow
 def test_a_truncated_mp3_is_used_as_far_as_it_goes(run: Run, model: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "cut.mp3", tone(4.0), RATE)
     content = (tmp_path / "cut.mp3").read_bytes()
@@ -276,6 +277,7 @@ def test_wrong_usage_is_exit_code_2(
     assert ran.out == ""
 
 
+@pytest.mark.slow
 def test_an_unknown_model_lists_near_names(run: Run, sound: Path) -> None:
     ran = run("tag", sound, "--model", "passt-s-ap467")
     assert ran.code == 2
@@ -300,6 +302,7 @@ def test_checkpoints_that_cannot_be_used(run: Run, model: Path, sound: Path, dam
     assert ran.out == ""
 
 
+@pytest.mark.slow
 def test_an_output_folder_that_cannot_be_written(
     run: Run, model: Path, sound: Path, class_folder: Path
 ) -> None:
@@ -323,6 +326,7 @@ def test_models_lists_the_zoo(run: Run) -> None:
     assert {"name", "score", "licence"} <= json.loads(run("models", "--format", "json").out)[0].keys()
 
 
+@pytest.mark.slow
 def test_train_then_evaluate_then_tag(run: Run, class_folder: Path, tmp_path: Path) -> None:
     rows = [
         f"{path.relative_to(class_folder)},{path.parent.name},{path.stem}"

@@ -129,6 +129,7 @@ def test_a_set_that_was_moved_keeps_its_hash(class_folder: Path) -> None:
 # -- size ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_large_set_takes_some_bytes_a_clip_here_and_on_its_way_to_a_worker() -> None:
     """So that 2 million take some 80 MB."""
     clips = many(100_000)
@@ -139,6 +140,7 @@ def test_a_large_set_takes_some_bytes_a_clip_here_and_on_its_way_to_a_worker() -
     assert (back.name(99_999), back.labels(99_999)) == ("00000099999", ["class 499", "class 500"])
 
 
+@pytest.mark.slow
 def test_a_part_of_a_large_set_is_sent_without_the_rest() -> None:
     assert len(pickle.dumps(many(100_000).take(range(100)))) < 20_000
 

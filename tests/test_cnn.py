@@ -55,6 +55,7 @@ def test_it_starts_from_another_of_its_kind_with_a_new_head(class_folder: Path, 
     assert after["head.weight"].shape == (3, 256)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

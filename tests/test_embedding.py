@@ -187,6 +187,7 @@ def test_another_hop_gives_other_times(tiny: Passt) -> None:
     assert times_ms.tolist() == [[3.125 * index for index in range(11)]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [10_241, 16_000, 20_003])
 def test_every_time_sees_the_window_around_it(tiny: Passt, samples: int) -> None:
     config = EmbedConfig(levels=("mid", "low", "high"), fields_ms=(160.0, 640.0))
@@ -276,6 +277,7 @@ def test_low_of_a_scene_is_a_mean_even_of_six_frames() -> None:
 # -- batches and blocks change nothing -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_clip_has_the_same_embedding_in_every_batch(tiny: Passt) -> None:
     together = torch.from_numpy(np.stack([noise(1.3, 0), tone(1.3), 3 * noise(1.3, 2)]))
     embedder = Embedder(tiny, ALL)
@@ -318,6 +320,7 @@ def test_streamed_timestamps_equal_whole_ones(
             np.testing.assert_allclose(values, whole[0].numpy(), **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 4800, FULL - 1, FULL, FULL + 1, 2 * FULL, 80_003, 200_000])
 def test_streamed_scenes_equal_whole_ones(tiny: Passt, samples: int) -> None:
     embedder = Embedder(tiny, ALL)

@@ -93,6 +93,7 @@ def test_logits_are_read_back_as_exactly_as_stated(
     assert ask(model_of(task="multi_label"), clips).scores == pytest.approx(logits.numpy(), abs=error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["multi_class", "multi_label"])
 def test_scores_are_those_of_tag_for_clips_of_any_length(task: str, class_folder: Path) -> None:
     model = model_of(task=task)

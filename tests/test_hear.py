@@ -116,6 +116,7 @@ def check_timestamps(values: Tensor, times_ms: Tensor, size: int, length_ms: flo
     return [warning for warning, is_so in told.items() if is_so]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_passes_the_public_validator(name: str, model_file: str) -> None:
     assert validate(module(name), model_file) == []

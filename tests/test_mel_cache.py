@@ -139,6 +139,7 @@ def test_a_clip_that_cannot_be_read_has_no_weight_and_leaves_nothing(cache: MelC
     assert sorted(path.name for path in (cache.folder / "0").iterdir()) == ["0.npy", "2.npy", "3.npy"]
 
 
+@pytest.mark.slow
 def test_workers_give_what_one_process_gives(cache: MelCache) -> None:
     one, two = (
         [

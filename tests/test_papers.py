@@ -86,6 +86,7 @@ def check(name: str) -> None:
         resolve(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", SECTIONS)
 def test_what_the_page_names_is_there_and_has_its_value(section: str) -> None:
     for name in re.findall(r"`([^`]+)`", SECTIONS[section]):
@@ -104,11 +105,13 @@ def test_every_recipe_stands_on_the_page() -> None:
     assert {*names(), *(f"pretrain {name}" for name in RECIPES)} - subjects == set()
 
 
+@pytest.mark.slow
 def test_a_cited_score_stands_in_its_recipes_text() -> None:
     assert len(CITED) > 60
     assert [(name, score) for name, score in sorted(CITED) if score not in recipe(name).description] == []
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_cited_score_are_those_that_the_recipe_reports_or_are_said_to_be_others() -> None:
     for row in SCORES:
         for name in re.findall(r"`([^`]+)`", row[2]) if len(row) == 4 else ():

@@ -44,6 +44,7 @@ def test_picture_is_a_png_of_ten_inches(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["street.png"]
 
 
+@pytest.mark.slow
 def test_more_labels_make_a_higher_picture_up_to_ten(tmp_path: Path) -> None:
     heights = []
     for count in (3, 10, 30):
@@ -202,6 +203,7 @@ def demo_sounds() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [32000, 44100])
 def test_demo_sounds_are_whole_finite_and_repeatable(demo_sounds: ModuleType, rate: int) -> None:
     for sound in demo_sounds.SOUNDS:

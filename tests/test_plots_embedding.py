@@ -81,6 +81,7 @@ def colour_of(drawn: Collection) -> bytes:
 # -- over time -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_moments_that_sound_alike_are_similar(tmp_path: Path, drawn: list[Figure]) -> None:
     embedding_over_time(tmp_path / "x.png", track(two_notes(80)), title="notes.wav")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
@@ -108,6 +109,7 @@ def test_all_three_share_their_time_axis(tmp_path: Path, drawn: list[Figure]) ->
     assert (left, right) == pytest.approx((-0.025, 4.025))  # every window stands around its centre
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("times", "size"), [(1000, 1000), (1001, 501), (4500, 900)])
 def test_the_matrix_is_bounded(times: int, size: int, tmp_path: Path, drawn: list[Figure]) -> None:
     embedding_over_time(tmp_path / "x.png", track(two_notes(times)))

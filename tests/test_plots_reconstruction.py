@@ -61,6 +61,7 @@ def test_the_four_panels_show_what_they_say(tmp_path: Path, drawn: list[Figure])
     np.testing.assert_allclose(error[~one.hidden], 0.0)  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_a_note_stands_over_the_reconstruction(tmp_path: Path, drawn: list[Figure]) -> None:
     one = replace(sound(), note="level given")
     reconstruction(tmp_path / "x.png", one)
@@ -74,6 +75,7 @@ def test_the_title_counts_only_what_was_hidden(tmp_path: Path, drawn: list[Figur
     assert drawn[0].get_suptitle() == "dog.wav  (75% hidden, mean error there 2.2 dB)"  # 0.1 of 21.7 dB
 
 
+@pytest.mark.slow
 def test_a_strip_has_a_row_for_every_ratio_and_one_scale_of_errors(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:

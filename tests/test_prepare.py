@@ -415,6 +415,7 @@ def test_files_that_are_newer_than_a_finished_set_are_told(run: Run, tmp_path: P
     assert re.search(r"1 files are newer than what was packed of them \(\S*b/0.wav is one\)", run(*words).err)
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_same_set(many: Path, tmp_path: Path) -> None:
     one = prepare(plan("esc50", many, out=tmp_path / "one"))
     two = prepare(plan("esc50", many, out=tmp_path / "two"), workers=2)
@@ -422,6 +423,7 @@ def test_two_workers_make_the_same_set(many: Path, tmp_path: Path) -> None:
     assert ids(tmp_path / "one") == ids(tmp_path / "two") == [f"{index:03d}" for index in range(150)]
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_job_is_refused(many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare(plan("esc50", many, out=out))
@@ -448,6 +450,7 @@ def test_two_jobs_in_one_folder_are_refused(many: Path, tmp_path: Path) -> None:
 # -- what is read back ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_set_is_read_by_scan(many: Path, tmp_path: Path) -> None:
     from patchout.data.sets import scan
 

@@ -187,6 +187,7 @@ def test_longer_clips_than_the_start_heard_add_columns_by_the_formula(tmp_path: 
     assert start(config(init=str(tmp_path / "m.safetensors")), HEARD, device=CPU).config.columns == 3
 
 
+@pytest.mark.slow
 def test_excluded_splits_are_not_heard(class_folder: Path, tmp_path: Path) -> None:
     """The recipe's own word for AudioSet's test clips need not be there, any other must."""
     sounds = sorted(class_folder.rglob("*.wav"))
@@ -204,6 +205,7 @@ def test_excluded_splits_are_not_heard(class_folder: Path, tmp_path: Path) -> No
         pretrain.run(config(tmp_path / "list.csv", tmp_path / "x", exclude=("train", "eval")))
 
 
+@pytest.mark.slow
 def test_the_average_is_the_result_and_the_last_weights_are_kept(class_folder: Path, tmp_path: Path) -> None:
     pretrain.run(config(class_folder, tmp_path / "run", ema=0.5))
     pretrain.run(config(class_folder, tmp_path / "plain"))
@@ -211,6 +213,7 @@ def test_the_average_is_the_result_and_the_last_weights_are_kept(class_folder: P
     assert not same(weights(tmp_path / "run"), weights(tmp_path / "plain"))
 
 
+@pytest.mark.slow
 def test_the_config_of_a_run_has_the_sizes_of_its_start(class_folder: Path, tmp_path: Path) -> None:
     checkpoint.save(start(config(), HEARD, device=CPU), tmp_path / "m.safetensors")
     begun: dict[str, Any] = {"init": str(tmp_path / "m.safetensors"), "size": "base", "decoder": (512, 8, 16)}
@@ -427,6 +430,7 @@ def test_an_encoder_that_hears_no_difference_has_no_spread() -> None:
 # -- whole runs ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_with_the_bits_of_a_whole_one(class_folder: Path, tmp_path: Path) -> None:
     def interrupt(progress: loop.Progress) -> None:
         if progress.step == 3:
@@ -440,6 +444,7 @@ def test_a_stopped_run_ends_with_the_bits_of_a_whole_one(class_folder: Path, tmp
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_a_run_from_cached_log_mels_stops_and_goes_on(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -503,6 +508,7 @@ def test_two_processes_have_the_loss_curve_of_one(class_folder: Path, tmp_path: 
     assert [line["step"] for line in two] == [line["step"] for line in one]
 
 
+@pytest.mark.slow
 def test_the_probe_watches_the_run_and_tells_at_the_end(class_folder: Path, tmp_path: Path) -> None:
     told: list[str] = []
     first = pretrain.run(config(class_folder, tmp_path / "first"))
@@ -521,6 +527,7 @@ def test_the_probe_watches_the_run_and_tells_at_the_end(class_folder: Path, tmp_
     assert "pre-trained here against starting weights" in told[0]
 
 
+@pytest.mark.slow
 def test_what_auto_chose_is_kept_and_another_start_is_refused(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -537,6 +544,7 @@ def test_what_auto_chose_is_kept_and_another_start_is_refused(
         pretrain.run(replace(settings, init=str(tmp_path / "run")))
 
 
+@pytest.mark.slow
 def test_the_batch_that_was_found_is_kept(class_folder: Path, tmp_path: Path) -> None:
     plans: list[Plan] = []
     for _ in range(2):
@@ -548,6 +556,7 @@ def test_the_batch_that_was_found_is_kept(class_folder: Path, tmp_path: Path) ->
     assert "no labels" in plans[0].describe()
 
 
+@pytest.mark.slow
 def test_silence_is_told_once(class_folder: Path, tmp_path: Path) -> None:
     for path in sorted(class_folder.rglob("*.wav"))[1:]:
         write_wav(path, 0 * noise(1.0))
@@ -556,6 +565,7 @@ def test_silence_is_told_once(class_folder: Path, tmp_path: Path) -> None:
     assert len([note for note in notes if "more than half of what is hidden is silence" in note]) == 1
 
 
+@pytest.mark.slow
 def test_rates_may_be_mixed_and_clips_shorter_than_a_patch(class_folder: Path, tmp_path: Path) -> None:
     write_wav(class_folder / "low.wav", noise(1.0), 8_000)
     write_wav(class_folder / "short.wav", noise(0.01))
@@ -563,6 +573,7 @@ def test_rates_may_be_mixed_and_clips_shorter_than_a_patch(class_folder: Path, t
     assert scores["silent"] < 0.5
 
 
+@pytest.mark.slow
 def test_what_cannot_be_learnt_from_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_wav(tmp_path / "sounds" / "a.wav", 0 * noise(5.0))
     with pytest.raises(DataError, match="5 clips, and only silence in them"):
@@ -590,6 +601,7 @@ def test_the_run_of_a_tagger_is_not_continued(class_folder: Path, tmp_path: Path
 # -- what comes of it ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_pre_trained_model_embeds_but_tags_nothing(tmp_path: Path) -> None:
     model = start(config(), HEARD, device=CPU)
     checkpoint.save(model, tmp_path / "model.safetensors")

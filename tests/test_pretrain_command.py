@@ -56,6 +56,7 @@ def run(
     return out
 
 
+@pytest.mark.slow
 def test_it_says_what_it_does_and_whether_it_helped(run: Path) -> None:
     said, told = (run / "said").read_text(), (run / "told").read_text()
     assert "about 0.0 hours of sound, start: random weights" in said

@@ -60,6 +60,7 @@ def test_folds_come_before_groups(class_folder: Path) -> None:
     assert (probe.splits, {*probe.groups.tolist()}) == (2, {"0", "1"})
 
 
+@pytest.mark.slow
 def test_a_model_is_judged_by_its_scene_embeddings(class_folder: Path, tiny: Passt) -> None:
     probe = Probe(scan(class_folder))
     assert probe.features(tiny, "fp32").shape == (12, 32)

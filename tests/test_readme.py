@@ -89,6 +89,7 @@ def write_m4a(path: Path) -> None:
         container.mux(stream.encode(None))
 
 
+@pytest.mark.slow
 def test_the_commands_work_in_their_order(place: Path) -> None:
     assert len(COMMANDS) >= 10
     assert len(CELLS) >= 12

@@ -186,6 +186,7 @@ def test_scores_of_three_channels_are_cited_for_three_channels() -> None:
         assert (config(name).channel, config(f"{name}-ensemble").channel) == ("mean", "each")
 
 
+@pytest.mark.slow
 def test_folds_and_test_splits_choose_no_epoch() -> None:
     assert config("esc50").folds == ("1", "2", "3", "4", "5")
     assert config("esc50").result == "average"

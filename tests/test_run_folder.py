@@ -141,6 +141,7 @@ def test_a_refused_config_leaves_the_folder_free(tmp_path: Path) -> None:
     enter(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
     code = (
         "import os, sys, pathlib; from patchout.training.run_folder import open_run\n"

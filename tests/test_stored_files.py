@@ -63,6 +63,7 @@ def test_a_stopped_run_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     assert patchout.load("run", "cpu").config.labels == ("bell", "dog", "rain")
 
 
+@pytest.mark.slow
 def test_a_stopped_pre_training_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     before = lines("pretraining/metrics.jsonl")
     words = [

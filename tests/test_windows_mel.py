@@ -31,6 +31,7 @@ def frames_computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 1e-4, 0.0])
 @pytest.mark.parametrize("field_ms", [160, 640, 800])
 @pytest.mark.parametrize("hop_length", [320, 160, 100])
@@ -40,6 +41,7 @@ def test_shared_equals_unshared(hop_length: int, field_ms: int, scale: float) ->
     hold_shared(wave, config, size=size, hop=1600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "size", "hop"),
     [
