@@ -14,6 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -26,9 +27,9 @@ import torch
 from patchout.audio.mel import MelConfig
 from patchout.data.items import Item, read_items
 from patchout.inference.bulk import run as bulk
-from patchout.inference.bulk.ahead import decode
+from patchout.inference.bulk.ahead import decode, open_stream
 from patchout.inference.bulk.folder import EmbedJob
-from patchout.inference.bulk.run import load_embedder, run
+from patchout.inference.bulk.run import run
 from patchout.inference.embedding import MID
 from patchout.models.device import pick_precision
 
@@ -61,13 +62,14 @@ def job_seconds(items: Sequence[Item], job: EmbedJob, out: Path) -> float:
 
 def decoded(items: Sequence[Item]) -> list[np.ndarray]:
     """Every clip at the model's rate."""
-    sounds = (decode(item, MelConfig().sample_rate) for item in items)
+    opener = partial(open_stream, rate=MelConfig().sample_rate, channel="mean")
+    sounds = (decode(item, opener) for item in items)
     return [sound.wave for sound in sounds if sound.wave is not None]
 
 
 def model_seconds(waves: Sequence[np.ndarray], job: EmbedJob) -> float:
     """The model on sounds that are decoded already, those of equal length at a time."""
-    embedder = load_embedder(job, "cpu")
+    embedder = job.embedder("cpu")
     at_a_time = max(1, min(job.sized(len(waves)).shard_rows, bulk.CHUNK_BYTES // (4 * len(waves[0]))))
     start = time.perf_counter()
     for first in range(0, len(waves), at_a_time):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,19 @@ import torch
 from conftest import RATE, noise, tiny_config, tone, write_wav
 
 from patchout import embed
-from patchout.audio.stream import Channel
 from patchout.checkpoint.own import save
 from patchout.data.items import Item
 from patchout.errors import InputError
 from patchout.inference.bulk import ahead
 from patchout.inference.bulk import run as bulk
-from patchout.inference.bulk.ahead import Sound, decode, decode_ahead
+from patchout.inference.bulk.ahead import Opener, Sound, decode, decode_ahead, open_stream
 from patchout.inference.bulk.folder import EmbedJob
 from patchout.inference.bulk.run import Summary, Todo, embed_shards, open_threads, run
 from patchout.inference.embedding import EmbedConfig, Embedder
 from patchout.models.passt import Passt
 
 CONFIG = EmbedConfig(scene_window_ms=1000.0, scene_hop_ms=500.0)
+OPENER = partial(open_stream, rate=RATE, channel="mean")
 
 
 @pytest.fixture
@@ -459,13 +460,13 @@ def test_decoding_keeps_order_and_runs_only_so_far_ahead(
     started: list[str] = []
     real = ahead.decode
 
-    def noting(item: Item, rate: int, is_over: threading.Event | None, *, channel: Channel) -> Sound:
+    def noting(item: Item, opener: Opener, is_over: threading.Event | None) -> Sound:
         started.append(item.file)
-        return real(item, rate, is_over)
+        return real(item, opener, is_over)
 
     monkeypatch.setattr(ahead, "decode", noting)
     with ThreadPoolExecutor(4) as pool:
-        sounds = decode_ahead([Item(str(file)) for file in files], RATE, pool, 8)
+        sounds = decode_ahead([Item(str(file)) for file in files], OPENER, pool, 8)
         taken = [next(sounds).item.file for _ in range(3)]
         time.sleep(0.3)  # time enough to decode all
         assert len(started) <= 3 + 8
@@ -476,14 +477,14 @@ def test_decoding_keeps_order_and_runs_only_so_far_ahead(
 def test_a_reader_that_leaves_stops_the_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Item] = []
 
-    def slow(item: Item, rate: int, is_over: threading.Event | None, *, channel: Channel) -> Sound:
+    def slow(item: Item, opener: Opener, is_over: threading.Event | None) -> Sound:
         started.append(item)
         time.sleep(0.05)
         return Sound(item)
 
     monkeypatch.setattr(ahead, "decode", slow)
     with ThreadPoolExecutor(1) as pool:
-        sounds = decode_ahead([Item("a.wav")] * 100, RATE, pool, 50)
+        sounds = decode_ahead([Item("a.wav")] * 100, OPENER, pool, 50)
         next(sounds)
         sounds.close()
     assert len(started) < 5
@@ -492,9 +493,9 @@ def test_a_reader_that_leaves_stops_the_decoders(tmp_path: Path, monkeypatch: py
 def test_a_decoding_ends_when_all_is_over(tmp_path: Path) -> None:
     over = threading.Event()
     item = Item(str(write_wav(tmp_path / "a.wav", tone(0.1))))
-    assert decode(item, RATE, over).wave is not None
+    assert decode(item, OPENER, over).wave is not None
     over.set()
-    sound = decode(item, RATE, over)
+    sound = decode(item, OPENER, over)
     assert (sound.wave, sound.error) == (None, f"{item.file}: was not read to its end")
 
 
@@ -509,9 +510,9 @@ def test_a_killed_job_loses_a_sixteenth_or_eight_items(
 def test_long_sounds_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "HELD_S", 1.0)
     path = str(write_wav(tmp_path / "long.wav", tone(3.0)))
-    sound = decode(Item(path), RATE)
+    sound = decode(Item(path), OPENER)
     assert (sound.wave, sound.is_long, sound.duration_s) == (None, True, 3.0)
-    assert decode(Item(path, 0.0, 1.0), RATE).num_bytes == 4 * RATE
+    assert decode(Item(path, 0.0, 1.0), OPENER).num_bytes == 4 * RATE
 
 
 def test_job_file_says_what_was_computed(sounds: list[Item], make_job: MakeJob, tmp_path: Path) -> None:

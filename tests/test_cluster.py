@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from patchout.inference.bulk.cluster import (
     plan_actors,
     ray_engine,
 )
+from patchout.inference.bulk.ahead import open_stream
 from patchout.inference.bulk.folder import EmbedJob
 from patchout.inference.bulk.run import Summary, Todo
 from patchout.inference.embedding import EmbedConfig
@@ -177,7 +179,7 @@ def test_gpus_can_be_left_alone_but_not_made_up() -> None:
 def test_a_task_decodes_only_what_a_block_holds(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk_cluster, "BLOCK_BYTES", 4 * 32_000 * 2)
     table = pa.table({"shard": [7], "content": [pickle.dumps(work.items[:5])]})
-    done = decode_shard(table, rate=32_000, folder="")
+    done = decode_shard(table, opener=partial(open_stream, rate=32_000, channel="mean"), folder="")
     sounds, left = pickle.loads(done["content"][0].as_py())
     assert [sound.item for sound in sounds] + left == work.items[:5]
     assert [sound.duration_s for sound in sounds] == [1.0, 2.5]

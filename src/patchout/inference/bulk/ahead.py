@@ -2,9 +2,8 @@
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
-from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -39,22 +38,24 @@ class Sound(NamedTuple):
         return self.wave is None and self.error is None
 
 
+Opener = Callable[[Item], Stream]  # at the rate, and of the channel, of the model that hears it
+
+
 def open_stream(item: Item, rate: int, *, channel: Channel) -> Stream:
     """The sound of an item, in blocks, at a model's rate and of its channel."""
     return Stream(item.file, rate, start_s=item.start_s, end_s=item.end_s, channel=channel)
 
 
-def decode(
-    item: Item, rate: int, is_over: threading.Event | None = None, *, channel: Channel = "mean"
-) -> Sound:
+def decode(item: Item, opener: Opener, is_over: threading.Event | None = None) -> Sound:
     """Decode an item to its end, or until `is_over`, and keep up to HELD_S seconds; errors are results."""
     if item.reason:
         return Sound(item, error=f"{item.file or 'a list'}: {item.reason}")
     blocks: list[np.ndarray] = []
-    num_samples, limit = 0, HELD_S * rate
+    num_samples, limit = 0, 0.0
     state = file_state(item.file)  # what is written while it is read is seen the next time
     try:
-        stream = open_stream(item, rate, channel=channel)
+        stream = opener(item)
+        limit = HELD_S * stream.rate
         for block in stream:
             if is_over and is_over.is_set():
                 return Sound(item, error=f"{item.file}: was not read to its end")
@@ -71,20 +72,18 @@ def decode(
 
 def decode_ahead(
     items: Iterable[Item],
-    rate: int,
+    opener: Opener,
     pool: Executor,
     ahead: int,
     is_over: threading.Event | None = None,
-    *,
-    channel: Channel = "mean",
 ) -> Generator[Sound, None, None]:
     """`decode` all items in order, in the threads of a pool, up to `ahead` items before the reader."""
     queue: deque[Future[Sound]] = deque()
-    reader, task = iter(items), partial(decode, channel=channel)
+    reader = iter(items)
     try:
         while True:
             queue.extend(
-                pool.submit(task, item, rate, is_over) for item in islice(reader, ahead - len(queue))
+                pool.submit(decode, item, opener, is_over) for item in islice(reader, ahead - len(queue))
             )
             if not queue:
                 return

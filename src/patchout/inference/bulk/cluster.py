@@ -7,7 +7,7 @@ import pickle
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -15,14 +15,13 @@ from typing import NamedTuple
 import pyarrow as pa
 import torch
 
-from patchout.audio.stream import Channel
 from patchout.checkpoint.download import file_sha256
 from patchout.checkpoint.zoo import locate
 from patchout.data.items import Item
 from patchout.errors import InputError
-from patchout.inference.bulk.ahead import Sound, decode
+from patchout.inference.bulk.ahead import Opener, Sound, decode
 from patchout.inference.bulk.folder import HALVES, shard_name
-from patchout.inference.bulk.run import Engine, Steps, Todo, embed_shards, load_embedder, open_threads
+from patchout.inference.bulk.run import Engine, Steps, Todo, embed_shards, open_threads
 from patchout.inference.embedding import Embedder
 from patchout.job_folder import Folder
 from patchout.models.tagger import TaggerConfig
@@ -54,7 +53,7 @@ def ray_engine() -> Engine:
 
 
 def _run(todo: Todo) -> Steps:
-    model = load_embedder(todo.job, "cpu").model.config  # refuses a job before Ray starts
+    model = todo.job.embedder("cpu").model.config  # refuses a job before Ray starts
     with _connected():
         for shard, seconds in _results(todo, model):
             yield len(todo.items_of(shard)), seconds
@@ -124,7 +123,7 @@ def _results(todo: Todo, model: TaggerConfig) -> Iterator[tuple[int, float]]:
     cores = [int(machine.get("CPU", 0)) for machine in machines]
     actors = plan_actors(cores, int(sum(machine.get("GPU", 0) for machine in machines)), device=todo.device)
     folder = str(Path.cwd())
-    decoding = {"rate": model.mel.sample_rate, "channel": model.channel, "folder": folder}
+    decoding = {"opener": partial(todo.job.open, config=model), "folder": folder}
     rows = ({"shard": [shard], "content": [pickle.dumps(todo.items_of(shard))]} for shard in todo.shards)
     shards = ray.data.from_arrow([pa.table(row) for row in rows])  # a shard is a block, a task, and a row
     shards.context.enable_progress_bars = False
@@ -154,13 +153,13 @@ def _results(todo: Todo, model: TaggerConfig) -> Iterator[tuple[int, float]]:
         raise OSError(f"Ray gave up ({reason}); {hint}") from error
 
 
-def decode_shard(table: pa.Table, *, rate: int, folder: str, channel: Channel = "mean") -> pa.Table:
+def decode_shard(table: pa.Table, *, opener: Opener, folder: str) -> pa.Table:
     """Row (shard, items) -> (shard, sounds of the first items, up to BLOCK_BYTES, and the other items)."""
     _enter(folder)
     items: Sequence[Item] = pickle.loads(table["content"][0].as_py())
     sounds: list[Sound] = []
     while len(sounds) < len(items) and sum(sound.num_bytes for sound in sounds) < BLOCK_BYTES:
-        sounds.append(decode(items[len(sounds)], rate, channel=channel))
+        sounds.append(decode(items[len(sounds)], opener))
     content = pickle.dumps((sounds, items[len(sounds) :]), protocol=5)
     return pa.table({"shard": table["shard"], "content": pa.array([content], pa.large_binary())})
 
@@ -179,7 +178,8 @@ class Model:
         try:
             sounds, items = pickle.loads(table["content"][0].as_py())
             embedder = self._embedder
-            with open_threads(embedder) as threads, closing(threads.decoded(items, embedder)) as late:
+            opener = partial(self._todo.job.open, config=embedder.model.config)
+            with open_threads(embedder) as threads, closing(threads.decoded(items, opener)) as late:
                 steps = embed_shards(embedder, [(shard, chain(sounds, late))], self._todo, threads)
                 audio_s = sum(seconds for _, seconds in steps)
         except (OSError, ValueError) as error:
@@ -195,7 +195,7 @@ class Model:
         if file_sha256(path) != job.model_sha256:
             other = "is another model than on the machine that asked"
             raise InputError(f"{path}: {other}: copy it to all machines")
-        return load_embedder(job, self._todo.device)
+        return job.embedder(self._todo.device)
 
 
 def _enter(folder: str) -> None:

@@ -17,12 +17,15 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
 import patchout
+from patchout.audio.stream import Stream
 from patchout.checkpoint.download import file_sha256
-from patchout.checkpoint.zoo import locate
+from patchout.checkpoint.zoo import load, locate
 from patchout.data.items import Item, items_hash
-from patchout.inference.embedding import EmbedConfig
+from patchout.inference.bulk.ahead import open_stream
+from patchout.inference.embedding import EmbedConfig, Embedder
 from patchout.job_folder import Folder, claim
 from patchout.models.device import InferencePrecision
+from patchout.models.tagger import TaggerConfig
 
 MIN_ITEMS, MAX_ITEMS = 8, 256  # of a shard
 SHARDS = 16  # of a job, or more
@@ -75,6 +78,14 @@ class EmbedJob:
     def items_of(self, items: Sequence[Item], shard: int) -> Sequence[Item]:
         """The items of a shard, of a job that is sized."""
         return items[shard * self.shard_rows : (shard + 1) * self.shard_rows]
+
+    def embedder(self, device: str = "auto") -> Embedder:
+        """The job's model on a device, with its config."""
+        return Embedder(load(self.model, device), self.config, precision=self.precision)
+
+    def open(self, item: Item, config: TaggerConfig) -> Stream:
+        """The sound of an item, as a model of this config hears it."""
+        return open_stream(item, config.mel.sample_rate, channel=config.channel)
 
     @cached_property
     def model_sha256(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import NamedTuple
@@ -17,10 +18,9 @@ import pyarrow.compute as pc
 import torch
 
 from patchout.audio.stream import AudioError
-from patchout.checkpoint.zoo import load
 from patchout.data.items import Item
 from patchout.inference.bulk import folder
-from patchout.inference.bulk.ahead import Sound, decode_ahead, open_stream
+from patchout.inference.bulk.ahead import Opener, Sound, decode_ahead
 from patchout.inference.bulk.collapse import collapse_warnings
 from patchout.inference.bulk.folder import HALVES, STATES, EmbedJob
 from patchout.inference.bulk.stale import find_stale, merge, update_name
@@ -68,9 +68,10 @@ Engine = Callable[[Todo], Steps]
 
 def run_here(todo: Todo) -> Steps:
     """Embed on this machine alone."""
-    embedder = load_embedder(todo.job, todo.device)
+    embedder = todo.job.embedder(todo.device)
+    opener = partial(todo.job.open, config=embedder.model.config)
     items = (item for shard in todo.shards for item in todo.items_of(shard))
-    with open_threads(embedder) as threads, closing(threads.decoded(items, embedder)) as sounds:
+    with open_threads(embedder) as threads, closing(threads.decoded(items, opener)) as sounds:
         shards = ((shard, islice(sounds, len(todo.items_of(shard)))) for shard in todo.shards)
         yield from embed_shards(embedder, shards, todo, threads)
 
@@ -134,11 +135,6 @@ def summarize(out: str, items: int, shards: int, *, audio_s: float = 0.0) -> Sum
     return Summary(items, rows, num_failed, first_failed, first_warnings, audio_s)
 
 
-def load_embedder(job: EmbedJob, device: str = "auto") -> Embedder:
-    """The embedder of a job, with its model on a device."""
-    return Embedder(load(job.model, device), job.config, precision=job.precision)
-
-
 class Threads(NamedTuple):
     """Threads that compute chunks, `width` at a time, and those that decode: on a CPU the same, one a core.
 
@@ -150,10 +146,9 @@ class Threads(NamedTuple):
     decode: ThreadPoolExecutor
     is_over: threading.Event  # ends decoding
 
-    def decoded(self, items: Iterable[Item], embedder: Embedder) -> Generator[Sound, None, None]:
+    def decoded(self, items: Iterable[Item], opener: Opener) -> Generator[Sound, None, None]:
         """The items' sounds in order, decoded a few ahead of the reader."""
-        rate, channel = embedder.model.config.mel.sample_rate, embedder.model.config.channel
-        return decode_ahead(items, rate, self.decode, AHEAD_ITEMS, self.is_over, channel=channel)
+        return decode_ahead(items, opener, self.decode, AHEAD_ITEMS, self.is_over)
 
 
 @contextmanager
@@ -236,7 +231,7 @@ class _Rows:
 
     def __init__(self, embedder: Embedder, job: EmbedJob) -> None:
         config = embedder.model.config
-        self.embedder = embedder
+        self.embedder, self.job = embedder, job
         self.is_scene = job.kind == "scene"
         self.rate = config.mel.sample_rate
         sizes = embedder.config
@@ -258,7 +253,7 @@ class _Rows:
 
     def of_long(self, sound: Sound) -> Iterator[pa.Table]:
         """The rows of a long sound, decoded again; if it cannot be, a row with an error ends it."""
-        stream = open_stream(sound.item, self.rate, channel=self.embedder.model.config.channel)
+        stream = self.job.open(sound.item, self.embedder.model.config)
         try:
             if self.is_scene:
                 yield self._table([sound], [(self.embedder.scene_of(stream)[None], np.zeros(1, np.float32))])

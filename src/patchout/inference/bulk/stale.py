@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 from patchout.data.items import Item
 from patchout.files import file_state
 from patchout.inference.bulk import folder
-from patchout.inference.bulk.ahead import decode_ahead
+from patchout.inference.bulk.ahead import decode_ahead, open_stream
 from patchout.job_folder import Folder
 
 RATE = 32_000  # Hz at which failed items are tried
@@ -98,7 +99,8 @@ def _changed_reasons(failed: Sequence[tuple[int, int, Item, str]]) -> Iterator[t
     if not failed:
         return
     items = (item for _, _, item, _ in failed)
-    with ThreadPoolExecutor() as pool, closing(decode_ahead(items, RATE, pool, AHEAD_ITEMS)) as sounds:
+    opener = partial(open_stream, rate=RATE, channel="mean")
+    with ThreadPoolExecutor() as pool, closing(decode_ahead(items, opener, pool, AHEAD_ITEMS)) as sounds:
         for (shard, place, _, reason), sound in zip(failed, sounds, strict=True):
             if folder.storable(sound.error) != reason:
                 yield shard, place, sound.error is None
