@@ -31,6 +31,7 @@ from patchout.data.items import Item
 from patchout.errors import InputError
 from patchout.inference.bulk import cluster as bulk_cluster
 from patchout.inference.bulk import run as bulk
+from patchout.inference.bulk.ahead import open_stream
 from patchout.inference.bulk.cluster import (
     Actors,
     Model,
@@ -39,7 +40,6 @@ from patchout.inference.bulk.cluster import (
     plan_actors,
     ray_engine,
 )
-from patchout.inference.bulk.ahead import open_stream
 from patchout.inference.bulk.folder import EmbedJob
 from patchout.inference.bulk.run import Summary, Todo
 from patchout.inference.embedding import EmbedConfig

@@ -20,6 +20,7 @@ COMMANDS = {  # module of patchout.cli -> its description
     "pretrain": "learn from unlabelled sounds",
     "reconstruct": "draw what a pre-trained model makes of hidden patches",
     "evaluate": "score a model on labelled sounds",
+    "judge": "measure generated sounds by a reference (FD, KL, IS)",
     "hear": "judge embeddings as the HEAR benchmark does",
     "models": "list the published models",
     "bench": "measure the papers' models on this machine",
