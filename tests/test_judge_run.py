@@ -122,6 +122,13 @@ def test_each_rule_of_a_protocol_counts(sets: tuple[str, str], model: str, chang
     }
 
 
+def test_a_metric_alone_embeds_its_windows_alone(sets: tuple[str, str], model: str) -> None:
+    rules = replace(PROTOCOLS["fastvideo"], logits_clip=Clip(policy="pieces", window_s=0.5))
+    judgement = judge(*sets, protocol=rules, metrics=["kl"], model=model)
+    assert len(judgement.sets[0].tables) == 1
+    assert all(np.isnan(record.distance) for record in judgement.files())
+
+
 def test_windows_are_averaged_or_rows_of_their_own(tmp_path: Path, model: str) -> None:
     for index in range(3):
         write_wav(tmp_path / "long" / f"{index}.wav", noise(2.5, index))
@@ -325,7 +332,7 @@ def test_two_files_are_a_pair(sets: tuple[str, str], model: str) -> None:
 def test_missing_pairs_are_counted(sets: tuple[str, str], model: str) -> None:
     Path(sets[1], "03.wav").unlink()
     judgement = judge(*sets, model=model)
-    assert any(f"{sets[0]}: 1 clips have no pair" in text for text in judgement.warnings)
+    assert any(f"{sets[0]}: 1 of 12 clips have no pair" in text for text in judgement.warnings)
 
 
 def test_no_pair_by_name(sets: tuple[str, str], model: str) -> None:
@@ -360,12 +367,12 @@ def test_warnings_of_files(sets: tuple[str, str], model: str) -> None:
     for part in (
         "1 of 11 files are not at 32000 Hz",
         "1 of 11 files are silent",
-        "1 of 11 files are longer than 1 s",
+        "1 of 11 files are longer than 1 s and were cut",
         "1 of 11 files are shorter than 1 s and were padded",
-        "1 files cannot be read",
+        "1 of 12 files cannot be read",
         "takes 1 s at a time, not 10",
         "is not passt-s",
-        "11 and 12 clips are too few for 32 features",
+        "11 and 12 clips of 32 features are too few",
     ):
         assert part in told
     assert any("03.wav" in text for text in said)
@@ -435,7 +442,7 @@ def test_the_command_writes_a_report(
         ["av-benchmark", "fd"],
         ["av-benchmark", "kl"],
     ]
-    assert "too few for 32 features" in said
+    assert "of 32 features are too few" in said
     names = {path.name for path in out.iterdir()}
     pictures = {"compare.png", *(f"worst-{number}.png" for number in range(1, 6))}
     assert names == {"embeddings", "judge.json", "files.csv", "report.md", *pictures}

@@ -63,6 +63,8 @@ class Judged:
     def rows(self, protocol: Protocol, metric: str) -> Rows:
         """What a protocol looks at for a metric."""
         key = key_of(protocol, metric)
+        if key not in self.tables and None not in self.tables:
+            raise InputError(f"{self.name}: {metric} was not asked for, so its windows were not embedded")
         return self.tables[key] if key in self.tables else self.tables[None]
 
 
@@ -80,8 +82,8 @@ def read_kept(path: Path, keys: Sequence[Key], protocols: Sequence[Protocol]) ->
     if path.suffix.lower() in PICKLES:
         return _probabilities(path)
     shards = _shards(path)
-    if about := _about(shards):
-        return _ours(path, shards, about, keys)
+    if settings := _about(shards):
+        return _ours(path, shards, settings, keys)
     return _of_av_benchmark(path.parent if path.name in CACHES else path)
 
 
@@ -99,10 +101,10 @@ def _about(shards: Sequence[Path]) -> dict[str, Any] | None:
 # -- ours -------------------------------------------------------------------------------------------------
 
 
-def _ours(path: Path, shards: Sequence[Path], about: dict[str, Any], keys: Sequence[Key]) -> Judged:
+def _ours(path: Path, shards: Sequence[Path], settings: dict[str, Any], keys: Sequence[Key]) -> Judged:
     """The shards of a judgement, or the scenes of `patchout embed`."""
-    if "views" in about:
-        job = job_from(about)
+    if "views" in settings:
+        job = job_from(settings)
         if strange := [key for key in keys if key.view not in job.views]:
             raise InputError(
                 f"{path}: was not made by the rules {strange[0].view}: give the sounds themselves"
@@ -111,21 +113,21 @@ def _ours(path: Path, shards: Sequence[Path], about: dict[str, Any], keys: Seque
         files = reading.files
         return Judged(
             str(path), _stems(files), reading.tables, files, reading.remarks, reading.durations_s,
-            reading.failed, model_sha256=about["model_sha256"],
+            reading.failed, model_sha256=settings["model_sha256"],
         )  # fmt: skip
-    levels = about["scene_levels"]
-    if about["kind"] != "scene" or "low" in levels:
+    levels = settings["scene_levels"]
+    if settings["kind"] != "scene" or "low" in levels:
         raise InputError(
-            f"{path}: holds {about['kind']} embeddings of {levels}: embed scenes of mid and high"
+            f"{path}: holds {settings['kind']} embeddings of {levels}: embed scenes of mid and high"
         )
     table = pa.concat_tables(_tables(shards))
     table = table.filter(table["embedding"].is_valid())
     values, files = embeddings(table), tuple(table["file"].to_pylist())
-    num_classes = len(load(about["model"], "cpu").config.labels) if "high" in levels else 0
+    num_classes = len(load(settings["model"], "cpu").config.labels) if "high" in levels else 0
     if levels[0] == "mid":
         values = np.roll(values, num_classes, axis=1)
     rows = Rows(values, num_classes, np.arange(len(values)))
-    return Judged(str(path), _stems(files), {None: rows}, files, model_sha256=about["model_sha256"])
+    return Judged(str(path), _stems(files), {None: rows}, files, model_sha256=settings["model_sha256"])
 
 
 def _tables(shards: Sequence[Path]) -> Iterator[pa.Table]:
@@ -140,27 +142,27 @@ def _stems(files: Sequence[str]) -> tuple[str, ...]:
 
 def save_reference(path: Path, statistics: Statistics, protocol: Protocol, model_sha256: str) -> None:
     """Write the statistics of a reference with the rules behind them (.npz)."""
-    about = {"rules": protocol.rules(), "model_sha256": model_sha256, "version": patchout.__version__}
+    settings = {"rules": protocol.rules(), "model_sha256": model_sha256, "version": patchout.__version__}
     with write_aside(path) as aside, aside.open("wb") as file:
-        count, text = np.array(statistics.count), np.array(json.dumps(about))
-        np.savez(file, about=text, count=count, mean=statistics.mean, scatter=statistics.scatter)
+        count, text = np.array(statistics.count), np.array(json.dumps(settings))
+        np.savez(file, settings=text, count=count, mean=statistics.mean, scatter=statistics.scatter)
 
 
 def _saved(path: Path, protocols: Sequence[Protocol]) -> Judged:
     try:
         with np.load(path, allow_pickle=False) as content:
-            about = json.loads(str(content["about"]))
+            settings = json.loads(str(content["settings"]))
             statistics = Statistics(int(content["count"]), content["mean"], content["scatter"])
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: no statistics that --save-reference wrote ({error})") from None
     for protocol in protocols:
-        wanted = json.loads(json.dumps(protocol.rules()))
-        if different := [name for name, rule in wanted.items() if about["rules"].get(name) != rule]:
+        rules = json.loads(json.dumps(protocol.rules()))
+        if different := [name for name, rule in rules.items() if settings["rules"].get(name) != rule]:
             raise InputError(
-                f"{path}: was made by the protocol {about['rules'].get('name')}, which differs from "
+                f"{path}: was made by the protocol {settings['rules'].get('name')}, which differs from "
                 f"{protocol.name} in {', '.join(different)}: give the sounds of the reference"
             )
-    return Judged(str(path), (), {}, statistics=statistics, model_sha256=about["model_sha256"])
+    return Judged(str(path), (), {}, statistics=statistics, model_sha256=settings["model_sha256"])
 
 
 # -- other tools' -----------------------------------------------------------------------------------------

@@ -79,15 +79,17 @@ def job_of(model: str, config: TaggerConfig, keys: Iterable[Key]) -> JudgeJob:
     """The job of a model that answers some keys."""
     views = tuple(dict.fromkeys(key.view for key in keys))
     window_ms = 1000 * max(view.clip.window_s for view in views)
-    both: tuple[Level, ...] = ("high", "mid")
-    levels = EmbedConfig(levels=both, scene_levels=both, hop_ms=1000.0, scene_window_ms=window_ms)
+    order: tuple[Level, ...] = ("high", "mid")
+    levels = EmbedConfig(levels=order, scene_levels=order, hop_ms=1000.0, scene_window_ms=window_ms)
     return JudgeJob(model=model, kind="timestamp", config=levels, views=views, num_classes=len(config.labels))
 
 
-def job_from(about: Mapping[str, Any]) -> JudgeJob:
+def job_from(settings: Mapping[str, Any]) -> JudgeJob:
     """The job that wrote shards, from what they say of it."""
-    views = (View(loading=Loading(**view["loading"]), clip=Clip(**view["clip"])) for view in about["views"])
-    return JudgeJob(model=about["model"], views=tuple(views), num_classes=about["num_classes"])
+    views = (
+        View(loading=Loading(**view["loading"]), clip=Clip(**view["clip"])) for view in settings["views"]
+    )
+    return JudgeJob(model=settings["model"], views=tuple(views), num_classes=settings["num_classes"])
 
 
 def longest_s(config: TaggerConfig) -> float:
@@ -166,11 +168,11 @@ def read(tables: Iterable[pa.Table], job: JudgeJob, keys: Sequence[Key]) -> Read
                 rows, owner = _joined(values[chosen], numbers[chosen], key)
                 file.write(rows.tobytes())
                 owners[key].append(owner)
-        found: dict[Key | None, Rows] = {
+        rows_by_key: dict[Key | None, Rows] = {
             key: _rows(files[key], np.concatenate([*owners[key], np.zeros(0, int)]), width, job.num_classes)
             for key in keys
         }
-    return Reading(found, remarks, durations_s, failed, tuple(names))
+    return Reading(rows_by_key, remarks, durations_s, failed, tuple(names))
 
 
 def _joined(

@@ -62,18 +62,19 @@ def frechet(generated: Rows | Statistics, reference: Rows | Statistics, *, diago
     With S = F'F the last trace is the sum of the singular values of F1 F2', so nothing is iterated
     and nothing imaginary can appear. `diagonal` is added to both covariances. Equal sets have the distance 0.
     """
-    one, two = map(_statistics_of, (generated, reference))
-    if len(one.mean) != len(two.mean):
-        raise ValueError(f"features of {len(one.mean)} and {len(two.mean)} values have no distance")
-    first, second = one.root(diagonal), two.root(diagonal)
+    normals = [*map(_statistics_of, (generated, reference))]
+    widths = [len(normal.mean) for normal in normals]
+    if widths[0] != widths[1]:
+        raise ValueError(f"features of {widths[0]} and {widths[1]} values have no distance")
+    first, second = (normal.root(diagonal) for normal in normals)
     traces = np.square(first).sum() + np.square(second).sum()
     shared = np.linalg.svd(first @ second.T, compute_uv=False).sum()
-    distance = float(np.square(one.mean - two.mean).sum() + traces - 2 * shared)
+    distance = float(np.square(normals[0].mean - normals[1].mean).sum() + traces - 2 * shared)
     return distance if distance > ROUNDING * traces else 0.0
 
 
-def _statistics_of(given: Rows | Statistics) -> Statistics:
-    return given if isinstance(given, Statistics) else statistics(given)
+def _statistics_of(features: Rows | Statistics) -> Statistics:
+    return features if isinstance(features, Statistics) else statistics(features)
 
 
 def frechet_interval(generated: Rows, reference: Rows | Statistics, *, diagonal: float = 0.0) -> Estimate:
@@ -83,7 +84,8 @@ def frechet_interval(generated: Rows, reference: Rows | Statistics, *, diagonal:
     """
     rng = np.random.default_rng(0)
     sets = [
-        [given] if isinstance(given, Statistics) else _groups(given, rng) for given in (generated, reference)
+        [features] if isinstance(features, Statistics) else _groups(features, rng)
+        for features in (generated, reference)
     ]
     wholes = [reduce(Statistics.__add__, groups) for groups in sets]
     draws = [

@@ -1,6 +1,7 @@
 """What a protocol says of two sets: its metrics, warnings about them, and a record of every file."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from patchout.judge.caches import Judged
 from patchout.judge.embed import Rows
 from patchout.judge.gaussian import Statistics, frechet_infinite, frechet_interval, statistics
 from patchout.judge.metrics import (
+    BLOCK,
     CHUNKS,
     MAX_KERNEL,
     Direction,
@@ -32,6 +34,10 @@ RATE = 32_000  # Hz, of every PaSST
 Sets = tuple[Judged, Judged]
 Table = Float[np.ndarray, "_ _"]
 Measured = tuple[Estimate, dict[str, float]]
+REVERSE: dict[Direction, Direction] = {
+    "reference-generated": "generated-reference",
+    "generated-reference": "reference-generated",
+}
 
 
 class FileRecord(NamedTuple):
@@ -72,18 +78,21 @@ def features_of(judged: Judged, protocol: Protocol) -> Table:
     return features
 
 
+def _size(features: Table | Statistics) -> tuple[int, int]:
+    """Clips, and values of each."""
+    if isinstance(features, Statistics):
+        return features.count, len(features.mean)
+    return len(features), features.shape[1]
+
+
 def _compared(protocol: Protocol, sets: Sets) -> tuple[Table, Table | Statistics]:
     """The features of both sets, of one size and of enough clips."""
     generated = features_of(sets[0], protocol)
     reference = sets[1].statistics or features_of(sets[1], protocol)
-    widths = (
-        generated.shape[1],
-        len(reference.mean) if isinstance(reference, Statistics) else reference.shape[1],
-    )
+    counts, widths = zip(_size(generated), _size(reference), strict=True)
     if widths[0] != widths[1]:
         names = " and ".join(each.name for each in sets)
         raise InputError(f"{names}: features of {widths[0]} and {widths[1]} values are of different models")
-    counts = len(generated), reference.count if isinstance(reference, Statistics) else len(reference)
     if min(counts) < 2:
         raise InputError(f"{counts[0]} and {counts[1]} clips: a distance of sets needs 2 or more in each")
     return generated, reference
@@ -97,21 +106,32 @@ def _fd_infinite(protocol: Protocol, sets: Sets) -> Measured:
     generated, reference = _compared(protocol, sets)
     if len(generated) < 4:
         raise InputError(f"{sets[0].name}: FD-inf needs 4 clips or more, got {len(generated)}")
-    replace = not protocol.sample_reference
-    return frechet_infinite(generated, reference, diagonal=protocol.diagonal, replace=replace), {}
+    is_kadtk = not protocol.sample_reference
+    return frechet_infinite(generated, reference, diagonal=protocol.diagonal, replace=is_kadtk), {}
+
+
+def _pair_divergences(protocol: Protocol, sets: Sets, pairs: Pairs) -> Float[np.ndarray, "pair"]:
+    """KL of every pair, some thousand at a time."""
+    generated, reference = (logits_of(each, protocol)[0] for each in sets)
+    if generated.shape[1] != reference.shape[1]:
+        raise InputError(f"{generated.shape[1]} and {reference.shape[1]} classes: the models differ")
+    values = [
+        divergences(
+            generated[pairs.generated[first : first + BLOCK]],
+            reference[pairs.reference[first : first + BLOCK]],
+            direction=protocol.direction,
+            inside=protocol.inside,
+        )
+        for first in range(0, len(pairs.generated), BLOCK)
+    ]
+    return np.concatenate(values)
 
 
 def _kl(protocol: Protocol, sets: Sets) -> Measured:
-    (generated, of_generated), (reference, of_reference) = (logits_of(each, protocol) for each in sets)
-    if generated.shape[1] != reference.shape[1]:
-        raise InputError(f"{generated.shape[1]} and {reference.shape[1]} classes: the models differ")
-    pairs = pairs_of(sets, (of_generated, of_reference))
-    rows = generated[pairs.generated], reference[pairs.reference]
-    values = divergences(*rows, direction=protocol.direction, inside=protocol.inside)
-    other: Direction = (
-        "generated-reference" if protocol.direction == "reference-generated" else "reference-generated"
-    )
-    back = float(divergences(*rows, direction=other, inside=protocol.inside).mean())
+    pairs = pairs_of(sets, (logits_of(sets[0], protocol)[1], logits_of(sets[1], protocol)[1]))
+    values = _pair_divergences(protocol, sets, pairs)
+    reverse = replace(protocol, direction=REVERSE[protocol.direction])
+    back = float(_pair_divergences(reverse, sets, pairs).mean())
     more = {"kl_other_direction": back, "kl_both_directions": float(values.mean()) + back}
     return mean_interval(values), more
 
@@ -165,7 +185,7 @@ def pairs_if(protocol: Protocol, sets: Sets) -> Pairs | None:
 def remarks_on(protocol: Protocol, sets: Sets, metrics: Sequence[str]) -> Iterator[str]:
     """What makes the numbers less than they seem, a sentence each."""
     for each in sets:
-        yield from _of_files(each, protocol)
+        yield from _of_files(each, protocol, metrics)
         if None in each.tables:
             yield f"{each.name}: embeddings made elsewhere, by loading rules that are not known here"
         if each.failed:
@@ -182,39 +202,37 @@ def remarks_on(protocol: Protocol, sets: Sets, metrics: Sequence[str]) -> Iterat
                 yield f"{each.name}: {count} of {len(each.ids)} clips have no pair and do not count in KL"
 
 
-def _of_files(judged: Judged, protocol: Protocol) -> Iterator[str]:
+def _of_files(judged: Judged, protocol: Protocol, metrics: Sequence[str]) -> Iterator[str]:
     """How many files of a set were resampled, are silent, cut or padded."""
     total = len(judged.remarks)
     limit_s = min(protocol.clip.window_s, protocol.clip.cut_s or np.inf)
     is_first = protocol.clip.policy == "first"
     lengths_s = np.array([*judged.durations_s.values()])
-    rows = judged.rows(protocol, protocol.metrics[0]) if total else None
+    rows = judged.rows(protocol, metrics[0]) if total and metrics else None
     lost = total - len(np.unique(rows.clips)) if rows else 0
-    counts = {
+    numbers = {
         f"are not at {RATE} Hz and were resampled": sum(r.rate != RATE for r in judged.remarks.values()),
         "are silent": sum(remark.is_silent for remark in judged.remarks.values()),
-        f"are longer than {limit_s:g} s, of which the rest was cut": np.sum(lengths_s > limit_s + 0.01)
-        * is_first,
-        f"are shorter than {limit_s:g} s and were padded": np.sum(lengths_s < limit_s - 0.01) * is_first,
+        f"are longer than {limit_s:g} s and were cut": is_first * np.sum(lengths_s > limit_s + 0.01),
+        f"are shorter than {limit_s:g} s and were padded": is_first * np.sum(lengths_s < limit_s - 0.01),
         "are too short for this protocol and do not count": lost,
         "are damaged or odd": sum(bool(remark.warning) for remark in judged.remarks.values()),
     }
-    for what, count in counts.items():
-        if count:
-            yield f"{judged.name}: {count} of {total} files {what}"
+    for sentence, number in numbers.items():
+        if number:
+            yield f"{judged.name}: {number} of {total} files {sentence}"
 
 
 def _of_size(generated: Table, reference: Table | Statistics) -> Iterator[str]:
-    width = generated.shape[1]
-    counts = len(generated), reference.count if isinstance(reference, Statistics) else len(reference)
+    counts, (width, _) = zip(_size(generated), _size(reference), strict=True)
+    sizes = f"{counts[0]} and {counts[1]} clips of {width} features"
     if min(counts) <= width:
         yield (
-            f"{counts[0]} and {counts[1]} clips are too few for {width} features: the covariances are not of "
-            "full rank and FD is far too high; compare sets of the same sizes, or ask for --metrics fd-inf"
+            f"{sizes} are too few: the covariances are not of full rank and FD is far too high; compare sets "
+            "of the same sizes, or ask for --metrics fd-inf"
         )
     elif min(counts) < 10 * width:
-        few = f"{counts[0]} and {counts[1]} clips of {width} features"
-        yield f"{few}: FD is too high, as of all finite sets; --metrics fd-inf extrapolates"
+        yield f"{sizes}: FD is too high, as of all finite sets; --metrics fd-inf extrapolates"
 
 
 # -- files ------------------------------------------------------------------------------------------------
@@ -230,32 +248,32 @@ def file_records(protocol: Protocol, sets: Sets, labels: Sequence[str]) -> list[
     }
     pairs = pairs_if(protocol, sets)
     if pairs:
-        (one, of_one), (two, of_two) = (logits_of(each, protocol) for each in sets)
-        values = divergences(
-            one[pairs.generated], two[pairs.reference], direction=protocol.direction, inside=protocol.inside
-        )
-        for row, other, value in zip(pairs.generated.tolist(), pairs.reference.tolist(), values, strict=True):
-            clip, record = int(of_one.clips[row]), records[int(of_one.clips[row])]
-            if not record.kl >= value:  # of several windows the worst
-                classes = _differing(one[row], two[other], labels)
-                pair = names[1][of_two.clips[other]]
-                records[clip] = record._replace(pair=pair, kl=float(value), classes=classes)
+        (logits, rows), (reference_logits, reference_rows) = (logits_of(each, protocol) for each in sets)
+        values = _pair_divergences(protocol, sets, pairs)
+        for row, partner, value in zip(
+            pairs.generated.tolist(), pairs.reference.tolist(), values, strict=True
+        ):
+            clip = int(rows.clips[row])
+            if not records[clip].kl >= value:  # of several windows the worst
+                classes = _differing(logits[row], reference_logits[partner], labels)
+                pair = names[1][reference_rows.clips[partner]]
+                records[clip] = records[clip]._replace(pair=pair, kl=float(value), classes=classes)
     try:
-        features, others = _compared(protocol, sets)
+        features, reference = _compared(protocol, sets)
     except InputError:
         return [*records.values()]
-    if not isinstance(others, Statistics) and len(features) * len(others) <= MAX_DISTANCES:
+    if not isinstance(reference, Statistics) and len(features) * len(reference) <= MAX_DISTANCES:
         clips = [each.rows(protocol, "fd").clips.tolist() for each in sets]
-        for clip, place, distance in zip(clips[0], *nearest(features, others), strict=True):
-            near = names[1][clips[1][int(place)]]
-            records[clip] = records[clip]._replace(nearest=near, distance=float(distance))
+        for clip, place, distance in zip(clips[0], *nearest(features, reference), strict=True):
+            closest = names[1][clips[1][int(place)]]
+            records[clip] = records[clip]._replace(nearest=closest, distance=float(distance))
     return [*records.values()]
 
 
 def _differing(
-    one: Float[np.ndarray, "class"], two: Float[np.ndarray, "class"], labels: Sequence[str]
+    logits: Float[np.ndarray, "class"], reference: Float[np.ndarray, "class"], labels: Sequence[str]
 ) -> tuple[tuple[str, float, float], ...]:
     """The classes whose probabilities differ most, after a softmax."""
-    p, q = special.softmax(one.astype(np.float64)), special.softmax(two.astype(np.float64))
+    p, q = (special.softmax(row.astype(np.float64)) for row in (logits, reference))
     order = np.argsort(-np.abs(p - q))[:MAX_CLASSES].tolist()
     return tuple((labels[place], float(p[place]), float(q[place])) for place in order)

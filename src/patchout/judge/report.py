@@ -61,12 +61,12 @@ def numbers(judgements: Sequence[Judgement]) -> str:
         for each in judgements
         for metric, value in each.values.items()
     ]
-    left = [
+    missing = [
         f"\n{each.protocol.name} has no {metric}: {reason}\n"
         for each in judgements
         for metric, reason in each.left_out.items()
     ]
-    return _table(("protocol", "metric", "value", "95 % within"), rows) + "".join(left)
+    return _table(("protocol", "metric", "value", "95 % within"), rows) + "".join(missing)
 
 
 def _badness(record: FileRecord) -> tuple[float, float]:

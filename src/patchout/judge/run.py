@@ -125,22 +125,24 @@ def _sets(
     settings: Settings,
 ) -> Sets:
     """The sets of one list or two arguments, embedded where they are sounds (there is a job then)."""
-    given: list[Sounds | Path]
+    sources: list[Sounds | Path]
     if len(names) == 1:
-        given = [*pairs_in(names[0])]
+        sources = [*pairs_in(names[0])]
     else:
         paths = ((name, Path(name).expanduser()) for name in names)
-        given = [path if is_kept(path) else sounds_of(name, settings.on_note) for name, path in paths]
+        sources = [path if is_kept(path) else sounds_of(name, settings.on_note) for name, path in paths]
     sets: list[Judged] = []
-    for each in given:
+    for each in sources:
         if isinstance(each, Path):
             sets.append(read_kept(each, keys, protocols))
         else:
             assert job, "sounds need one"
             sets.append(embedded(each, job, keys, settings, is_reference=bool(sets)))
     if len({each.model_sha256 for each in sets} - {""}) > 1:
-        both = " and ".join(each.name for each in sets)
-        raise InputError(f"{both}: the embeddings are of different models: give the sounds of one of them")
+        names_of = " and ".join(each.name for each in sets)
+        raise InputError(
+            f"{names_of}: the embeddings are of different models: give the sounds of one of them"
+        )
     return sets[0], sets[1]
 
 

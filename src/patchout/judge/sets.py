@@ -57,8 +57,8 @@ def pairs_in(name: str) -> tuple[Sounds, Sounds]:
     """The sounds in the two columns of a list; the number of the row is their id."""
     path = Path(name).expanduser()
     if path.suffix.lower() not in lists.SUFFIXES or not path.is_file():
-        both = "give a second set to judge it by, or a list with the columns generated and reference"
-        raise InputError(f"{name}: {both}")
+        hint = "give a second set to judge it by, or a list with the columns generated and reference"
+        raise InputError(f"{name}: {hint}")
     table = lists.open_list(path)
     names = {folded(column): column for column in table.header}
     columns = [next((names[word] for word in words if word in names), "") for words in (GENERATED, REFERENCE)]
@@ -135,8 +135,8 @@ def pairs_of(sets: tuple[Judged, Judged], rows: tuple[Rows, Rows]) -> Pairs:
     if not shared:
         firsts = " and ".join(names[0] if names else "none" for names in ids)
         raise InputError(
-            f"no clip of {sets[0].name} has the name of one of {sets[1].name} ({firsts} are the first): "
-            "pairs share a name without its ending, or stand in a list with the columns generated and reference"
+            f"no clip of {sets[0].name} has the name of one of {sets[1].name} (the first: {firsts}): "
+            "pairs share a name but for its ending, or stand in one list (columns generated, reference)"
         )
     names_of = [{name for name, _ in each} for each in (one, two)]
     places = [np.array([each[name] for name in shared]) for each in (one, two)]
