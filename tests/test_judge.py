@@ -1,6 +1,8 @@
 """The numbers of `patchout judge`: golden cases of the public tools, their windows, their resamplers."""
 
 import math
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +127,17 @@ def test_statistics_in_blocks_are_those_of_all_rows(monkeypatch: pytest.MonkeyPa
     wide = rows.astype(np.float64)
     np.testing.assert_allclose(streamed.mean, wide.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(streamed.covariance, np.cov(wide, rowvar=False), rtol=1e-9)
+
+
+def test_statistics_take_no_more_memory_for_more_clips(tmp_path: Path) -> None:
+    peaks = []
+    for count in (10_000, 40_000):
+        rows = np.memmap(tmp_path / "rows", np.float32, "w+", shape=(count, 32))
+        tracemalloc.start()
+        statistics(np.asarray(rows))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_statistics_of_two_parts_add_up(golden: Golden) -> None:

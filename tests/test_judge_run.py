@@ -152,6 +152,7 @@ def test_a_scene_is_that_of_the_embedder(tmp_path: Path, model: str, tiny: Passt
     np.testing.assert_allclose(table.values[0], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sound_of_minutes_is_read_when_its_turn_comes(tmp_path: Path, model: str) -> None:
     for index in range(2):
         write_wav(tmp_path / "in" / f"{index}.wav", noise(61.0, index))
@@ -215,6 +216,15 @@ def test_statistics_of_a_reference_are_enough_for_fd(
         judge(sets[0], str(path), protocol="kadtk", model=model)
 
 
+def test_a_reference_folder_that_is_not_there_is_refused_before_work(
+    sets: tuple[str, str], model: str
+) -> None:
+    heard: list[int] = []
+    with pytest.raises(InputError, match="nowhere: is not there"):
+        judge(sets[0], "nowhere", model=model, settings=Settings(on_start=heard.append))
+    assert heard == []
+
+
 def test_statistics_of_another_model_are_refused(sets: tuple[str, str], model: str, tmp_path: Path) -> None:
     path = tmp_path / "reference.npz"
     rules = PROTOCOLS["av-benchmark"].scaled(1.0)
@@ -244,12 +254,13 @@ def test_caches_of_av_benchmark(tmp_path: Path) -> None:
     assert len(judgement.labels) == 527
 
 
-@pytest.mark.parametrize("kind", ["tensor", "numpy"])
+@pytest.mark.parametrize("kind", ["tensor", "numpy", "numpy 1"])
 def test_pickles_of_stable_audio_metrics(tmp_path: Path, kind: str) -> None:
     probabilities = [{k: v.softmax(0) for k, v in vectors(seed, 527).items()} for seed in (0, 1)]
     for side, table in enumerate(probabilities):
         content = table if kind == "tensor" else {k: v.numpy() for k, v in table.items()}
-        (tmp_path / f"{side}.pkl").write_bytes(pickle.dumps(content))
+        old_address = (b"numpy._core", b"numpy.core" if kind == "numpy 1" else b"numpy._core")
+        (tmp_path / f"{side}.pkl").write_bytes(pickle.dumps(content, protocol=2).replace(*old_address))
     judgement = judge(str(tmp_path / "0.pkl"), str(tmp_path / "1.pkl"), protocol="stable-audio")
     pairs = zip(*(table.values() for table in probabilities), strict=True)
     expected = np.mean([float((p * (p.log() - (q + 1e-6).log())).sum()) for p, q in pairs])
@@ -378,6 +389,7 @@ def test_warnings_of_files(sets: tuple[str, str], model: str) -> None:
     assert any("03.wav" in text for text in said)
 
 
+@pytest.mark.slow
 def test_all_silent_is_a_number_and_a_warning(sets: tuple[str, str], model: str) -> None:
     silence_of(sets[0])
     for judgement in compare(*sets, model=model):
@@ -405,6 +417,14 @@ def test_a_model_without_logits_has_no_kl(sets: tuple[str, str], tmp_path: Path)
     judgement = judge(*sets, model=str(tmp_path / "encoder.safetensors"))
     assert [*judgement.values] == ["fd"]
     assert "a model without logits" in judgement.left_out["kl"]
+
+
+def test_another_file_than_the_published_one_is_told(
+    sets: tuple[str, str], model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patchout.judge.run.PUBLISHED", model)
+    judgement = judge(*sets, model=model)
+    assert any("SHA-256" in text and judgement.model_sha256 in text for text in judgement.warnings)
 
 
 def test_an_unknown_metric_names_the_known_ones(sets: tuple[str, str]) -> None:

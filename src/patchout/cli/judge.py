@@ -134,8 +134,10 @@ def _print(judgements: "Sequence[Judgement]", format: Literal["table", "json", "
             )
     else:
         for each, metric, value in rows:
-            interval = f"95 % within {value.low:.5g} and {value.high:.5g}"
-            output.line(f"{each.protocol.name:<13} {metric:<7} {value.value:<10.6g} {interval}", sys.stdout)
+            interval = f"95 % within {value.low:.5g} and {value.high:.5g}" if value.low <= value.high else ""
+            output.line(
+                f"{each.protocol.name:<13} {metric:<7} {value.value:<10.6g} {interval}".rstrip(), sys.stdout
+            )
     told = [text for each in judgements for text in each.warnings]
     told += [
         f"{each.protocol.name} has no {m}: {why}" for each in judgements for m, why in each.left_out.items()

@@ -28,20 +28,17 @@ from patchout.judge.protocols import Protocol
 AV_LOGITS, AV_FEATURES = "passt_logits.pth", "passt_features_embed.pth"
 CACHES = (AV_LOGITS, AV_FEATURES)
 PICKLES = (".pkl", ".pickle")
-_BUILDERS: tuple[
-    Any, ...
-] = (  # of arrays and numbers of numpy, which its versions keep at different addresses
+_BUILDERS: tuple[Any, ...] = (  # what pickled arrays, numbers of numpy and tensors are made by
     *(np.zeros(1).__reduce__()[0], np.float32().__reduce__()[0], np.zeros(1).__reduce_ex__(5)[0]),
     *(np.ndarray, np.dtype, torch._utils._rebuild_tensor_v2),
 )
-HARMLESS = {  # what a pickle of arrays and tensors names
+_HARMLESS = {  # names in a pickle -> what they stand for
     ("collections", "OrderedDict"): dict,
     ("torch.storage", "_load_from_bytes"): lambda data: torch.load(io.BytesIO(data), weights_only=True),
     ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
     **{
-        (module, builder.__name__): builder
+        (builder.__module__.replace("numpy._core", "numpy.core"), builder.__name__): builder
         for builder in _BUILDERS
-        for module in (builder.__module__, builder.__module__.replace("numpy._core", "numpy.core"))
     },
 }
 
@@ -181,9 +178,10 @@ class _Unpickler(pickle.Unpickler):
     """Builds dictionaries, arrays and tensors, and refuses the name of anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in HARMLESS:
+        address = (module.replace("numpy._core", "numpy.core"), name)  # numpy 2 has moved them
+        if address not in _HARMLESS:
             raise pickle.UnpicklingError(f"a {module}.{name} stands in it")
-        return HARMLESS[module, name]
+        return _HARMLESS[address]
 
 
 def _probabilities(path: Path) -> Judged:
