@@ -138,9 +138,9 @@ def _print(judgements: "Sequence[Judgement]", format: Literal["table", "json", "
             output.line(
                 f"{each.protocol.name:<13} {metric:<7} {value.value:<10.6g} {interval}".rstrip(), sys.stdout
             )
-    told = [text for each in judgements for text in each.warnings]
-    told += [
+    notes = [text for each in judgements for text in each.warnings]
+    notes += [
         f"{each.protocol.name} has no {m}: {why}" for each in judgements for m, why in each.left_out.items()
     ]
-    for text in dict.fromkeys(told):
+    for text in dict.fromkeys(notes):
         say(text)
