@@ -3,8 +3,8 @@
     PATCHOUT_DATA=... python benchmarks/judge.py [--clips 80] [--random-clips 16] [--out DIR]
 
 Fold 1 of ESC-10 is the reference, the pair of each clip. It is judged against itself, against itself through
-an MP3 of 64 kbit/s, a telephone (300 to 3400 Hz, 8 kHz) and white noise at three levels, and against fold 2 (no
-pairs). With the built-in model, and with a PaSST-S of random weights, which says whether a metric needs
+an MP3 of 64 kbit/s, a telephone (300 to 3400 Hz, 8 kHz) and white noise at three levels, and against fold 2
+(no pairs). With the built-in model, and with a PaSST-S of random weights, which says whether a metric needs
 training at all.
 """
 

@@ -107,8 +107,8 @@ class Remark(NamedTuple):
     warning: str
 
     def __str__(self) -> str:
-        rest = f"; {self.warning}" if self.warning else ""
-        return f"{self.rate} Hz, {self.digest}, {'silent' if self.is_silent else 'sound'}{rest}"
+        warning = f"; {self.warning}" if self.warning else ""
+        return f"{self.rate} Hz, {self.digest}, {'silent' if self.is_silent else 'sound'}{warning}"
 
     @classmethod
     def read(cls, text: str) -> "Remark":

@@ -3,7 +3,7 @@
 Everything is float64, and reads its arrays in blocks: they may be mapped from a disk.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 from typing import Literal, NamedTuple
 
@@ -135,38 +135,38 @@ def kernel(generated: Rows, reference: Rows) -> Estimate:
     }
     sizes_of = [np.array([len(group) for group in parts]) for parts in groups]
 
-    def distance(one: Float[np.ndarray, "_"], two: Float[np.ndarray, "_"]) -> float:
-        within = 0.0
-        for weights, side in ((one, 0), (two, 1)):
-            copies = np.square(weights) @ sizes_of[side]  # pairs of a clip and itself
-            within += float(weights @ sums[side, side] @ weights) / ((weights @ sizes_of[side]) ** 2 - copies)
-        between = float(one @ sums[0, 1] @ two) / ((one @ sizes_of[0]) * (two @ sizes_of[1]))
-        return float(100 * (within - 2 * between))
+    def distance(weights: Sequence[Float[np.ndarray, "_"]]) -> float:
+        totals = [weight @ count for weight, count in zip(weights, sizes_of, strict=True)]
+        value = -2 * weights[0] @ sums[0, 1] @ weights[1] / (totals[0] * totals[1])
+        for side, weight in enumerate(weights):
+            copies = np.square(weight) @ sizes_of[side]  # pairs of a clip and itself
+            value += weight @ sums[side, side] @ weight / (totals[side] ** 2 - copies)
+        return float(100 * value)
 
     counts = [len(parts) for parts in groups]
     draws = []
     for _ in range(DRAWS):
         drawn = [rng.multinomial(count, np.full(count, 1 / count)).astype(float) for count in counts]
         if all(np.square(w) @ n < (w @ n) ** 2 for w, n in zip(drawn, sizes_of, strict=True)):
-            draws.append(distance(*drawn))
-    value = distance(*(np.ones(count) for count in counts))
+            draws.append(distance(drawn))
+    value = distance([np.ones(count) for count in counts])
     return around(value, np.array(draws)) if draws else Estimate(value)
 
 
-def _squares(one: Rows, two: Rows) -> Float[np.ndarray, "row other"]:
+def _squares(x: Rows, y: Rows) -> Float[np.ndarray, "row other"]:
     """Squared distances of every pair."""
-    sums = np.square(one).sum(axis=1)[:, None] + np.square(two).sum(axis=1)
-    return np.maximum(sums - 2 * one @ two.T, 0.0)
+    sums = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1)
+    return np.maximum(sums - 2 * x @ y.T, 0.0)
 
 
 def _group_sums(
-    one: Rows, two: Rows, gamma: float, groups: tuple[list[np.ndarray], list[np.ndarray]]
+    x: Rows, y: Rows, gamma: float, groups: tuple[list[np.ndarray], list[np.ndarray]]
 ) -> Float[np.ndarray, "group other"]:
     """Sums of the kernel over all pairs of a group and another, without those of a clip and itself."""
     sums = np.zeros((len(groups[0]), len(groups[1])))
-    for (a, rows), (b, others) in product(enumerate(groups[0]), enumerate(groups[1])):
-        sums[a, b] = np.exp(-gamma * _squares(one[rows], two[others])).sum()
-        sums[a, b] -= len(rows) if one is two and a == b else 0
+    for (a, rows), (b, columns) in product(enumerate(groups[0]), enumerate(groups[1])):
+        sums[a, b] = np.exp(-gamma * _squares(x[rows], y[columns])).sum()
+        sums[a, b] -= len(rows) if x is y and a == b else 0
     return sums
 
 
@@ -175,8 +175,8 @@ def nearest(generated: Rows, reference: Rows) -> tuple[np.ndarray, np.ndarray]:
     places, distances = [], []
     for block in blocks(generated):
         best, place = np.full(len(block), np.inf), np.zeros(len(block), int)
-        for number, others in enumerate(blocks(reference)):
-            squares = _squares(block, others)
+        for number, candidates in enumerate(blocks(reference)):
+            squares = _squares(block, candidates)
             closest = squares.argmin(axis=1)
             values = squares[np.arange(len(block)), closest]
             place = np.where(values < best, closest + number * BLOCK, place)

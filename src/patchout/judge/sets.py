@@ -130,24 +130,24 @@ def pairs_of(sets: tuple[Judged, Judged], rows: tuple[Rows, Rows]) -> Pairs:
                 f"{each.name}: {len(twice)} names stand twice ({twice[0]} is one), so pairs are not clear: "
                 "give one list with the columns generated and reference"
             )
-    one, two = (_by_name(names, each.clips) for names, each in zip(ids, rows, strict=True))
-    shared = [name for name in one if name in two]
+    generated, reference = (_by_name(names, each.clips) for names, each in zip(ids, rows, strict=True))
+    shared = [name for name in generated if name in reference]
     if not shared:
         firsts = " and ".join(names[0] if names else "none" for names in ids)
         raise InputError(
             f"no clip of {sets[0].name} has the name of one of {sets[1].name} (the first: {firsts}): "
             "pairs share a name but for its ending, or stand in one list (columns generated, reference)"
         )
-    names_of = [{name for name, _ in each} for each in (one, two)]
-    places = [np.array([each[name] for name in shared]) for each in (one, two)]
+    names_of = [{name for name, _ in each} for each in (generated, reference)]
+    places = [np.array([each[name] for name in shared]) for each in (generated, reference)]
     return Pairs(places[0], places[1], len(names_of[0] - names_of[1]), len(names_of[1] - names_of[0]))
 
 
 def _by_name(names: Sequence[str], clips: np.ndarray) -> dict[tuple[str, int], int]:
     """Row by the clip's name and the number of the window in it."""
-    seen: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     rows = {}
     for row, clip in enumerate(clips.tolist()):
-        rows[names[clip], seen[clip]] = row
-        seen[clip] += 1
+        rows[names[clip], counts[clip]] = row
+        counts[clip] += 1
     return rows
