@@ -221,7 +221,12 @@ def test_a_reference_folder_that_is_not_there_is_refused_before_work(
 ) -> None:
     heard: list[int] = []
     with pytest.raises(InputError, match="nowhere: is not there"):
-        judge(sets[0], "nowhere", model=model, settings=Settings(on_start=heard.append))
+        judge(
+            sets[0],
+            "nowhere",
+            model=model,
+            settings=Settings(on_progress=lambda clips, _: heard.append(clips)),
+        )
     assert heard == []
 
 

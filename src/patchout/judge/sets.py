@@ -31,7 +31,6 @@ class Settings(NamedTuple):
     engine: Engine = run_here
     embeddings: Path | None = None  # where those of the generated clips stay; None: they do not
     on_note: Callable[[str], None] = lambda note: None
-    on_start: Callable[[int], None] = lambda clips: None
     on_progress: Callable[[int, float], None] = lambda clips, seconds: None
 
 
@@ -90,7 +89,6 @@ def embedded(
     stays = cache_folder() / "judge" / digest if is_reference else settings.embeddings
     with tempfile.TemporaryDirectory() as temporary:
         out = str(stays or temporary)
-        settings.on_start(len(items))
         summary = run(
             items, job, out, device=settings.device, on_progress=settings.on_progress, engine=settings.engine
         )
