@@ -2,9 +2,9 @@
 upward.
 
 `patchout train folder --data my_sounds --init passt-s --out runs/mine` where the network and a GPU are at
-hand; `--init esc10-tiny` works offline and on two CPU cores in minutes (what it reaches: `docs/results/training.md`).
-`--init ""` starts from random weights (say `--size tiny`). my_sounds is a folder a class, a CSV or JSONL
-list, or a prepared set.
+hand; `--init esc10-tiny` works offline and on two CPU cores in minutes (what it reaches:
+`docs/results/training.md`). `--init ""` starts from random weights (say `--size tiny`). my_sounds is a folder
+a class, a CSV or JSONL list, or a prepared set.
 
 -cnn: a plain CNN of half a million weights, from random ones, to judge a transformer by.
 
