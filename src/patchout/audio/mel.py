@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 PRE_EMPHASIS = 0.97
 LOG_OFFSET = 1e-5  # added, not clamped: silence reads ln(1e-5)
 LOG_MEAN, LOG_SCALE = -4.5, 5.0  # fixed constants of the published models, not statistics of a data set
+DB_FLOOR, DB_RANGE = 1e-10, 120.0  # lowest power in decibels, and dB below the loudest value of a clip
+
+Scale = Literal["ln", "db"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class MelConfig:
     trained with this one. `mean` and `std`, one value a band or one for all, standardise the log-mel
     (MaskSpec). `low_pass_hz` zeroes all above it and `half_precision` rounds the waveform to float16, as the
     public MaskSpec weights need: they were trained on half-precision sounds behind an 11 kHz low-pass.
+    `scale` "ln" is the published (ln + 4.5) / 5 of the power; "db" is 10 log10, at most 120 dB below a clip's
+    loudest value. `periodic` leaves out the window's last sample, as in spectral analysis.
     """
 
     sample_rate: int = 32_000
@@ -35,6 +41,9 @@ class MelConfig:
     std: tuple[float, ...] | None = None
     low_pass_hz: float | None = None
     half_precision: bool = False
+    pre_emphasis: float = PRE_EMPHASIS
+    periodic: bool = False
+    scale: Scale = "ln"
 
     def __post_init__(self) -> None:
         """Refuse a front end that cannot be computed."""
@@ -42,6 +51,10 @@ class MelConfig:
             raise ValueError(f"every size of a mel front end must be at least 1, got {self}")
         if self.win_length > self.n_fft:
             raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}: shorten it")
+        if not 0 <= self.pre_emphasis < 1:
+            raise ValueError(f"pre_emphasis must be 0 (none) or more and below 1, got {self.pre_emphasis:g}")
+        if self.scale not in get_args(Scale):
+            raise ValueError(f"no scale {self.scale!r} of a log-mel: give {' or '.join(get_args(Scale))}")
         check_band(self.f_min, self.f_max, self.sample_rate)
         if self.low_pass_hz is not None and self.low_pass_hz - self.f_min <= self.sample_rate / self.n_fft:
             low_pass = f"low_pass_hz {self.low_pass_hz:g}"
@@ -117,8 +130,9 @@ def mel_bank(
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)  # they outlive the call that made them, and autograd refuses inference tensors
 def _constants(config: MelConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Symmetric Hann window; filter bank to its last bin that is not zero; mean and deviation as columns."""
-    window, bank = torch.hann_window(config.win_length, periodic=False, device=device), mel_bank(config)
+    """Hann window; filter bank to its last bin that is not zero; mean and deviation as columns."""
+    window = torch.hann_window(config.win_length, periodic=config.periodic, device=device)
+    bank = mel_bank(config)
     bank = bank[:, : int(bank.any(dim=0).nonzero().max()) + 1].contiguous().to(device)
     mean, std = (torch.tensor(values or (), device=device)[:, None] for values in (config.mean, config.std))
     return window, bank, mean, std
@@ -147,8 +161,16 @@ def log_mel(
             bank = mel_bank(config, band, device=wave.device)
         power = _power(wave.float(), config, window)  # (batch, n_fft // 2 + 1, frames)
         mel = bank @ power[:, : bank.shape[1]]
-        mel = (mel + LOG_OFFSET).log_().sub_(LOG_MEAN).div_(LOG_SCALE)
+        mel = logarithm(mel, config)
         return mel if config.mean is None else mel.sub_(mean).div_(std)
+
+
+def logarithm(mel: Float[Tensor, "batch mel frame"], config: MelConfig) -> Float[Tensor, "batch mel frame"]:
+    """Power in mel bands on the config's logarithmic scale."""
+    if config.scale == "ln":
+        return (mel + LOG_OFFSET).log_().sub_(LOG_MEAN).div_(LOG_SCALE)
+    decibels = 10.0 * mel.clamp(min=DB_FLOOR).log10()
+    return decibels.maximum(decibels.amax(dim=(1, 2), keepdim=True) - DB_RANGE)
 
 
 def _power(
@@ -158,7 +180,7 @@ def _power(
     if config.half_precision:
         wave = wave.half().float()
     # two roundings, as published: a fused one moves quiet bands by 6e-5
-    emphasised = wave[:, 1:] - PRE_EMPHASIS * wave[:, :-1]
+    emphasised = wave[:, 1:] - config.pre_emphasis * wave[:, :-1]
     if config.half_precision:
         emphasised = emphasised.half().float()
     sizes = config.n_fft, config.hop_length, config.win_length

@@ -18,7 +18,8 @@ def window_mels(
     """Log-mels of windows of `size` samples every `hop` samples, those of the first sound first."""
     windows = wave.unfold(1, size, hop)  # (B, T, size), a view
     head, tail, start, cut = _ends(config, size)
-    if hop % config.hop_length or cut <= hop or size - cut < config.min_samples:
+    is_shared = hop % config.hop_length == 0 and config.scale == "ln"  # decibels depend on a window's loudest
+    if not is_shared or cut <= hop or size - cut < config.min_samples:
         return log_mel(windows.flatten(0, 1), config)
     ends = torch.cat((windows[..., :start], windows[..., start + cut :]), dim=-1)
     end_mels = log_mel(ends.flatten(0, 1), config)

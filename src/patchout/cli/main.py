@@ -22,6 +22,7 @@ COMMANDS = {  # module of patchout.cli -> its description
     "evaluate": "score a model on labelled sounds",
     "judge": "measure generated sounds by a reference (FD, KL, IS)",
     "hear": "judge embeddings as the HEAR benchmark does",
+    "export": "write a model as ONNX, for programs without Python",
     "models": "list the published models",
     "bench": "measure the papers' models on this machine",
 }

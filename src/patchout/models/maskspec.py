@@ -89,7 +89,7 @@ class GridEmbed(nn.Module):
     ) -> Float[Tensor, "batch tokens width"]:
         """Project the patches, add the positions of their cells, prepend the class token."""
         patches = F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias) + self.position[1 + cell]
-        class_token = (self.class_token + self.position[0]).expand(len(pixels), 1, -1)
+        class_token = (self.class_token + self.position[0]).expand(pixels.shape[0], 1, -1)
         return torch.cat([class_token, patches], dim=1)
 
 

@@ -111,7 +111,7 @@ class Passt(Tagger):
         config, columns = self.config, self.config.check(mel, first_column=time_offset)
         grid = draw(config.rows, columns, patchout, batch=len(mel), rng=rng) if patchout is not None else None
         patches = self.embed(mel, grid, time_offset=time_offset)
-        prefix = (self.tokens + self.token_position).expand(len(mel), -1, -1)
+        prefix = (self.tokens + self.token_position).expand(mel.shape[0], -1, -1)
         tokens = self.encoder(torch.cat([prefix, patches], dim=1))  # (B, 2 + N, D)
         with torch.autocast(mel.device.type, enabled=False):
             embedding = tokens[:, : len(self.tokens)].float().mean(dim=1)

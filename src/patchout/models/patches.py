@@ -52,8 +52,9 @@ Grid = tuple[Int[Tensor, "#batch token"], Int[Tensor, "#batch token"]]  # row an
 
 def whole_grid(rows: int, columns: int, device: torch.device) -> Grid:
     """Row and column of every patch, (1, rows * columns) each; frequency-major: row * columns + column."""
-    index = torch.arange(rows * columns, device=device)[None]
-    return index // columns, index % columns
+    row = torch.arange(rows, device=device)[:, None].expand(rows, columns)
+    column = torch.arange(columns, device=device).expand(rows, columns)
+    return row.reshape(1, -1), column.reshape(1, -1)
 
 
 def patchout(rows: int, columns: int, drop: Patchout, *, batch: int, rng: Generator | None) -> Grid:

@@ -1,0 +1,77 @@
+"""Tag a sound with a file of `patchout export`, without torch and patchout: python examples/onnx_tag.py model.onnx dog.wav
+
+Needs numpy, soundfile, soxr and onnxruntime. A sound of any length is read in bounded memory and cut into windows that
+overlap by half; the scores are their mean, the same that `patchout tag` gives.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import soundfile
+import soxr
+
+Wave = npt.NDArray[np.float32]
+BLOCK = 16384  # samples read at a time
+
+
+def resampled(file: Path, rate: int, channel: str) -> Iterator[Wave]:
+    """The sound in pieces at a rate, one channel of it or the mean of all."""
+    with soundfile.SoundFile(file) as sound:
+        resampler = soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32", quality="HQ")
+        for block in sound.blocks(BLOCK, dtype="float32", always_2d=True):
+            place = min(("left", "right").index(channel), sound.channels - 1) if channel != "mean" else 0
+            mono = block.mean(axis=1) if channel == "mean" else block[:, place]
+            yield mono if sound.samplerate == rate else resampler.resample_chunk(np.ascontiguousarray(mono))
+        if sound.samplerate != rate:
+            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def windows(pieces: Iterator[Wave], size: int) -> Iterator[Wave]:
+    """Every `size` samples, by half of that; the last one ends with the sound. A shorter sound is one, as it is."""
+    held, is_first = np.zeros(0, np.float32), True
+    for piece in pieces:
+        held = np.concatenate([held, piece])
+        while len(held) >= size + (0 if is_first else size // 2):
+            held = held if is_first else held[size // 2 :]
+            yield held[:size]
+            is_first = False
+    if is_first:
+        yield held
+    elif len(held) > size:
+        yield held[-size:]
+
+
+def scores_of(session: onnxruntime.InferenceSession, file: Path) -> npt.NDArray[np.float64]:
+    """The mean of every class's score over all windows."""
+    about = session.get_modelmeta().custom_metadata_map
+    size = int(about["window_samples"])
+    shortest = max(int(about["min_samples"]), int(about["pad_samples"]))
+    scores = []
+    for wave in windows(resampled(file, int(about["sample_rate"]), about["channel"]), size):
+        padded = np.pad(wave, (0, max(0, min(size, shortest) - len(wave))))
+        scores.append(session.run(["scores"], {"waveform": padded[None]})[0][0].astype(np.float64))
+    return np.mean(scores, axis=0)
+
+
+def main() -> None:
+    """Print the best classes of each sound as CSV: file, label, score."""
+    parser = argparse.ArgumentParser(description="Tag sounds with a file of `patchout export`.")
+    parser.add_argument("model", type=Path, help="the .onnx file")
+    parser.add_argument("sounds", type=Path, nargs="+")
+    parser.add_argument("--top", type=int, default=5, help="labels a sound (default: 5)")
+    options = parser.parse_args()
+    session = onnxruntime.InferenceSession(options.model, providers=["CPUExecutionProvider"])
+    labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+    for sound in options.sounds:
+        scores = scores_of(session, sound)
+        for index in np.argsort(-scores, kind="stable")[: options.top]:
+            print(f"{sound},{labels[index]},{scores[index]:.4f}")
+
+
+if __name__ == "__main__":
+    main()

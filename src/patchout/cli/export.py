@@ -1,0 +1,83 @@
+"""`patchout export`: a model as an ONNX file, for programs without Python."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from patchout.cli import output
+from patchout.cli.command import DONE, check_parent, load_model, say
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Write a model as ONNX: waveform in, scores out, with labels, front end, licence and a test of itself inside."""
+
+    model: Annotated[str, tyro.conf.Positional] = ""
+    """a name from `patchout models`, a .safetensors or public .pt file, a run folder, or a hub id owner/name"""
+    out: Path | None = None
+    """the .onnx file to write"""
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """fp16 is half as large, for GPUs and browsers; int8 is a quarter, and faster on a CPU"""
+    seconds: str = "any"
+    """length of every clip, e.g. 10, or any"""
+    front_end: Literal["waveform", "sherpa"] = "waveform"
+    """sherpa: the log-mels that sherpa-onnx feeds, for a model that was trained with them; labels beside it as .csv"""
+    labels: Path | None = None
+    """class names for models that bring none"""
+    verify: Path | None = None
+    """test an .onnx file that was written before, instead of writing one"""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `patchout export`."""
+    options = tyro.cli(Options, args=args, prog="patchout export")
+    if options.verify is not None:
+        if options.model or options.out:
+            raise ValueError("--verify tests a file by itself: leave MODEL and --out away")
+        return _verify(options.verify)
+    if not options.model or options.out is None:
+        raise ValueError("name a model and --out, e.g. `patchout export esc10-tiny --out model.onnx`")
+    if options.out.suffix != ".onnx":
+        raise ValueError(f"{options.out}: a model is exported as .onnx")
+    seconds = _seconds(options.seconds)
+    check_parent(options.out)
+    from patchout.export.sherpa import write_labels
+    from patchout.export.verify import check_extra
+    from patchout.export.write import export
+
+    check_extra()
+    model = load_model(options.model, "cpu", options.labels)
+    say("exporting, and comparing the file with PyTorch")
+    agreement = export(
+        model, options.out, precision=options.precision, seconds=seconds, front_end=options.front_end
+    )
+    output.line(str(options.out), sys.stdout)
+    if options.front_end == "sherpa":
+        write_labels(options.out.with_suffix(".csv"), model.config.labels)
+        output.line(str(options.out.with_suffix(".csv")), sys.stdout)
+    say(f"{options.out.stat().st_size / 1e6:.1f} MB in {options.precision}; {agreement}")
+    return DONE
+
+
+def _seconds(text: str) -> float | None:
+    """The length that was asked for; None for any."""
+    if text == "any":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--seconds must be a number or any, got {text!r}") from None
+
+
+def _verify(path: Path) -> int:
+    """Run a file's self-test."""
+    from patchout.export.verify import verify
+
+    metadata, agreement = verify(path)
+    what = f"{metadata['model']} in {metadata['precision']}, {metadata['input']} in"
+    output.line(f"{path}: {what}; as it was exported: {agreement}", sys.stdout)
+    return DONE
