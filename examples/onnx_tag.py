@@ -1,7 +1,7 @@
-"""Tag a sound with a file of `patchout export`, without torch and patchout: python examples/onnx_tag.py model.onnx dog.wav
+"""Tagging with an exported model, without torch and patchout: python onnx_tag.py model.onnx dog.wav
 
-Needs numpy, soundfile, soxr and onnxruntime. A sound of any length is read in bounded memory and cut into windows that
-overlap by half; the scores are their mean, the same that `patchout tag` gives.
+Needs numpy, soundfile, soxr and onnxruntime. A sound of any length is read in bounded memory and cut
+into windows that overlap by half; the scores are their mean, the same that `patchout tag` gives.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def resampled(file: Path, rate: int, channel: str) -> Iterator[Wave]:
 
 
 def windows(pieces: Iterator[Wave], size: int) -> Iterator[Wave]:
-    """Every `size` samples, by half of that; the last one ends with the sound. A shorter sound is one, as it is."""
+    """Windows of `size` samples every half of that, the last one at the end; a shorter sound is one."""
     held, is_first = np.zeros(0, np.float32), True
     for piece in pieces:
         held = np.concatenate([held, piece])

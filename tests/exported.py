@@ -1,4 +1,4 @@
-"""Exports within tests: the exporter traces with sizes that are symbols, which the shape checks take for no numbers."""
+"""Exports within tests: the exporter traces with symbols as sizes, which the shape checks refuse."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The page of examples/browser in headless Chromium: a file and the microphone, the same tags as in Python."""
+"""The page of examples/browser in headless Chromium: file and microphone get the tags that Python gives."""
 
 import functools
 import http.server
@@ -45,7 +45,7 @@ class Browser:
         fake = "--use-fake-ui-for-media-stream --use-fake-device-for-media-stream"
         command = [CHROMIUM, *quiet.split(), *fake.split(), "--autoplay-policy=no-user-gesture-required"]
         command += [f"--use-file-for-fake-audio-capture={sound}", f"--user-data-dir={profile}"]
-        pipes = f"exec 3<&{to_browser} 4>&{from_browser}; exec \"$@\" --remote-debugging-pipe"
+        pipes = f'exec 3<&{to_browser} 4>&{from_browser}; exec "$@" --remote-debugging-pipe'
         self._process = subprocess.Popen(
             ["bash", "-c", pipes, "bash", *command],
             pass_fds=(to_browser, from_browser),
@@ -154,7 +154,7 @@ def test_a_file_gets_the_tags_that_python_gives_it(browser: Browser, sound: Path
     browser.wait("tagged")
     tags = patchout.tag(patchout.load("esc10-tiny", "cpu"), sound)
     shown = browser.tags()
-    assert list(shown)[0] == tags.labels[0]
+    assert next(iter(shown)) == tags.labels[0]
     assert shown == pytest.approx(dict(zip(tags.labels, tags.scores, strict=True)), abs=2e-3)
 
 

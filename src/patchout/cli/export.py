@@ -1,5 +1,7 @@
 """`patchout export`: a model as an ONNX file, for programs without Python."""
 
+import contextlib
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +16,10 @@ from patchout.cli.command import DONE, check_parent, load_model, say
 
 @dataclass(kw_only=True)
 class Options:
-    """Write a model as ONNX: waveform in, scores out, with labels, front end, licence and a test of itself inside."""
+    """Write a model as ONNX: waveform in, scores out; labels, front end, licence and a self-test inside."""
 
     model: Annotated[str, tyro.conf.Positional] = ""
-    """a name from `patchout models`, a .safetensors or public .pt file, a run folder, or a hub id owner/name"""
+    """a name from `patchout models`, a .safetensors or public .pt file, a run folder, or a hub id"""
     out: Path | None = None
     """the .onnx file to write"""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
@@ -25,7 +27,7 @@ class Options:
     seconds: str = "any"
     """length of every clip, e.g. 10, or any"""
     front_end: Literal["waveform", "sherpa"] = "waveform"
-    """sherpa: the log-mels that sherpa-onnx feeds, for a model that was trained with them; labels beside it as .csv"""
+    """sherpa: what sherpa-onnx feeds, for a model trained with its log-mels; labels beside it as .csv"""
     labels: Path | None = None
     """class names for models that bring none"""
     verify: Path | None = None
@@ -67,10 +69,10 @@ def _seconds(text: str) -> float | None:
     """The length that was asked for; None for any."""
     if text == "any":
         return None
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"--seconds must be a number or any, got {text!r}") from None
+    with contextlib.suppress(ValueError):
+        if math.isfinite(seconds := float(text)):
+            return seconds
+    raise ValueError(f"--seconds must be a number or any, got {text!r}")
 
 
 def _verify(path: Path) -> int:

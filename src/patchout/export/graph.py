@@ -1,4 +1,4 @@
-"""What an exported file computes: the front end as one convolution and matrix products, then a tagger, then scores.
+"""Graph of an exported file: the front end as one convolution and matrix products, a tagger, its scores.
 
 ONNX has a transform (STFT), but ONNX Runtime's is hundreds of times slower than a convolution with its sines.
 """
@@ -16,7 +16,7 @@ from patchout.models.tagger import Tagger
 
 
 class FrontEnd(nn.Module):
-    """Waveform -> the log-mel of `audio.mel.log_mel`; the short-time transform is a convolution with windowed sines."""
+    """The log-mel of `audio.mel.log_mel`, its short-time transform a convolution with windowed sines."""
 
     basis: Tensor
     bank: Tensor
@@ -38,11 +38,13 @@ class FrontEnd(nn.Module):
         config = self.config
         if config.half_precision:
             waveform = waveform.half().float()
-        emphasised = waveform[:, 1:] - config.pre_emphasis * waveform[:, :-1]  # two roundings, as `log_mel` has
+        emphasised = (
+            waveform[:, 1:] - config.pre_emphasis * waveform[:, :-1]
+        )  # two roundings, as `log_mel` has
         if config.half_precision:
             emphasised = emphasised.half().float()
-        left = config.n_fft // 2 - (config.n_fft - config.win_length) // 2
-        mirrored = F.pad(emphasised[:, None], (left, config.win_length - left), mode="reflect")
+        before = config.n_fft // 2 - (config.n_fft - config.win_length) // 2
+        mirrored = F.pad(emphasised[:, None], (before, config.win_length - before), mode="reflect")
         real, imaginary = F.conv1d(mirrored, self.basis, stride=config.hop_length).chunk(2, dim=1)
         return logarithm(self.bank @ (real * real + imaginary * imaginary), config)
 
@@ -82,8 +84,9 @@ class WaveformScores(nn.Module):
 
 
 class MelScores(WaveformScores):
-    """Log-mel -> scores and logits: what sherpa-onnx feeds, of any length; frames beyond the positions are cut off."""
+    """Log-mel of any length -> scores and logits; frames beyond the table of positions are cut off."""
 
     def forward(self, mel: Float[Tensor, "batch mel frame"]) -> Scores:
         """(batch, n_mels, frames) -> scores and logits, each (batch, classes)."""
-        return self.scores(mel[:, :, : torch.sym_min(mel.shape[2], self.config.max_frames)])
+        frames = torch.sym_min(mel.shape[2], self.config.max_frames)  # type: ignore[no-untyped-call]
+        return self.scores(mel[:, :, :frames])

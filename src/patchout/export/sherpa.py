@@ -29,9 +29,9 @@ def check_sherpa(config: TaggerConfig, seconds: float | None) -> None:
         raise ValueError("--seconds is for waveforms: sherpa-onnx feeds log-mels of any length")
     names = [field.name for field in fields(MelConfig) if field.name not in ("mean", "std")]
     pairs = [(name, getattr(config.mel, name), getattr(MEL, name)) for name in names]
-    if others := [f"{name} {has} instead of {feeds}" for name, has, feeds in pairs if has != feeds]:
+    if differences := [f"{name} {has} instead of {feeds}" for name, has, feeds in pairs if has != feeds]:
         raise InputError(
-            f"the model hears another front end than sherpa-onnx feeds ({', '.join(others)}): "
+            f"the model hears another front end than sherpa-onnx feeds ({', '.join(differences)}): "
             "train one with patchout.export.sherpa.MEL"
         )
 

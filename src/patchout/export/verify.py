@@ -1,4 +1,4 @@
-"""Whether an ONNX file computes what its PyTorch model does: parity on sounds from formulas, and the file's self-test."""
+"""Parity of an ONNX file with its PyTorch model, on sounds from formulas; and the self-test of a file."""
 
 import importlib.util
 import json
@@ -22,7 +22,10 @@ OPSET, IR = 18, 8
 OLDEST_RUNTIME = (1, 14)  # of ONNX Runtime, that knows both
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
 LOGIT_LIMIT = 1e-4  # of fp32
-SPREAD_LIMITS = {"fp16": 0.01, "int8": 0.1}  # of the distance from the lowest logit of the reference to its highest
+SPREAD_LIMITS = {
+    "fp16": 0.01,
+    "int8": 0.1,
+}  # of the distance from the lowest logit of the reference to its highest
 SELF_TEST = "0.5 * sin(pi * 0.45 * sample ** 2 / samples)"  # a sweep from 0 to 0.45 of the sample rate
 MEL_SELF_TEST = "30 * sin(0.37 * band) * sin(0.011 * frame) - 30"
 
@@ -92,7 +95,7 @@ def compare(expected: Float[np.ndarray, "clip class"], logits: Float[np.ndarray,
     return Agreement(len(expected), same, float(np.abs(expected - logits).max()), float(np.ptp(expected)))
 
 
-# -- parity with PyTorch ----------------------------------------------------------------------------------------------
+# -- parity with PyTorch -------------------------------------------------------------------------------------
 
 
 def clips(samples: int) -> Float[np.ndarray, "3 sample"]:
@@ -114,7 +117,7 @@ def parity(session: Any, model: Tagger, lengths: list[int], *, is_mel: bool) -> 
     return compare(np.concatenate(expected), np.concatenate(logits))
 
 
-# -- a file's own test ------------------------------------------------------------------------------------------------
+# -- a file's own test ---------------------------------------------------------------------------------------
 
 
 def _sweep(samples: int) -> Float[np.ndarray, "sample"]:
@@ -131,7 +134,7 @@ def self_test_input(bands: int, size: int) -> np.ndarray:
 
 
 def self_test(session: Any, precision: Precision, *, bands: int, size: int) -> str:
-    """What a file should say of its self-test's input of `size` samples or frames, as JSON for its metadata."""
+    """The self-test on `size` samples or frames, as JSON: formula of the input, logits, tolerance."""
     (logits,) = logits_of(session, self_test_input(bands, size))
     tolerance = 10 * LOGIT_LIMIT if precision == "fp32" else SPREAD_LIMITS[precision] * float(np.ptp(logits))
     test = {
@@ -145,19 +148,24 @@ def self_test(session: Any, precision: Precision, *, bands: int, size: int) -> s
 
 
 def verify(path: Path) -> tuple[dict[str, str], Agreement]:
-    """The metadata of an exported file, and how near it is to its self-test; what fails it is an InputError."""
+    """Metadata of an exported file and its agreement with its self-test; a failed one is an InputError."""
     check_extra()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     import onnx
+    from google.protobuf.message import DecodeError
 
-    session = open_session(path)
-    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        proto = onnx.load(path)
+    except DecodeError:
+        raise InputError(f"{path}: is no ONNX file, or damaged: export it again") from None
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
     if metadata.get("format") != FORMAT:
-        raise InputError(f"{path}: no {FORMAT!r} in its metadata: only files of `patchout export` test themselves")
-    opset = max(entry.version for entry in onnx.load(path).opset_import if not entry.domain)
+        raise InputError(f"{path}: no {FORMAT!r} in its metadata: give a file of `patchout export`")
+    opset = max(entry.version for entry in proto.opset_import if not entry.domain)
     if opset < OPSET:
         raise InputError(f"{path}: is of opset {opset}, this patchout writes {OPSET}: export it again")
+    session = open_session(path)
     test = json.loads(metadata["self_test"])
     logits = logits_of(session, self_test_input(test["bands"], test["size"]))
     agreement = compare(np.array([test["logits"]], np.float32), logits)

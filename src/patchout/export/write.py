@@ -1,8 +1,7 @@
-"""A tagger -> an ONNX file that says what it takes, what it knows and how to test it; a name only after parity."""
+"""Export of a tagger to an ONNX file with labels, front end and self-test; named only after parity."""
 
 import json
 import logging
-import os
 import re
 import traceback
 import warnings
@@ -57,7 +56,7 @@ def lengths_of(config: TaggerConfig, seconds: float | None) -> Lengths:
     if not config.min_samples <= samples <= config.max_samples:
         raise ValueError(
             f"--seconds {seconds:g} is not what this model takes: its table of positions is for "
-            f"{config.min_samples / rate:.2f} to {config.max_samples / rate:.2f} s; longer sounds are cut into windows"
+            f"{config.min_samples / rate:.2f} to {config.max_samples / rate:.2f} s; longer sounds: any"
         )
     return Lengths(samples, samples)
 
@@ -72,8 +71,8 @@ def export(
 ) -> Agreement:
     """Write a model on the CPU as ONNX, and say how near the file is to it.
 
-    `seconds` fixes the length; None takes every length that the model takes. "sherpa" takes what sherpa-onnx feeds to
-    a CED: the log-mel of a model with `sherpa.MEL`. The file is renamed to `path` after parity with PyTorch.
+    `seconds` fixes the length; None takes every length that the model takes. "sherpa" takes what sherpa-onnx
+    feeds to a CED: the log-mel of a model with `sherpa.MEL`. Renamed to `path` after parity with PyTorch.
     Raises ValueError for a wrong request, InputError for a model that cannot be exported, OSError.
     """
     check_extra()
@@ -87,7 +86,7 @@ def export(
         _write(_proto(model, lengths, is_mel=is_mel, half=precision == "fp16"), aside, precision)
         agreement = parity(open_session(aside), model, lengths.tried, is_mel=is_mel)
         if not agreement.holds(precision):
-            raise InputError(f"{path}: not written, in {precision} {agreement}: try --precision fp32")
+            raise InputError(f"{path}: not written, too far from PyTorch in {precision}: {agreement}")
         _describe(aside, model, precision, lengths, is_mel=is_mel)
     return agreement
 
@@ -96,9 +95,8 @@ def _check_size(model: nn.Module, precision: Precision) -> None:
     """Refuse what protobuf cannot hold, also on the way to int8."""
     size = sum(weight.numel() for weight in model.state_dict().values()) * (2 if precision == "fp16" else 4)
     if size > MAX_BYTES:
-        raise InputError(
-            f"the weights take {size / 1e9:.1f} GB, one ONNX file holds {MAX_BYTES / 1e9:.1f}: try --precision fp16"
-        )
+        holds = f"one ONNX file holds {MAX_BYTES / 1e9:.1f}"
+        raise InputError(f"the weights take {size / 1e9:.1f} GB, {holds}: try --precision fp16")
 
 
 @contextmanager
@@ -113,23 +111,23 @@ def _quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-# -- graph ------------------------------------------------------------------------------------------------------------
+# -- graph ---------------------------------------------------------------------------------------------------
 
 
 def _proto(model: Tagger, lengths: Lengths, *, is_mel: bool, half: bool) -> Any:
     """The graph as an `onnx.ModelProto`."""
     config, dims = model.config, {0: "batch"}
     if is_mel:
-        module = MelScores(model, half=half)
+        module: WaveformScores = MelScores(model, half=half)
         example = torch.zeros(2, config.mel.n_mels, 2 * config.max_frames)
         dims[2] = "frames"
     else:
         module = WaveformScores(model, half=half)
-        example = torch.zeros(2, (lengths.shortest + lengths.longest) // 2)
+        example = torch.zeros(2, (lengths.shortest + 3 * lengths.longest) // 4)
         if lengths.shortest < lengths.longest:
             dims[1] = "samples"
     # no ranges: one patch column has other strides than two, which to the exporter is another program
-    shapes = {axis: torch.export.Dim.DYNAMIC for axis in dims}
+    shapes = dict.fromkeys(dims, torch.export.Dim.DYNAMIC)
     try:
         program = torch.export.export(module.eval(), (example,), dynamic_shapes=(shapes,), strict=False)
         graph = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
@@ -166,7 +164,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _write(proto: Any, path: Path, precision: Precision) -> None:
-    """Store the graph, in int8 with the weights of its matrix products quantised, a scale each output channel."""
+    """Store the graph; int8 quantises the weights of its matrix products, with a scale per output channel."""
     import onnx
 
     for node in proto.graph.node:  # where in this machine's files each line of the model stands
@@ -184,7 +182,9 @@ def _write(proto: Any, path: Path, precision: Precision) -> None:
         proto,
         path,
         op_types_to_quantize=["MatMul"],
-        nodes_to_exclude=[f"{node.name}_MatMul" for node in proto.graph.node if node.op_type == "Gemm"],  # the head
+        nodes_to_exclude=[
+            f"{node.name}_MatMul" for node in proto.graph.node if node.op_type == "Gemm"
+        ],  # the head
         per_channel=True,
         weight_type=QuantType.QInt8,
         reduce_range=True,  # 7 bits of weight: processors without VNNI add two products in 16 bits
@@ -194,7 +194,7 @@ def _write(proto: Any, path: Path, precision: Precision) -> None:
         raise InputError("this model has no matrix product that int8 could speed up: try --precision fp16")
 
 
-# -- metadata ---------------------------------------------------------------------------------------------------------
+# -- metadata ------------------------------------------------------------------------------------------------
 
 
 def _describe(path: Path, model: Tagger, precision: Precision, lengths: Lengths, *, is_mel: bool) -> None:
