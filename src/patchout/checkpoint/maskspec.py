@@ -14,7 +14,7 @@ from patchout.checkpoint.public import Source, class_names, num_blocks, num_head
 from patchout.errors import CheckpointError
 from patchout.models.fill import check_fit, fill
 from patchout.models.masking import sincos_positions
-from patchout.models.maskspec import GridConfig, MaskSpec, MaskSpecConfig
+from patchout.models.maskspec import GridConfig, MaskedEncoder, MaskSpec, MaskSpecConfig
 from patchout.models.maskspec_classifier import NEW_HEAD_STD, MaskSpecClassifier, MaskSpecClassifierConfig
 
 DECODER_HEADS = {512: 16, 384: 6}  # by width: the published decoder, and that of `pretrain own`
@@ -129,13 +129,25 @@ def start_classifier(
     return Initialised(model, tuple(sorted(missing)), tuple(sorted(unexpected)))
 
 
-def encoder_of(model: MaskSpec) -> MaskSpecClassifier:
-    """The encoder of a pre-trained MaskSpec, for embeddings: a classifier without classes."""
+def encoder_of(
+    model: MaskedEncoder, *, pooling: Literal["mean", "token"] = "mean", norm_of_mean: bool = False
+) -> MaskSpecClassifier:
+    """The encoder of a pre-trained model, for embeddings: a classifier without classes.
+
+    With `pooling` "token" it has the final norm of the model; the mean of the patches has a new one, unless
+    the model was trained with its norm after the mean (`norm_of_mean`).
+    """
     sizes = {field.name: getattr(model.config, field.name) for field in fields(GridConfig)}
-    config = MaskSpecClassifierConfig(**sizes, labels=())
+    config = MaskSpecClassifierConfig(**sizes, labels=(), pooling=pooling)
     # not torch's own generator, which this must not advance
-    encoder = start_classifier(export_maskspec(model), config, rng=Generator()).model
-    return encoder.to(next(model.parameters()).device)
+    encoder = MaskSpecClassifier(config, rng=Generator())
+    weights = {name.removeprefix("encoder."): tensor for name, tensor in model.state_dict().items()}
+    weights["embed.position"] = model.embed.position
+    names = encoder.state_dict()
+    if pooling == "mean" and not norm_of_mean:
+        weights |= {name: tensor for name, tensor in names.items() if name.startswith("norm.")}
+    fill(encoder, {name: weights[name] for name in names}, "the encoder")
+    return encoder.to(model.embed.class_token.device)
 
 
 def export_maskspec(model: MaskSpec | MaskSpecClassifier) -> dict[str, Tensor]:

@@ -94,15 +94,16 @@ class GridEmbed(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Decoder: latent tokens and mask tokens at the masked patches -> pixels of all patches (section 2.3)."""
+    """Decoder: latent tokens and mask tokens at the masked patches -> `outputs` of all (section 2.3)."""
 
-    def __init__(self, config: MaskSpecConfig) -> None:
+    def __init__(self, config: GridConfig, sizes: tuple[int, int, int], outputs: int) -> None:
+        """`sizes`: width, blocks and heads."""
         super().__init__()
-        width = config.decoder_width
+        width, depth, heads = sizes
         self.embed = nn.Linear(config.width, width)
         self.mask_token = nn.Parameter(torch.empty(width))
-        self.transformer = Encoder(width, config.decoder_depth, config.decoder_heads)
-        self.head = nn.Linear(width, config.patch**2)
+        self.transformer = Encoder(width, depth, heads)
+        self.head = nn.Linear(width, outputs)
         self.position: Tensor
         table = masking.sincos_positions(config.rows, config.columns, width)
         self.register_buffer("position", table, persistent=False)
@@ -112,13 +113,22 @@ class Decoder(nn.Module):
         latent: Float[Tensor, "batch visible width"],
         index: Int[Tensor, "batch index"],
         cell: Int[Tensor, "token"],
-    ) -> Float[Tensor, "batch token pixel"]:
+    ) -> Float[Tensor, "batch token output"]:
         """Put the visible tokens at their `index` among mask tokens, and predict every patch."""
+        return self.head(self.features(latent, index, cell))
+
+    def features(
+        self,
+        latent: Float[Tensor, "batch visible width"],
+        index: Int[Tensor, "batch index"],
+        cell: Int[Tensor, "token"],
+    ) -> Float[Tensor, "batch token decoder_width"]:
+        """What the head reads of every patch."""
         visible = self.embed(latent)
         masked = self.mask_token.to(visible.dtype).expand(len(latent), len(cell), -1)
         patches = masked.scatter(1, index[..., None].expand(-1, -1, masked.shape[-1]), visible[:, 1:])
         tokens = torch.cat([visible[:, :1], patches + self.position[1 + cell]], dim=1)
-        return self.head(self.transformer(tokens)[:, 1:])
+        return self.transformer(tokens)[:, 1:]
 
 
 class Prediction(NamedTuple):
@@ -130,17 +140,16 @@ class Prediction(NamedTuple):
     latent: Float[Tensor, "batch visible width"]  # class token, then visible patches in order of noise
 
 
-class MaskSpec(nn.Module):
-    """Masked autoencoder: a deep encoder of the visible patches, a light decoder of all (section 2)."""
+class MaskedEncoder(nn.Module):
+    """Vision transformer of the visible patches of a log-mel; a pre-training objective adds what predicts."""
 
-    def __init__(self, config: MaskSpecConfig, *, rng: Generator | None = None) -> None:
-        """Random weights drawn from `rng` (a CPU generator; torch's own when None)."""
+    config: GridConfig
+
+    def __init__(self, config: GridConfig) -> None:
         super().__init__()
         self.config = config
         self.embed = GridEmbed(config, learnt=False)
         self.encoder = Encoder(config.width, config.depth, config.heads)
-        self.decoder = Decoder(config)
-        self.init_weights(rng)
 
     def init_weights(self, rng: Generator | None = None) -> None:
         """Xavier-uniform matrices, also of the patch projection; tokens from N(0, 0.02), as published."""
@@ -149,9 +158,33 @@ class MaskSpec(nn.Module):
         for part in self.modules():
             if isinstance(part, nn.Linear):
                 nn.init.xavier_uniform_(part.weight, generator=rng)
-                nn.init.zeros_(part.bias)
-        nn.init.normal_(self.embed.class_token, std=INIT_STD, generator=rng)
-        nn.init.normal_(self.decoder.mask_token, std=INIT_STD, generator=rng)
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
+        for name, token in self.named_parameters():
+            if name.endswith("_token"):
+                nn.init.normal_(token, std=INIT_STD, generator=rng)
+
+    def see(
+        self,
+        pixels: Float[Tensor, "batch token pixel"],
+        index: Int[Tensor, "batch index"],
+        cell: Int[Tensor, "token"],
+    ) -> Float[Tensor, "batch visible width"]:
+        """Class token and the patches at `index`, after the final norm; the others are never computed."""
+        return self.encoder(self.embed(masking.take(pixels, index), cell[index]))
+
+
+class MaskSpec(MaskedEncoder):
+    """Masked autoencoder: a deep encoder of the visible patches, a light decoder of all (section 2)."""
+
+    config: MaskSpecConfig
+
+    def __init__(self, config: MaskSpecConfig, *, rng: Generator | None = None) -> None:
+        """Random weights drawn from `rng` (a CPU generator; torch's own when None)."""
+        super().__init__(config)
+        sizes = config.decoder_width, config.decoder_depth, config.decoder_heads
+        self.decoder = Decoder(config, sizes, config.patch**2)
+        self.init_weights(rng)
 
     def forward(
         self,
@@ -171,8 +204,7 @@ class MaskSpec(nn.Module):
         cell = self.config.cells(mel)
         pixels = masking.patchify(mel, self.config.patch)  # (B, N, 256)
         mask = self._mask(pixels, mask_ratio, noise, rng)
-        tokens = self.embed(masking.take(pixels, mask.visible), cell[mask.visible])  # (B, 1 + visible, D)
-        latent = self.encoder(tokens)
+        latent = self.see(pixels, mask.visible, cell)  # (B, 1 + visible, D)
         prediction = self.decoder(latent, mask.visible, cell).float()
         mean, deviation = masking.patch_scale(pixels) if self.config.normalize_patches else (0.0, 1.0)
         loss = masking.masked_error(prediction, (pixels - mean) / deviation, mask.masked, weight)
