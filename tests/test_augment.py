@@ -190,6 +190,12 @@ def test_mixing_weights_are_at_least_a_half_and_follow_the_beta_distribution() -
 # -- spectrograms --------------------------------------------------------------------------------------------
 
 
+def test_mel_bands_end_at_half_the_sample_rate() -> None:
+    draws = rng()
+    highest = [mel_band(8_000.0, draws, nyquist=8_000.0)[1] for _ in range(200)]
+    assert 6_000.0 < min(highest) < max(highest) <= 8_000.0
+
+
 def test_mel_bands_are_those_of_the_published_training() -> None:
     draws = rng()
     bands = [mel_band(15_000.0, draws) for _ in range(20_000)]

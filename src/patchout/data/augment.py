@@ -1,5 +1,6 @@
 """Data augmentation as pure functions of a tensor and a random generator, which is seeded by a key."""
 
+import math
 import zlib
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -102,10 +103,13 @@ def wave_mix(clip: Labelled, partner: Labelled, weight: float) -> Labelled:
     return Labelled(wave - wave.mean(), target, torch.maximum(clip.known, partner.known))
 
 
-def mel_band(f_max: float, rng: Generator) -> tuple[float, float]:
-    """Jittered edges (Hz) of a batch's mel filter bank: f_min 0 to 9, f_max - 999 to f_max + 1000."""
+def mel_band(f_max: float, rng: Generator, *, nyquist: float = math.inf) -> tuple[float, float]:
+    """Jittered edges (Hz) of a batch's mel filter bank: f_min 0 to 9, f_max - 999 to f_max + 1000.
+
+    The upper edge stays below `nyquist`: a lower f_max is taken where that needs it.
+    """
     low = int(torch.randint(0, 10, (), generator=rng))
-    return float(low), f_max + 1000.0 - int(torch.randint(0, 2000, (), generator=rng))
+    return float(low), min(f_max + 1000.0, nyquist) - int(torch.randint(0, 2000, (), generator=rng))
 
 
 def mask_span(size: int, width: int, batch: int, rng: Generator) -> Float[Tensor, "batch size"]:

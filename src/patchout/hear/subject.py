@@ -19,7 +19,7 @@ from patchout.errors import InputError
 from patchout.hear.api import PRESETS, check_preset, fuse
 from patchout.hear.settings import SETTINGS, settings_of
 from patchout.hear.wavs import RATES
-from patchout.inference.embedding import MID, EmbedConfig
+from patchout.inference.embedding import EmbedConfig, mid_level
 
 EVENNESS_MS = 1.0  # of timestamps, as the public validator has it
 FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
@@ -86,7 +86,7 @@ def open_subject(
         check_preset(preset, name, model.config)
     if not model.config.labels and config and "high" in (*config.levels, *config.scene_levels):
         raise ValueError(f"{name} is an encoder without class scores: ask for --levels mid, or low mid")
-    config = config or (EmbedConfig() if model.config.labels else MID)
+    config = config or (EmbedConfig() if model.config.labels else mid_level(model.config))
     return Subject(str(Path(name)) if Path(name).exists() else name, hear, hear.HearModel(model, config))
 
 

@@ -85,6 +85,12 @@ class EmbedConfig:
 MID = EmbedConfig(levels=("mid",), scene_levels=("mid",))  # of any encoder, with classes or without
 
 
+def mid_level(model: TaggerConfig) -> EmbedConfig:
+    """`MID` for this encoder: its receptive field is at least the shortest clip that fills a patch."""
+    shortest_ms = 1e3 * model.min_samples / model.mel.sample_rate
+    return replace(MID, fields_ms=tuple(max(ms, 10.0 * math.ceil(shortest_ms / 10)) for ms in MID.fields_ms))
+
+
 class Embedding(NamedTuple):
     """Scene and timestamp embeddings of one sound."""
 
@@ -135,7 +141,8 @@ class Embedder:
         for size in (self.scene_window, *(size for levels, size in self.parts if levels)):
             if not model.config.min_samples <= size <= limit:
                 span = f"{1e3 * model.config.min_samples / rate:.4g} to {1e3 * limit / rate:.6g} ms"
-                raise ValueError(f"a window of {1e3 * size / rate:g} ms does not fit: the model takes {span}")
+                todo = f"the model takes {span}: set fields_ms (--fields-ms) or scene_window_ms within that"
+                raise ValueError(f"a window of {1e3 * size / rate:g} ms does not fit: {todo}")
 
     def scenes_of_each(self, waves: Waves) -> list[Float[np.ndarray, "value"]]:
         """Scene embeddings of sounds of any lengths; those with as many patch columns run together."""

@@ -45,7 +45,8 @@ class StepLoss:
         """
         config, mel_config = self.config, self.model.mel
         rng = augment.keyed("step", config.seed, place.step, place.part)
-        band = augment.mel_band(mel_config.f_max, rng) if config.mel_jitter else None
+        nyquist = mel_config.sample_rate / 2
+        band = augment.mel_band(mel_config.f_max, rng, nyquist=nyquist) if config.mel_jitter else None
         mel, share = log_mel(batch.wave, mel_config, band=band), Share(place.first, place.total, place.gather)
         mel = augment.spec_augment(mel, self.masks, rng, share=share)
         target, weight = batch.target, batch.weight
