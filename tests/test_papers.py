@@ -13,7 +13,8 @@ import pytest
 from test_structure import OPTIONS
 
 from patchout.data.prepare.layouts import LAYOUTS
-from patchout.training.masked.config import RECIPES, PretrainConfig
+from patchout.training.masked.config import PretrainConfig
+from patchout.training.masked.recipes import RECIPES
 from patchout.training.recipes import names, recipe
 from patchout.training.supervised.config import TrainConfig
 

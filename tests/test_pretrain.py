@@ -24,14 +24,18 @@ from patchout.checkpoint import zoo
 from patchout.checkpoint.maskspec import encoder_of
 from patchout.data.batches import Batch, Waves
 from patchout.data.clips import DataError
-from patchout.models.maskspec import MaskSpec, MaskSpecConfig
+from patchout.models.maskspec import MaskedEncoder, MaskSpec, MaskSpecConfig
 from patchout.models.passt import SIZES, Passt
 from patchout.training import loop
 from patchout.training import run as training
 from patchout.training.masked import run as pretrain
 from patchout.training.masked import survey
-from patchout.training.masked.config import RECIPES, PretrainConfig, recipe
-from patchout.training.masked.loss import PretrainLoss
+from patchout.training.masked.config import FRONT_ENDS, PretrainConfig
+from patchout.training.masked.objectives.codes import CODE_WIDTH
+from patchout.training.masked.objectives.contrast import PROJECTOR
+from patchout.training.masked.objectives.latent import RAMP
+from patchout.training.masked.objectives.pixels import Pixels
+from patchout.training.masked.recipes import RECIPES, recipe
 from patchout.training.masked.run import Listener, parameter_groups, start
 from patchout.training.masked.survey import Survey, choose_start
 from patchout.training.plan import Plan
@@ -56,6 +60,13 @@ def config(data: Path | str = "data", out: Path | str = "run", **changes: Any) -
     steps = {"epochs": 2, "batch": 6, "warm_up_epochs": 0.5}
     machine = {"device": "cpu", "precision": "fp32", "data": str(data), "out": Path(out)}
     return PretrainConfig(**({"recipe": "test", **sizes, **steps, **machine} | changes))
+
+
+def begun(**changes: Any) -> MaskSpec:
+    """A MaskSpec before its first step."""
+    model = start(config(**changes), HEARD, device=CPU)
+    assert isinstance(model, MaskSpec)
+    return model
 
 
 def batch_of(clips: int = 4) -> Batch:
@@ -125,6 +136,26 @@ def test_every_recipe_says_its_command(name: str) -> None:
     assert f"pretrain {name.partition('-')[0]} --data" in about
 
 
+def test_the_recipes_of_other_objectives_have_the_published_numbers() -> None:
+    codes, latent, contrast = (recipe(name)[0] for name in ("codes", "latent", "contrast"))
+    assert (codes.codes, CODE_WIDTH, codes.mask_ratio, codes.mask_ratio_to) == (8192, 16, 0.4, 0.6)
+    assert (codes.peak_lr(codes.batch), codes.batch, codes.weight_decay) == (1e-4, 256, 0.05)
+    assert codes.warm_up_epochs / codes.epochs == pytest.approx(0.05)
+    mel = FRONT_ENDS[codes.front_end]
+    assert (mel.sample_rate, mel.n_fft, mel.n_mels, mel.f_min, mel.f_max) == (16_000, 2048, 128, 0, 8000)
+    assert (mel.win_length / 16, mel.hop_length / 16, mel.num_frames(160_000)) == (128, 39.0625, 256)
+    assert latent.peak_lr(latent.batch) == pytest.approx(5e-4)
+    assert (latent.batch, latent.betas, latent.weight_decay, latent.clip_norm) == (48, (0.9, 0.95), 0.05, 4)
+    assert (latent.masks, latent.mask_ratio, latent.masks_per_clip) == ("inverse-blocks", 0.8, 16)
+    assert (latent.decoder, latent.decoder_kind) == ((768, 6, 16), "convolutional")
+    assert (latent.teacher_decay, RAMP, latent.utterance) == ((0.9998, 0.99999), 0.25, 1)
+    assert latent.warm_up_epochs / latent.epochs == pytest.approx(0.13)
+    assert contrast.peak_lr(contrast.batch) == pytest.approx(6e-4)
+    assert (contrast.batch, contrast.epochs, contrast.weight_decay) == (6144, 400, 0.05)
+    assert (contrast.masks, contrast.view_ratios, contrast.temperature) == ("structured", (0.6, 0.4), 0.1)
+    assert PROJECTOR == (512, 128)
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(
         ValueError, match=r"unknown recipe 'owm' \(did you mean own\?\): recipes are maskspec"
@@ -177,7 +208,7 @@ def test_a_clip_without_a_patch_is_refused() -> None:
 
 
 def test_longer_clips_than_the_start_heard_add_columns_by_the_formula(tmp_path: Path) -> None:
-    short = start(config(), HEARD, device=CPU)
+    short = begun()
     checkpoint.save(short, tmp_path / "m.safetensors")
     long = start(config(clip_s=2.0, init=str(tmp_path / "m.safetensors")), HEARD, device=CPU)
     assert (short.config.columns, long.config.columns) == (3, 12)
@@ -215,11 +246,15 @@ def test_the_average_is_the_result_and_the_last_weights_are_kept(class_folder: P
 
 @pytest.mark.slow
 def test_the_config_of_a_run_has_the_sizes_of_its_start(class_folder: Path, tmp_path: Path) -> None:
-    checkpoint.save(start(config(), HEARD, device=CPU), tmp_path / "m.safetensors")
-    begun: dict[str, Any] = {"init": str(tmp_path / "m.safetensors"), "size": "base", "decoder": (512, 8, 16)}
-    begun["normalize_patches"] = False
+    checkpoint.save(begun(), tmp_path / "m.safetensors")
+    changes: dict[str, Any] = {
+        "init": str(tmp_path / "m.safetensors"),
+        "size": "base",
+        "decoder": (512, 8, 16),
+    }
+    changes["normalize_patches"] = False
     for _ in range(2):  # the same command goes on
-        pretrain.run(config(class_folder, tmp_path / "run", **begun))
+        pretrain.run(config(class_folder, tmp_path / "run", **changes))
     stored = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert (stored["size"], stored["decoder"], stored["normalize_patches"]) == ("tiny", [32, 1, 2], True)
 
@@ -256,7 +291,17 @@ CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must s
     "std_floor": (50.0, "model"),
     "normalize_patches": (False, "loss"),
     "clip_s": (0.4, "waves"),
+    "objective": ("contrast", "loss"),
+    "codes": (32, "loss"),
+    "teacher_decay": ((0.1, 0.2), "teacher"),
+    "utterance": (0.0, "loss"),
+    "temperature": (1.0, "loss"),
+    "decoder_kind": ("convolutional", "loss"),
+    "front_end": ("16khz", "waves"),
+    "masks": ("inverse-blocks", "loss"),
     "mask_ratio": (0.5, "loss"),
+    "mask_ratio_to": (0.25, "loss"),
+    "view_ratios": ((0.4, 0.7), "loss"),
     "masks_per_clip": (2, "loss"),
     "mel_jitter": (False, "loss"),
     "mel_cache": ("<folder>", "waves"),
@@ -277,6 +322,15 @@ CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must s
     "compile": (True, "compile"),
     "trackers": (("tensorboard",), "trackers"),
 }
+OF_OBJECTIVE = {  # fields that another objective reads
+    "codes": "codes",
+    "mask_ratio_to": "codes",
+    "decoder_kind": "codes",
+    "teacher_decay": "latent",
+    "utterance": "latent",
+    "temperature": "contrast",
+    "view_ratios": "contrast",
+}
 ELSEWHERE = {"data", "out", "exclude", "probe", "probe_every"}  # whole runs
 
 
@@ -289,8 +343,9 @@ def look(settings: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str,
         job.folder.log({"step": 1, "loss": 0.0})
         loader: Any = job.batches(0)
         batch = loader.collate_fn([loader.dataset[key] for key in next(iter(loader.batch_sampler))])
-        assert isinstance(job.model, MaskSpec)
+        assert isinstance(job.model, MaskedEncoder)
         caught.update(
+            teacher=[job.teacher.schedule(step) for step in range(job.steps)] if job.teacher else [],
             workers=loader.num_workers,
             model=replace(job.model.config, provenance={}),
             weights=job.model.state_dict()["embed.proj.weight"].tolist(),
@@ -333,8 +388,8 @@ def test_every_field_changes_what_it_says(
     value, place = CHANGES[name]
     if value == "<model>":
         value = str(tmp_path / "start.safetensors")
-        checkpoint.save(start(config(seed=5), HEARD, device=CPU), value)
-    more = {}
+        checkpoint.save(begun(seed=5), value)
+    more: dict[str, Any] = {"objective": OF_OBJECTIVE[name]} if name in OF_OBJECTIVE else {}
     if value == "<folder>":
         value, more = str(tmp_path / "mels"), {"mel_jitter": False}
     before = look(config(class_folder, tmp_path / "plain", **more), monkeypatch)
@@ -348,7 +403,7 @@ def test_every_field_changes_what_it_says(
 def test_two_processes_have_the_mean_loss_of_one() -> None:
     settings = config(masks_per_clip=2)
     model = start(settings, HEARD, device=CPU)
-    loss, whole = PretrainLoss(settings, model.config, CPU), batch_of()
+    loss, whole = Pixels(settings, model), batch_of()
     halves = [
         Batch(whole.wave[half], whole.target[half], whole.weight[half], whole.clip[half], ())
         for half in (slice(0, 2), slice(2, 4))
@@ -360,7 +415,7 @@ def test_two_processes_have_the_mean_loss_of_one() -> None:
 
 def test_a_step_draws_from_its_number_alone() -> None:
     model = start(config(), HEARD, device=CPU)
-    loss = PretrainLoss(config(), model.config, CPU)
+    loss = Pixels(config(), model)
     one, two, again = (loss(model, batch_of(), place_of(step)).item() for step in (1, 2, 1))
     assert one == again != two
 
@@ -368,7 +423,7 @@ def test_a_step_draws_from_its_number_alone() -> None:
 def test_a_clip_that_could_not_be_read_teaches_nothing() -> None:
     """The loss of three clips, as a share of four, whatever the fourth holds."""
     model = start(config(), HEARD, device=CPU)
-    loss, whole = PretrainLoss(config(), model.config, CPU), batch_of()
+    loss, whole = Pixels(config(), model), batch_of()
     weight = torch.tensor([[1.0], [1.0], [1.0], [0.0]])
     broken = whole._replace(wave=torch.cat([whole.wave[:3], torch.zeros(1, 16_000)]), weight=weight)
     three = Batch(whole.wave[:3], whole.target[:3], whole.weight[:3], whole.clip[:3], ())
@@ -381,7 +436,7 @@ def test_a_clip_that_could_not_be_read_teaches_nothing() -> None:
 def test_cached_log_mels_have_the_loss_of_their_waveform() -> None:
     settings = config(mel_jitter=False)
     model = start(settings, HEARD, device=CPU)
-    loss, whole = PretrainLoss(settings, model.config, CPU), batch_of()
+    loss, whole = Pixels(settings, model), batch_of()
     mels = log_mel(whole.wave, MelConfig()).mT.half()
     cached = loss(model, whole._replace(wave=mels), place_of(0)).item()
     assert cached == pytest.approx(loss(model, whole, place_of(0)).item(), rel=1e-3)
@@ -389,7 +444,7 @@ def test_cached_log_mels_have_the_loss_of_their_waveform() -> None:
 
 def test_every_parameter_learns() -> None:
     model = start(config(), HEARD, device=CPU)
-    torch.autograd.backward(PretrainLoss(config(), model.config, CPU)(model, batch_of(), place_of(0)))
+    torch.autograd.backward(Pixels(config(), model)(model, batch_of(), place_of(0)))
     assert [
         name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
     ] == []
@@ -401,7 +456,7 @@ def test_every_parameter_learns() -> None:
 def test_silence_is_seen(statistics: str) -> None:
     settings = config(statistics=statistics)
     model = start(settings, HEARD, device=CPU)
-    loss, half = PretrainLoss(settings, model.config, CPU), batch_of()
+    loss, half = Pixels(settings, model), batch_of()
     half.wave[:2] = 0.0
     loss(model, half, place_of(0))
     assert loss.seen()["silent"] == 0.5
@@ -410,14 +465,14 @@ def test_silence_is_seen(statistics: str) -> None:
 
 def test_a_clip_alone_says_nothing_of_the_spread() -> None:
     model = start(config(), HEARD, device=CPU)
-    loss = PretrainLoss(config(), model.config, CPU)
+    loss = Pixels(config(), model)
     loss(model, batch_of(1), place_of(0, total=1))
     assert loss.seen().keys() == {"silent"}
 
 
 def test_an_encoder_that_hears_no_difference_has_no_spread() -> None:
     model = start(config(), HEARD, device=CPU)
-    loss = PretrainLoss(config(), model.config, CPU)
+    loss = Pixels(config(), model)
     loss(model, batch_of(), place_of(0))
     healthy = loss.seen()["spread"]
     torch.nn.init.zeros_(model.encoder.norm.weight)
@@ -603,7 +658,7 @@ def test_the_run_of_a_tagger_is_not_continued(class_folder: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_a_pre_trained_model_embeds_but_tags_nothing(tmp_path: Path) -> None:
-    model = start(config(), HEARD, device=CPU)
+    model = begun()
     checkpoint.save(model, tmp_path / "model.safetensors")
     encoder = patchout.load(str(tmp_path), "cpu")
     wave = write_wav(tmp_path / "a.wav", noise(1.0))
@@ -614,7 +669,7 @@ def test_a_pre_trained_model_embeds_but_tags_nothing(tmp_path: Path) -> None:
 
 
 def test_a_pre_trained_model_is_loaded_with_its_decoder(tmp_path: Path) -> None:
-    model = start(config(), HEARD, device=CPU)
+    model = begun()
     checkpoint.save(model, tmp_path / "model.safetensors")
     again = zoo.load_pretrained(tmp_path, "cpu")
     assert again.config == model.config

@@ -9,7 +9,7 @@ from conftest import noise, write_wav
 from patchout.cli.main import run_command
 from patchout.models import passt
 from patchout.training.masked import survey
-from patchout.training.masked.config import RECIPES
+from patchout.training.masked.recipes import RECIPES
 
 SMALL = (
     *(

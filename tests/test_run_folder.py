@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from patchout.errors import InputError
-from patchout.training.masked.config import RECIPES
+from patchout.training.masked.recipes import RECIPES
 from patchout.training.run_folder import RunFolder, as_begun, open_run, settings_of
 from patchout.training.supervised.config import TrainConfig
 

@@ -23,14 +23,14 @@ PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
     "audio": 1385,
-    "models": 1666,
-    "checkpoint": 1410,
-    "data": 2702,
-    "inference": 2784,
+    "models": 1698,
+    "checkpoint": 1422,
+    "data": 2706,
+    "inference": 2791,
     "export": 546,
     "hear": 2772,
     "judge": 1920,
-    "training": 3621,
+    "training": 4642,
     "bench": 679,
     "cli": 1783,
 }

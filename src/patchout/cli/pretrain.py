@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from patchout.cli import output
 from patchout.cli.command import DONE, WRONG_USAGE
 from patchout.cli.train import run_recipe
-from patchout.training.masked.config import ABOUT, RECIPES, recipe
+from patchout.training.masked.recipes import ABOUT, RECIPES, recipe
 
 OF_WEIGHTS = frozenset({"size", "decoder", "normalize_patches"})  # settings that initial weights bring
 USAGE = "usage: patchout pretrain RECIPE --data SOUNDS --out RUN [options]"

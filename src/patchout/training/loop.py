@@ -25,7 +25,6 @@ from patchout.training.signals import Signals, Stopped, stop_by
 from patchout.training.step import Stepper, Work
 
 Result = TypeVar("Result")
-
 SAVE_EVERY_S = 60.0
 FIRST_SAVE_S = 5.0  # a run that is stopped in its first minute has something to go on from
 SAVING_SHARE = 20  # a slow disk gets no more than one part in so many of the time
@@ -57,13 +56,14 @@ class Job(Work):
     result: Literal["last", "best", "average"] = "last"  # what model.safetensors holds
     ema: float = 0.0  # decay a step of averaged weights; 0: none
     swa: AbstractSet[int] = frozenset()  # steps before which the weights enter an equal average
+    teacher: optim.Teacher | None = None  # averaged weights that the loss asks; then no ema and swa
+    tokens: int = 0  # that a clip has in a step, for the log
 
     def __post_init__(self) -> None:
         """Refuse what shows only once clips and steps are counted."""
         averaged = self.result == "average" or self.metric.startswith(AVERAGE)
         if averaged and not self.ema and min(self.swa, default=self.steps) >= self.steps:
-            todo = "set ema or swa"
-            raise ValueError(f"no weights are averaged within {self.steps} steps to choose or report: {todo}")
+            raise ValueError(f"no weights are averaged within {self.steps} steps: set ema or swa")
         if self.result == "best" and not self.metric:
             raise ValueError("result best needs a metric to choose by")
 
@@ -142,12 +142,10 @@ def run(
 class _Trainer:
     """The training state: model, optimizer, averaged weights, scores."""
 
-    def __init__(
-        self, job: Job, accelerator: Accelerator, signals: Signals, on_problem: Callable[[str], None]
-    ) -> None:
-        self.job, self.accelerator, self.signals = job, accelerator, signals
-        self.average = optim.Average(job.model, job.ema) if job.ema or job.swa else None
-        self.stepper = Stepper(job, accelerator, on_problem)
+    def __init__(self, job: Job, world: Accelerator, signals: Signals, tell: Callable[[str], None]) -> None:
+        self.job, self.accelerator, self.signals = job, world, signals
+        self.average = job.teacher or (optim.Average(job.model, job.ema) if job.ema or job.swa else None)
+        self.stepper = Stepper(job, world, tell)
         self.logged = 0  # step of the last line of the log
         self.scores: dict[str, float] = {}  # of the last validation
         self.best: dict[str, Any] = {}  # score, and all scores of the same weights
@@ -168,7 +166,7 @@ class _Trainer:
             if self.average and stepper.step in job.swa:
                 self.average.update(job.model)
             stepper.train(parts, self._request())
-            if self.average and job.ema:
+            if self.average and (job.ema or job.teacher):
                 self.average.update(job.model)
             loss = self._end_epoch()
             request = self._request() if alone else stepper.request
@@ -227,10 +225,12 @@ class _Trainer:
     def _log(self, loss: float) -> None:
         """Append a line to metrics.jsonl, and to the trackers."""
         job, step, now = self.job, self.stepper.step, time.monotonic()
+        rate = (step - self.line_step) * job.batch / (now - self.line_at)
         line = {
             "epoch": round(step * job.batch / job.epoch, 3),
             "seconds": round(now - self.line_at, 3),
-            "clips_per_s": round((step - self.line_step) * job.batch / (now - self.line_at), 2),
+            "clips_per_s": round(rate, 2),
+            "tokens_per_s": round(rate * job.tokens),
             "loss": loss,
             "lr": max(group["lr"] for group in job.optimizer.param_groups),
             **self.scores,

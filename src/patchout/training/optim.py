@@ -3,7 +3,7 @@
 import copy
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -107,13 +107,29 @@ class Average:
         self.count = 0
         self._ema = ema
 
+    def decay(self) -> float:
+        """Weight of the average in the next update."""
+        equal = self.count / (self.count + 1)
+        return min(self._ema, equal) if self._ema else equal
+
     def update(self, model: nn.Module) -> None:
-        """Take in the weights; unlike AveragedModel without waiting for the device."""
+        """Take in the weights; unlike AveragedModel without a device sync."""
         if self.count:
-            equal = self.count / (self.count + 1)
-            decay = min(self._ema, equal) if self._ema else equal
-            fold = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            fold = get_ema_multi_avg_fn(self.decay())  # type: ignore[no-untyped-call]
             fold(list(self.model.parameters()), list(model.parameters()), self.count)
         else:
             self.model.load_state_dict(model.state_dict())
         self.count += 1
+
+
+class Teacher(Average):
+    """Averaged weights that training asks for targets, with a decay of their own for every update."""
+
+    def __init__(self, model: nn.Module, schedule: Callable[[int], float]) -> None:
+        """`schedule`: updates so far -> decay."""
+        super().__init__(model, 0.0)
+        self.schedule = schedule
+
+    def decay(self) -> float:
+        """That of the schedule."""
+        return self.schedule(self.count)

@@ -21,6 +21,8 @@ from patchout.data.clips import ClipSet, DataError
 from patchout.data.mel_cache import MelCache
 from patchout.files import finite
 from patchout.models.device import pick_device, pick_precision
+from patchout.models.maskspec import MaskedEncoder
+from patchout.models.tagger import Tagger
 from patchout.training import loop, optim
 from patchout.training.config import RunConfig
 from patchout.training.plan import LARGEST_BATCH, Plan, fitting_batch, measure
@@ -69,7 +71,7 @@ class Training(ABC):
     recipe: RunConfig  # the config of that name before it was changed
     recipe_unit: str = ""  # what its batch is counted on, in words
     clips: ClipSet  # that are trained on
-    model: checkpoint.Model
+    model: Tagger | MaskedEncoder
     loss: Callable[[nn.Module, Batch, Place], Tensor]
     host: Host
     tokens: tuple[int, int]  # of a clip, and those of it in a training step
@@ -182,6 +184,7 @@ class Training(ABC):
             evaluate_every=1,
             result="average" if config.ema else "last",
             ema=config.ema,
+            tokens=self.tokens[1],
         )
 
     def batches(self, first: int) -> Iterable[Batch]:

@@ -1,36 +1,18 @@
-"""PretrainConfig: every number of a pre-training, and its recipes (MaskSpec, sections 2 and 3.2)."""
+"""PretrainConfig: every number of a pre-training; an objective refuses what it has no use for."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from patchout.errors import near
+from patchout.audio.mel import MelConfig
 from patchout.models.masking import num_kept
 from patchout.training.config import RunConfig
+from patchout.training.masked.masks import Masks
 
-ABOUT = {
-    "maskspec": """MaskSpec as published: Base on AudioSet, or on any sounds, without their labels.
-
-`patchout prepare audioset --source AudioSet --out data/audioset`, then `patchout pretrain maskspec --data data/audioset
---out runs/maskspec --workers 16`, with torchrun in front on several GPUs; -small and -tiny are the paper's smaller
-encoders. Cited cost of Base: 80 epochs, four days on eight V100; cited scores after fine-tuning: docs/maskspec.md. We
-have not run it.
-
-The split "eval" is left out where there is one: it tests what is fine-tuned later. -code has the numbers of the
-published code, of which the plain recipe changes three: the horizon (--horizon-epochs 400: the code's cosine ends
-there, 80 epochs were run), a floor under the deviation of the bands that the published statistics leave empty
-(--std-floor 0), and the clipped gradient (--clip-norm 0). -paper has those of the paper: a rate of .001 for its batch,
-the pixels as they are instead of each patch normalised, no jitter of the bands. Precision is bf16 in all of them, and
-where the text is not what the public weights are, they are as these: docs/maskspec.md.""",
-    "own": """Your own unlabelled sounds: does pre-training on them help?
-
-`patchout pretrain own --data my_sounds --out runs/own --probe my_labelled_set`. The labelled set is optional: nearest
-neighbours watch the run on it, and at the end a table compares random weights, the start and the result. Then
-`patchout train folder --data my_labelled_set --init runs/own --out ...`, or embed with it.
-
-Random crops of 5.12 s halve the tokens; positions are a formula, so fine-tuning may take longer clips. The decoder is
-4 x 384 instead of 8 x 512, which would be most of the work (84 % with a Small encoder) and is thrown away. One mean and
-deviation of your sounds serves all bands, so that a band that they leave empty is not blown up in others.""",
+FRONT_ENDS = {  # without statistics; "coarse" has a quarter of the patches (BEST-RQ-2)
+    "32khz": MelConfig(),
+    "16khz": MelConfig(sample_rate=16_000, win_length=400, hop_length=160, f_max=8_000.0),
+    "coarse": MelConfig(sample_rate=16_000, n_fft=2048, win_length=2048, hop_length=625, f_max=8_000.0),
 }
 
 
@@ -41,23 +23,51 @@ class PretrainConfig(RunConfig):
     exclude: tuple[str, ...] = ()
     """folds or splits that are not listened to"""
 
+    # what is predicted
+    objective: Literal["pixels", "codes", "latent", "contrast"] = "pixels"
+    """pixels of hidden patches (MaskSpec), their codes (BEST-RQ-2), a teacher's latents (EAT), or views of a
+    clip
+    """
+    codes: int = 8192
+    """of `codes`: frozen random vectors that patches are compared with"""
+    teacher_decay: tuple[float, float] = (0.9998, 0.99999)
+    """of `latent`: decay a step of the teacher's weights, at first and from a quarter of the run on"""
+    utterance: float = 1.0
+    """of `latent`: weight of the class token's error"""
+    temperature: float = 0.1
+    """of `contrast`: what similarities are divided by"""
+
     # the model
     init: str = ""
-    """a pre-trained MaskSpec to go on from; "": random weights; auto: chosen by the hours of sound, and told"""
+    """a pre-trained encoder to go on from; "": random weights; auto: chosen by the hours of sound"""
     size: Literal["tiny", "small", "base"] = "base"
     """width 192, 384 or 768 of the encoder; as the start weights where there are any, like the next four"""
     decoder: tuple[int, int, int] = (512, 8, 16)
-    """width, blocks and heads of the decoder"""
+    """width, blocks and heads of the decoder; of a convolutional one width, layers and groups"""
+    decoder_kind: Literal["transformer", "convolutional"] = "transformer"
+    """what predicts codes or latents of hidden patches; pixels has a transformer, contrast none"""
+    front_end: Literal["32khz", "16khz", "coarse"] = "32khz"
+    """log-mels up to 15 kHz, up to 8 kHz, or these in windows of 128 ms every 39 ms (BEST-RQ-2)"""
     statistics: Literal["audioset", "data", "one"] = "audioset"
-    """mean and deviation of the bands: AudioSet's, those of the data, or one pair of the data for all bands"""
+    """mean and deviation of the bands: AudioSet's, those of the data, or one pair of it for all bands"""
     std_floor: float = 0.3
-    """lowest deviation of a band; the published 0.04 of an empty band turns full-band sound into 60 deviations"""
+    """lowest deviation of a band; the published 0.04 of an empty band turns full-band sound into 60
+    deviations
+    """
     normalize_patches: bool = True
     """predict each patch by its own mean and deviation"""
 
     # the clips and their masks
+    masks: Masks = "random"
+    """what is hidden: single patches, all but some blocks, whole columns (of a second view rows), or blocks
+    of them
+    """
     mask_ratio: float = 0.75
     """share of the patches that is hidden"""
+    mask_ratio_to: float = 0.0
+    """of `codes`: the share is drawn for every step from mask_ratio to this; 0: it stays"""
+    view_ratios: tuple[float, float] = (0.6, 0.4)
+    """of `contrast`: share of the columns that the first view drops, and of the rows that the second drops"""
     masks_per_clip: int = 1
     """different masks of each decoded clip in a step"""
     mel_cache: str = ""
@@ -89,6 +99,7 @@ class PretrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         """Refuse values that train nothing."""
+        self._check_objective()
         num_kept(1, self.mask_ratio)
         for name in ("masks_per_clip", "epochs", "parts", "probe_every"):
             if getattr(self, name) < 1:
@@ -117,44 +128,41 @@ class PretrainConfig(RunConfig):
         last = self.horizon_epochs or self.epochs
         if not 0 <= self.warm_up_epochs < last or last < self.epochs:
             raise ValueError(
-                f"{self.epochs} epochs with {self.warm_up_epochs:g} of warm-up and a horizon of {last}: end the "
-                "warm-up before the horizon, and put that not before the last epoch"
+                f"{self.epochs} epochs with {self.warm_up_epochs:g} of warm-up and a horizon of {last}: end "
+                "the warm-up before the horizon, and put that not before the last epoch"
             )
 
     def peak_lr(self, batch: int) -> float:
         """Peak learning rate of AdamW, in proportion to the batch."""
         return self.base_lr * batch / 256
 
-
-MASKSPEC = PretrainConfig(recipe="maskspec", exclude=("eval",))
-OWN = PretrainConfig(
-    recipe="own",
-    init="auto",
-    size="small",
-    decoder=(384, 4, 6),
-    statistics="one",
-    clip_s=5.12,
-    batch=0,
-    warm_up_epochs=8.0,
-)
-RECIPES = {
-    "maskspec": MASKSPEC,
-    "maskspec-small": replace(MASKSPEC, size="small"),
-    "maskspec-tiny": replace(MASKSPEC, size="tiny"),
-    "maskspec-code": replace(MASKSPEC, horizon_epochs=400, std_floor=0.0, clip_norm=0.0),
-    "maskspec-paper": replace(
-        MASKSPEC,
-        base_lr=1e-3 * 256 / MASKSPEC.batch,
-        normalize_patches=False,
-        mel_jitter=False,
-        clip_norm=0.0,
-    ),
-    "own": OWN,
-}
-
-
-def recipe(name: str) -> tuple[PretrainConfig, str]:
-    """The recipe of that name and what there is to say about it; an unknown one is a ValueError with the nearest."""
-    if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}{near(name, RECIPES)}: recipes are {', '.join(RECIPES)}")
-    return replace(RECIPES[name], recipe=name), ABOUT[name.partition("-")[0]]
+    def _check_objective(self) -> None:
+        """Refuse what this objective cannot do."""
+        name, parts = self.objective, self.parts
+        if name == "pixels" and self.decoder_kind != "transformer":
+            raise ValueError("pixels has the decoder of MaskSpec: leave --decoder-kind at transformer")
+        if name == "contrast" and 0 < self.batch // parts < 2:
+            raise ValueError(
+                f"contrast needs two clips or more at a time, got a batch of {self.batch} in {parts} parts: "
+                "raise --batch"
+            )
+        if name == "contrast" and (self.mel_cache or self.masks_per_clip > 1):
+            raise ValueError(
+                "contrast augments waveforms, twice a clip: it has no mel_cache, and one mask a view"
+            )
+        if name == "latent" and self.ema:
+            raise ValueError("latent averages its teacher (--teacher-decay): leave --ema at 0")
+        if self.codes < 2 or not self.temperature > 0 or not 0 <= self.utterance < math.inf:
+            raise ValueError(
+                f"codes must be two or more, temperature above 0, utterance a number from 0 on, got "
+                f"{self.codes}, {self.temperature:g}, {self.utterance:g}"
+            )
+        if not all(0 <= decay < 1 for decay in self.teacher_decay):
+            raise ValueError(f"teacher_decay are decays below 1, got {self.teacher_decay}")
+        if self.mask_ratio_to:
+            num_kept(1, self.mask_ratio_to)
+        if self.front_end != "32khz" and self.statistics == "audioset":
+            raise ValueError(
+                f"AudioSet's statistics are those of the front end 32khz, not of {self.front_end}: "
+                "add --statistics one"
+            )

@@ -1,4 +1,6 @@
-"""What unlabelled sounds are like, from a sample of them: how many hours, how loud every band; what follows from it."""
+"""What unlabelled sounds are like, from a sample of them: how many hours, how loud every band; what follows
+from it.
+"""
 
 import contextlib
 from dataclasses import replace
@@ -17,7 +19,8 @@ from patchout.checkpoint.download import DownloadError
 from patchout.data.augment import fit, keyed
 from patchout.data.clips import ClipSet, DataError
 from patchout.data.sets import scan_sounds
-from patchout.training.masked.config import MASKSPEC, PretrainConfig
+from patchout.training.masked.config import PretrainConfig
+from patchout.training.masked.recipes import MASKSPEC
 
 MOST_CLIPS, MOST_S = 400, 7200.0  # that are listened to; either ends it
 CLIP_S = 10.0  # of a clip, for the statistics
@@ -37,15 +40,16 @@ class Survey(NamedTuple):
 def sounds_of(config: PretrainConfig) -> ClipSet:
     """What is listened to; a split that only the recipe leaves out need not be there."""
     sounds = scan_sounds(config.data)
-    known = {*sounds.column("fold").tolist()}
-    left = sounds.without(*(name for name in config.exclude if name in known or name not in MASKSPEC.exclude))
-    if not len(left):
+    folds = {*sounds.column("fold").tolist()}
+    excluded = (name for name in config.exclude if name in folds or name not in MASKSPEC.exclude)
+    training = sounds.without(*excluded)
+    if not len(training):
         raise DataError(f"{config.data}: all {len(sounds)} clips are excluded ({', '.join(config.exclude)})")
-    return left
+    return training
 
 
 def survey(clips: ClipSet, mel: MelConfig, *, per_band: bool, floor: float) -> Survey:
-    """Listen to clips in an order of their own until enough is known; `mel` is a front end without statistics.
+    """Statistics of a random sample of the clips; `mel` is a front end without any.
 
     DataError: nothing can be read, only silence, or less than a minute of sound in all.
     """
@@ -75,38 +79,34 @@ def survey(clips: ClipSet, mel: MelConfig, *, per_band: bool, floor: float) -> S
         )
     if silent == len(seconds):
         raise DataError(f"{clips.root}: {silent} clips, and only silence in them: there is nothing to learn")
-    found = frame_statistics(mels, floor=floor, per_band=per_band)
+    statistics = frame_statistics(mels, floor=floor, per_band=per_band)
     if silent:
         problems.insert(
             0, f"{silent} of the {len(seconds)} clips that were listened to are silent: leave them out"
         )
-    return Survey(total_s / 3600, found, tuple(problems))
+    return Survey(total_s / 3600, statistics, tuple(problems))
 
 
 def cut_long(clips: ClipSet, clip_s: float) -> ClipSet:
     """Recordings of four `clip_s` and more as equal stretches of two to three, each a clip of its own.
 
-    So an epoch hears all of a long recording, and decodes little more than it crops. Only of files that can be read
-    from any place (WAV, FLAC and the like); what is read from its beginning anyway, and prepared sets, stay whole.
+    So an epoch hears all of a long recording, and decodes little more than it crops. Only of files that can
+    be read from any place (WAV, FLAC and the like); what is read from its beginning anyway, and prepared
+    sets, stay whole.
     """
     if clips.packed:
         return clips
-    held = {
-        name: clips.table[name].to_pylist()
-        for name in clips.table.column_names
-        if name in ("start_s", "end_s")
-    }
-    spans = (held.get(name, [None] * len(clips)) for name in ("start_s", "end_s"))
+    names = [name for name in ("start_s", "end_s") if name in clips.table.column_names]
+    stated = {name: clips.table[name].to_pylist() for name in names}
+    spans = (stated.get(name, [None] * len(clips)) for name in ("start_s", "end_s"))
     edges = [_edges(*span, least_s=2 * clip_s) for span in zip(clips.names(), *spans, strict=True)]
-    if all(len(found) == 2 for found in edges):
+    stretches = [len(times) - 1 for times in edges]
+    if max(stretches) == 1:
         return clips
-    table = clips.take(np.repeat(np.arange(len(clips)), [len(found) - 1 for found in edges])).table.drop(
-        [*held]
-    )
+    table = clips.take(np.repeat(np.arange(len(clips)), stretches)).table.drop(names)
     for name, part in (("start_s", slice(None, -1)), ("end_s", slice(1, None))):
-        table = table.append_column(
-            name, pa.array([edge for found in edges for edge in found[part]], pa.float64())
-        )
+        column = pa.array([time for times in edges for time in times[part]], pa.float64())
+        table = table.append_column(name, column)
     return replace(clips, table=table)
 
 
@@ -137,17 +137,17 @@ def _reaches(name: str, end_s: float) -> bool:
 def choose_start(init: str, hours: float) -> tuple[str, str]:
     """The start weights that a config asks for, and why: "auto" decides by the hours of sound.
 
-    The published encoder heard 5,500 hours 80 times. Fewer than SCRATCH_HOURS are soon known by heart, and weights that
-    have heard more know more; where the line lies exactly was not measured.
+    The published encoder heard 5,500 hours 80 times. Fewer than SCRATCH_HOURS are soon known by heart, and
+    weights that have heard more know more; where the line lies exactly was not measured.
     """
-    told = f"about {hours:.1f} hours of sound"
+    amount = f"about {hours:.1f} hours of sound"
     if init != "auto":
-        return init, f"{told}, start: {init or 'random weights'}"
+        return init, f"{amount}, start: {init or 'random weights'}"
     if hours >= SCRATCH_HOURS:
-        return "", f"{told}, start: random weights ({SCRATCH_HOURS:g} hours or more)"
+        return "", f"{amount}, start: random weights ({SCRATCH_HOURS:g} hours or more)"
     little = f"fewer than {SCRATCH_HOURS:g} hours are soon known by heart"
     try:
         zoo.fetch("maskspec-base")
     except DownloadError as error:
-        return "", f"{told}, start: random weights. We would take the published ones, as {little}: {error}"
-    return "maskspec-base", f"{told}, start: the published weights, as {little}"
+        return "", f"{amount}, start: random weights. We would take the published ones, as {little}: {error}"
+    return "maskspec-base", f"{amount}, start: the published weights, as {little}"

@@ -1,0 +1,1 @@
+"""What a pre-training can predict, a file each."""
