@@ -24,9 +24,10 @@ from patchout.data.batches import Batch, Item, StepSampler, Waves, batches
 from patchout.data.mel_cache import MelCache
 from patchout.data.sets import scan_sounds
 from patchout.models.autotune import processor
-from patchout.models.maskspec import MaskSpec
-from patchout.training.masked.config import PretrainConfig, recipe
-from patchout.training.masked.loss import PretrainLoss
+from patchout.models.maskspec import MaskedEncoder
+from patchout.training.masked.config import PretrainConfig
+from patchout.training.masked.objectives.pixels import Pixels
+from patchout.training.masked.recipes import recipe
 from patchout.training.masked.run import start
 from patchout.training.masked.survey import cut_long, survey
 from patchout.training.step import Place
@@ -54,9 +55,9 @@ def epoch_of(source: Dataset[Item], clips: int) -> list[Batch]:
     return last
 
 
-def step_of(model: MaskSpec, config: PretrainConfig, batch: Batch) -> Callable[[], None]:
+def step_of(model: MaskedEncoder, config: PretrainConfig, batch: Batch) -> Callable[[], None]:
     """Forward and backward pass of one batch."""
-    loss, place = PretrainLoss(config, model.config, CPU), Place(0, 0, 0, BATCH, lambda tensor: tensor)
+    loss, place = Pixels(config, model), Place(0, 0, 0, BATCH, lambda tensor: tensor)
     return lambda: torch.autograd.backward(loss(model, batch, place))
 
 

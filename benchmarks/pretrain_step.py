@@ -24,7 +24,7 @@ from patchout.models.maskspec import MaskSpec, MaskSpecConfig, Prediction
 from patchout.models.passt import SIZES
 from patchout.training import optim
 from patchout.training.masked.config import PretrainConfig
-from patchout.training.masked.loss import PretrainLoss
+from patchout.training.masked.objectives.pixels import Pixels
 from patchout.training.masked.run import parameter_groups
 from patchout.training.step import Place
 
@@ -63,7 +63,7 @@ def step_of(kind: type[MaskSpec], config: PretrainConfig, device: torch.device) 
         rng=rng,
     ).to(device)
     optimizer = optim.adamw(parameter_groups(model, config.weight_decay), 1e-4, betas=config.betas)
-    loss = PretrainLoss(config, model.config, device)
+    loss = Pixels(config, model)
     wave = 0.1 * torch.randn(config.batch, 10 * model.config.mel.sample_rate, generator=rng)
     ones = torch.ones(config.batch, 1, device=device)
     batch = Batch(wave.to(device), ones[:, :0], ones, torch.arange(config.batch), ())
