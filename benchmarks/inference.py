@@ -13,7 +13,7 @@ import importlib.util
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,6 @@ from patchout.models.int8 import at_precision
 from patchout.models.passt import Passt, PasstConfig
 
 CLIP_S = 10
-BATCHES = (1, 2, 4, 8)
 LABELS = tuple(f"class {index}" for index in range(527))
 CPU = torch.device("cpu")
 BASELINE, AST = "baseline fp32", "AST fp32"
@@ -55,24 +54,24 @@ class Speed:
     clips_per_s: float
 
 
-def cases_of(waves: Tensor, folder: Path) -> Iterator[Case]:
+def cases_of(waves: Tensor, batches: Sequence[int], folder: Path) -> Iterator[Case]:
     """Every subject at every batch size that it takes; waves (clips, samples)."""
     yield Case(what="baseline log-mel", batch=1, call=partial(baseline.log_mel, waves[:1]), repeats=10)
-    for batch in BATCHES:
+    for batch in batches:
         yield Case(what="log-mel", batch=batch, call=partial(log_mel, waves[:batch], MelConfig()), repeats=10)
     plain = baseline.Baseline().eval()
     yield Case(what=BASELINE, batch=1, call=partial(baseline.clip_seconds, plain, waves[:1]))
-    yield from ast_cases()
+    yield from ast_cases(batches)
     model = Passt(PasstConfig(labels=LABELS)).eval()
     small = Passt(PasstConfig(labels=LABELS, stride=(16, 16), columns=62)).eval()
-    yield from onnx_cases(model, waves, folder)
+    yield from onnx_cases(model, waves, batches, folder)
     subjects: list[tuple[str, Passt, InferencePrecision]] = [
         *(("PaSST-S", model, name) for name in ("fp32", "bf16", "auto", "int8")),
         *(("PaSST-S-N", small, name) for name in ("fp32", "int8")),
     ]
     for name, tagger, precision in subjects:
         infer = infer_at(tagger, precision)
-        for batch in BATCHES:
+        for batch in batches:
             yield Case(what=f"{name} {precision}", batch=batch, call=partial(infer, waves[:batch]))
 
 
@@ -87,7 +86,7 @@ def infer_at(model: Passt, precision: InferencePrecision) -> Callable[[Tensor], 
     return infer
 
 
-def ast_cases() -> Iterator[Case]:
+def ast_cases(batches: Sequence[int]) -> Iterator[Case]:
     """Hugging Face's AST: Base size, stride 10, 998 frames of 128 bands, as many tokens as PaSST-S."""
     if importlib.util.find_spec("transformers") is None:
         return
@@ -99,15 +98,16 @@ def ast_cases() -> Iterator[Case]:
         with torch.inference_mode():
             return model(input_values=mel).logits
 
-    for batch in BATCHES:
+    for batch in batches:
         yield Case(what=AST, batch=batch, call=partial(infer, torch.randn(batch, 998, 128)))
 
 
-def onnx_cases(model: Passt, waves: Tensor, folder: Path) -> Iterator[Case]:
+def onnx_cases(model: Passt, waves: Tensor, batches: Sequence[int], folder: Path) -> Iterator[Case]:
     """ONNX Runtime on the exported model, with as many threads as torch."""
     if importlib.util.find_spec("onnxruntime") is None:
         return
     import onnxruntime
+
     from patchout.export.write import export
 
     options = onnxruntime.SessionOptions()
@@ -118,7 +118,7 @@ def onnx_cases(model: Passt, waves: Tensor, folder: Path) -> Iterator[Case]:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
 
-        for batch in BATCHES:
+        for batch in batches:
             feed = {name: waves[:batch].numpy()}
             yield Case(what=f"ONNX {precision}", batch=batch, call=partial(session.run, None, feed))
 
@@ -137,23 +137,23 @@ def seconds_per_clip(cases: list[Case], rounds: int) -> list[float]:
     return best
 
 
-def report(rows: list[Speed]) -> Iterator[str]:
+def report(rows: list[Speed], batches: Sequence[int]) -> Iterator[str]:
     """The table, a line a subject: clips/s at every batch, and ratios to the peers."""
     speeds: dict[str, dict[int, float]] = {}
     for row in rows:
         speeds.setdefault(row.what, {})[row.batch] = row.clips_per_s
-    heads = [f"batch {batch}" for batch in BATCHES] + ["x baseline", "x AST at 1", "x AST best"]
+    heads = [f"batch {batch}" for batch in batches] + ["x baseline", f"x AST at {batches[0]}", "x AST best"]
     yield f"{'clips/s':<20}" + "".join(f"{head:>12}" for head in heads)
     for name, by_batch in speeds.items():
-        cells = [f"{by_batch[batch]:.2f}" if batch in by_batch else "" for batch in BATCHES]
+        cells = [f"{by_batch[batch]:.2f}" if batch in by_batch else "" for batch in batches]
         is_mel = "log-mel" in name
         best, base = max(by_batch.values()), speeds["baseline log-mel" if is_mel else BASELINE][1]
         cells.append(f"{best / base:.2f}")
         if AST in speeds and not is_mel:
             peer = speeds[AST]
-            cells += [f"{by_batch[1] / peer[1]:.2f}", f"{best / max(peer.values()):.2f}"]
+            cells += [f"{by_batch[batches[0]] / peer[batches[0]]:.2f}", f"{best / max(peer.values()):.2f}"]
         yield f"{name:<20}" + "".join(f"{cell:>12}" for cell in cells)
-    for batch in BATCHES:
+    for batch in batches:
         better = max(speeds[f"PaSST-S {name}"][batch] for name in ("fp32", "bf16"))
         share = speeds["PaSST-S auto"][batch] / better
         yield f"auto at batch {batch}: {share:.2f} x the better of fp32 and bf16"
@@ -163,26 +163,27 @@ def main() -> None:
     """Measure, print a table, and write JSON if asked."""
     parser = argparse.ArgumentParser(description="Speed of PaSST on 10 s clips against its peers (CPU).")
     parser.add_argument("--rounds", type=int, default=3, help="times each case is timed; the best counts")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8], help="clips at a time")
     parser.add_argument("--threads", type=int, default=0, help="cores to use (default: all)")
     parser.add_argument("--json", type=Path, help="file to write the same numbers to")
     options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {options.rounds}")
+    if options.rounds < 1 or min(options.batches) < 1:
+        parser.error(f"--rounds and --batches count from 1, got {options.rounds} and {options.batches}")
     if options.threads:
         torch.set_num_threads(options.threads)
     machine = {"torch": torch.__version__, "cpu": processor(), "threads": torch.get_num_threads()}
     print("  ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     print(f"auto: {auto(CPU)}", flush=True)
     torch.manual_seed(0)
-    waves = 0.1 * torch.randn(max(BATCHES), CLIP_S * MelConfig().sample_rate)
+    waves = 0.1 * torch.randn(max(options.batches), CLIP_S * MelConfig().sample_rate)
     with tempfile.TemporaryDirectory() as folder:
-        cases = list(cases_of(waves, Path(folder)))
+        cases = list(cases_of(waves, options.batches, Path(folder)))
         spent = seconds_per_clip(cases, options.rounds)
     rows = [
         Speed(what=case.what, batch=case.batch, clips_per_s=1 / seconds)
         for case, seconds in zip(cases, spent, strict=True)
     ]
-    print("\n".join(report(rows)))
+    print("\n".join(report(rows, options.batches)))
     if options.json:
         record = {
             **machine,

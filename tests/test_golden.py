@@ -15,6 +15,7 @@ from patchout.audio.mel import MelConfig, log_mel
 from patchout.checkpoint.own import export_passt, import_passt
 from patchout.hear import PRESETS, HearModel, get_scene_embeddings, get_timestamp_embeddings
 from patchout.inference.embedding import Mode
+from patchout.models.int8 import quantised
 from patchout.models.passt import Passt, PasstConfig
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "passt.npz")
@@ -69,6 +70,17 @@ def test_bf16_stays_within_a_twentieth_of_the_public_logits() -> None:
         logits = model(log_mel(golden_wave(float(NETS[0].rpartition(":")[2])), model.config.mel)).logits
     assert logits.dtype == torch.float32
     np.testing.assert_allclose(logits.numpy(), GOLDEN[f"{NETS[0]}/logits"], rtol=0, atol=0.05)
+
+
+@pytest.mark.slow
+def test_int8_stays_near_the_public_logits() -> None:
+    """By less than a tenth of how much they spread: weights and activations are rounded to 8 bits."""
+    model, expected = golden_model(NETS[0]), GOLDEN[f"{NETS[0]}/logits"]
+    with torch.inference_mode():
+        logits = quantised(model)(
+            log_mel(golden_wave(float(NETS[0].rpartition(":")[2])), model.config.mel)
+        ).logits
+    assert np.abs(logits.numpy() - expected).max() < 0.1 * expected.std()
 
 
 @pytest.mark.slow
