@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from patchout.models.device import to_device
+
 
 class WaveMix(NamedTuple):
     """Mixup of waveforms: how often, and with weights of which Beta(alpha, alpha); PaSST's by default."""
@@ -127,7 +129,7 @@ def spec_augment(
     batch, mels, frames = mel.shape
     drawn, first = (1, 0) if masks.shared else (share.total, share.first)
     spans = (mask_span(mels, masks.freq, drawn, rng), mask_span(frames, masks.time, drawn, rng))
-    band, stretch = (span[first : first + batch].to(mel.device) for span in spans)
+    band, stretch = (to_device(span[first : first + batch], mel.device) for span in spans)
     fill = share.gather(mel.mean(dim=(1, 2))).mean() if masks.fill == "mean" else masks.fill
     return torch.where(band[:, :, None] + stretch[:, None, :] > 0, fill, mel)
 
@@ -142,8 +144,8 @@ def mixup(
 ) -> tuple[Float[Tensor, "batch mel frame"], Float[Tensor, "batch class"]]:
     """Mixup: every clip and target blended with another clip of the step, weights max(l, 1 - l)."""
     local = slice(share.first, share.first + len(mel))
-    partner = torch.randperm(share.total, generator=rng)[local].to(mel.device)
-    weights = mixing_weights(alpha, share.total, rng)[local].to(mel.device)
+    partner = to_device(torch.randperm(share.total, generator=rng)[local], mel.device)
+    weights = to_device(mixing_weights(alpha, share.total, rng)[local], mel.device)
     by_clip, by_class = weights[:, None, None], weights[:, None]
     mixed = by_clip * mel + (1 - by_clip) * share.gather(mel)[partner]
     return mixed, by_class * target + (1 - by_class) * share.gather(target)[partner]

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from patchout.models import kernels
 
@@ -56,3 +57,30 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     """Autocast context of `precision`; log-mels and class scores stay float32 inside it."""
     exact = pick_precision(precision, device)
     return torch.autocast(device.type, HALF[exact]) if exact in HALF else nullcontext()
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; from the CPU to CUDA by pinned memory, so that nobody waits for it."""
+    is_cuda = device.type == "cuda"
+    if is_cuda and tensor.device.type == "cpu" and not torch.compiler.is_compiling():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=is_cuda)
+
+
+class HostCopy:
+    """An asynchronous copy of a tensor to the CPU, which can be read later without waiting for later work."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        """Queue the copy behind the work that computes the tensor."""
+        self._event = torch.cuda.Event() if tensor.is_cuda else None  # type: ignore[no-untyped-call]
+        self._tensor = tensor
+        if self._event:
+            self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._tensor.copy_(tensor, non_blocking=True)
+            self._event.record()
+
+    def read(self) -> Tensor:
+        """The tensor on the CPU, once it is there."""
+        if self._event:
+            self._event.synchronize()
+        return self._tensor.cpu()

@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from patchout.audio.mel import MelConfig
 from patchout.audio.pcm import Channel
 from patchout.audio.statistics import audioset_statistics
+from patchout.models.device import to_device
 from patchout.models.family import Output, Tagger, TaggerConfig
 from patchout.models.fill import fill
 from patchout.models.masking import patchify, sincos_positions, take
@@ -112,8 +113,8 @@ class MaskSpecClassifier(Tagger):
         tokens = self.embed(*self._patches(mel, patchout, rng))  # (B, 1 + N, D)
         factors: list[Tensor | None] = [None] * len(self.blocks)
         if drop_path:
-            drawn = drop_path_factors(len(self.blocks), len(mel), drop_path, rng)
-            factors = list(drawn.to(mel.device, non_blocking=True))
+            drawn = drop_path_factors(len(self.blocks), mel.shape[0], drop_path, rng)
+            factors = list(to_device(drawn, mel.device))
         for block, factor in zip(self.blocks, factors, strict=True):
             tokens = block(tokens, factor)
         with torch.autocast(mel.device.type, enabled=False):
@@ -131,9 +132,9 @@ class MaskSpecClassifier(Tagger):
         if drop is None:
             return pixels, cell[None]
         columns = self.config.num_columns(mel.shape[-1])
-        row, column = patchout(self.config.rows, columns, drop, batch=len(mel), rng=rng)
-        index = (row * columns + column).to(mel.device, non_blocking=True)
-        return take(pixels, index.expand(len(mel), -1)), cell[index]
+        row, column = patchout(self.config.rows, columns, drop, batch=mel.shape[0], rng=rng)
+        index = to_device(row * columns + column, mel.device)
+        return take(pixels, index.expand(mel.shape[0], -1)), cell[index]
 
     def adapted(
         self, config: MaskSpecClassifierConfig, name: str, *, rng: Generator | None

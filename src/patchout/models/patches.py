@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from patchout.models.device import to_device
 from patchout.models.kernels import linear
 from patchout.models.transformer import INIT_STD, init_projection
 
@@ -125,8 +126,8 @@ class PatchEmbed(nn.Module):
             row, column = whole_grid(patches.shape[1], patches.shape[2], mel.device)
             pixels = patches.flatten(3).flatten(1, 2)  # (B, rows * columns, pixels)
         else:
-            row, column = (index.to(mel.device, non_blocking=True) for index in grid)
-            clip = torch.arange(len(mel), device=mel.device)[:, None]
+            row, column = (to_device(index, mel.device) for index in grid)
+            clip = torch.arange(mel.shape[0], device=mel.device)[:, None]
             pixels = patches[clip, row, column].flatten(2)  # (B, N, pixels): the dropped are never copied
         assert self.proj.bias is not None
         tokens = linear(pixels, self.proj.weight.flatten(1), self.proj.bias)

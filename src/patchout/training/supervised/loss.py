@@ -12,7 +12,7 @@ from patchout.data import augment
 from patchout.data.augment import Masks, Share
 from patchout.data.batches import Batch
 from patchout.data.clips import ClipSet
-from patchout.models.device import autocast
+from patchout.models.device import autocast, to_device
 from patchout.models.tagger import TaggerConfig
 from patchout.training.step import Place
 from patchout.training.supervised.config import TrainConfig
@@ -29,7 +29,7 @@ class StepLoss:
     ) -> None:
         self.config = config
         self.model = model
-        self.class_weight = class_weight
+        self.class_weight = class_weight  # moved to the device of the first batch
         fill: float | Literal["mean"] = "mean" if config.mask_fill == "mean" else 0.9
         frames = model.mel.num_frames(round(config.clip_s * model.mel.sample_rate))
         longest = min(config.mask_time, int(LONGEST_MASK * frames))
@@ -69,7 +69,9 @@ class StepLoss:
         weight: Float[Tensor, "batch class"],
     ) -> Float[Tensor, ""]:
         """Cross entropy of these logits, with label smoothing; `weight` is that of every label."""
-        smooth, weight = self.config.label_smoothing, weight * self.class_weight.to(weight.device)
+        if self.class_weight.device != weight.device:
+            self.class_weight = to_device(self.class_weight, weight.device)
+        smooth, weight = self.config.label_smoothing, weight * self.class_weight
         if self.model.task == "multi_class":
             smoothed = target * (1 - smooth) + smooth / target.shape[1]
             return -(weight * smoothed * logits.float().log_softmax(1)).sum(1).mean()
