@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from patchout.models import autotune
 from patchout.models.autotune import Cases, Seconds
 
 CACHED_SCORES = 2**20  # attention scores at a time for each thread of a CPU: 2 MiB of bfloat16
 NOISE = 0.05  # a kernel that saves less of the time than this is not chosen
+PLANLESS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # not cuDNN
 UNMEASURED = "PATCHOUT_UNMEASURED"  # environment variable: if set, no autotuning, the same kernels everywhere
 
 TORCH, ONEDNN, BF16, INT8 = "product/torch", "product/onednn", "product/bf16", "product/int8"
@@ -168,12 +170,16 @@ def attend(
     """Scaled dot-product attention: torch's fused kernel, or ours for bfloat16 on CPUs where it is faster.
 
     There the fused one computes in float32; explicit products of some heads at a time may take half its time.
+    Without gradients, a GPU does without cuDNN: it plans each new shape anew, and sounds differ in length.
     """
     plain = q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.compiler.is_compiling()
     if not plain and chosen().headwise:
         heads = (x.flatten(0, 1) for x in (q, k, v))
         out: Tensor = HeadwiseAttention.apply(*heads)  # type: ignore[no-untyped-call]
         return out.view(q.shape)
+    if q.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        with sdpa_kernel(PLANLESS):
+            return F.scaled_dot_product_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
 
 

@@ -125,7 +125,7 @@ class Decoder(nn.Module):
     ) -> Float[Tensor, "batch token decoder_width"]:
         """What the head reads of every patch."""
         visible = self.embed(latent)
-        masked = self.mask_token.to(visible.dtype).expand(len(latent), len(cell), -1)
+        masked = self.mask_token.to(visible.dtype).expand(latent.shape[0], len(cell), -1)
         patches = masked.scatter(1, index[..., None].expand(-1, -1, masked.shape[-1]), visible[:, 1:])
         tokens = torch.cat([visible[:, :1], patches + self.position[1 + cell]], dim=1)
         return self.transformer(tokens)[:, 1:]

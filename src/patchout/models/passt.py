@@ -109,9 +109,10 @@ class Passt(Tagger):
         short for a patch or too long for the table, or a Patchout that drops everything: ValueError.
         """
         config, columns = self.config, self.config.check(mel, first_column=time_offset)
-        grid = draw(config.rows, columns, patchout, batch=len(mel), rng=rng) if patchout is not None else None
+        batch = mel.shape[0]  # not len(): an exported graph would fix it
+        grid = draw(config.rows, columns, patchout, batch=batch, rng=rng) if patchout is not None else None
         patches = self.embed(mel, grid, time_offset=time_offset)
-        prefix = (self.tokens + self.token_position).expand(mel.shape[0], -1, -1)
+        prefix = (self.tokens + self.token_position).expand(batch, -1, -1)
         tokens = self.encoder(torch.cat([prefix, patches], dim=1))  # (B, 2 + N, D)
         with torch.autocast(mel.device.type, enabled=False):
             embedding = tokens[:, : len(self.tokens)].float().mean(dim=1)

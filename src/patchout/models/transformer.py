@@ -1,5 +1,7 @@
 """The encoder of a vision transformer: attention, MLP, pre-norm block. Nothing here knows about audio."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
@@ -21,8 +23,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
         """Self-attention over all tokens."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, key)
-        return self.proj(attend(*qkv).transpose(1, 2).flatten(2))
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # 3 of (B, N, heads, key)
+        q, k, v = (part.transpose(1, 2) for part in qkv)  # views, whose gradients are stacked without a copy
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -67,6 +70,18 @@ class Encoder(nn.Module):
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
         """Tokens in, normalised tokens out."""
         return self.norm(self.blocks(x))
+
+
+def compile_transformer(model: nn.Module) -> None:
+    """Compile the encoders of a model in place, else its blocks, else all of it; the names of weights stay.
+
+    Random draws stay outside: a generator would break the graph. Each shape is compiled for itself.
+    """
+    encoders = [part for part in model.modules() if isinstance(part, Encoder)]
+    blocks = [part for part in model.modules() if isinstance(part, Block)]
+    chosen: Sequence[nn.Module] = encoders or blocks or [model]
+    for part in chosen:
+        part.compile(dynamic=False)
 
 
 def init_linear(module: nn.Module, rng: Generator | None = None) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +15,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from patchout.data.batches import Batch, share
 from patchout.errors import InputError
-from patchout.models.device import Precision, pick_precision
+from patchout.models.device import HostCopy, Precision, pick_precision
+from patchout.models.transformer import compile_transformer
 
 MAX_UNREADABLE = 0.01  # share of the clips, of a small set up to FEW_UNREADABLE or a quarter
 FEW_UNREADABLE = 10
@@ -62,7 +63,7 @@ class _Pending(NamedTuple):
     """Results of a step that are still on the device, and what a message about them needs."""
 
     step: int
-    results: Tensor  # (process, a loss a part + gradient norm + new messages + request)
+    results: HostCopy  # (process, a loss a part + gradient norm + new messages + request)
     clips: list[Tensor]  # of each part
     messages: list[tuple[str, bool]]  # new ones on clips, and whether these could not be read
 
@@ -73,8 +74,9 @@ class Stepper:
     def __init__(self, work: Work, accelerator: Accelerator, on_problem: Callable[[str], None]) -> None:
         self.work, self.accelerator, self.on_problem = work, accelerator, on_problem
         self.device = next(work.model.parameters()).device
-        self._wrapped = accelerator.prepare_model(work.model, device_placement=False)
-        self._model = cast(nn.Module, torch.compile(self._wrapped)) if work.compile else self._wrapped
+        if work.compile:
+            compile_transformer(work.model)
+        self._model = accelerator.prepare_model(work.model, device_placement=False)
         is_fp16 = pick_precision(work.precision, self.device) == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_fp16)
         self.step = 0  # steps done
@@ -105,13 +107,14 @@ class Stepper:
         messages = [(text, is_lost) for text, is_lost in remarks.items() if text not in self._messages]
         counts = [norm.new_full((), float(number)) for number in (len(messages), request)]
         results = self.accelerator.gather(torch.stack([*losses, norm, *counts])).view(-1, work.parts + 3)
+        copy = HostCopy(results)  # queued before the next step, so that reading it does not wait for that one
         if not self.scaler.is_enabled():  # the fused step's guard
             optimizer.found_inf = (~results.isfinite().all()).float()  # type: ignore[attr-defined]
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad()
         self.check()
-        self._pending = _Pending(self.step, results, [batch.clip for batch in parts], messages)
+        self._pending = _Pending(self.step, copy, [batch.clip for batch in parts], messages)
         self.step += 1
 
     def _backward(self, batch: Batch, part: int) -> Tensor:
@@ -125,7 +128,7 @@ class Stepper:
         mine = share(total, world.process_index, world.num_processes)
         place = Place(self.step, part, mine.start, total, partial(self._gather, total))
         weight = len(mine) * world.num_processes / total  # the means over processes are plain ones
-        with nullcontext() if part == work.parts - 1 else world.no_sync(self._wrapped):
+        with nullcontext() if part == work.parts - 1 else world.no_sync(self._model):
             loss = weight * work.loss(self._model, batch, place)
             world.backward(self.scaler.scale(loss / work.parts))
         return loss.detach().float()
@@ -141,11 +144,11 @@ class Stepper:
         return torch.cat([part[:size] for part, size in zip(shares, sizes, strict=True)])
 
     def check(self) -> None:
-        """Read the results of the step before: by now the device has the next step to work on."""
+        """Read the results of the step before, while the device works on the next one."""
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        *losses, norms, news, requests = pending.results.T.tolist()
+        *losses, norms, news, requests = pending.results.read().T.tolist()
         flat = [loss for part in losses for loss in part]
         self._skipped = 0 if all(map(math.isfinite, norms)) else self._skipped + 1
         max_skipped = MAX_SKIPPED if self.scaler.is_enabled() else 0
