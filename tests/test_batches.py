@@ -418,3 +418,13 @@ def test_a_batch_with_fewer_clips_than_processes_is_refused() -> None:
         ValueError, match=r"2 clips at a time are too few for 3 .* raise --batch, .* or start at most 2"
     ):
         StepSampler(10, 2, seed=0, first=0, last=1, rank=0, world=3)
+
+
+def test_memory_is_pinned_only_where_it_is_asked_for(
+    class_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run on the CPU of a machine with a GPU needs no CUDA context."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    sampler = StepSampler(12, 12, seed=0, first=0, last=1)
+    assert not batches(waves(class_folder), sampler, workers=0).pin_memory
+    assert batches(waves(class_folder), sampler, workers=0, pin_memory=True).pin_memory

@@ -192,15 +192,17 @@ class StepSampler(Sampler[list[Key]]):
         return drawn[torch.randperm(len(drawn), generator=rng)]  # heavy clips tend to be drawn first
 
 
-def batches(waves: Dataset[Item], sampler: StepSampler, *, workers: int) -> DataLoader[Item]:
-    """A data loader of `Batch`, whose workers are spawned."""
+def batches(
+    waves: Dataset[Item], sampler: StepSampler, *, workers: int, pin_memory: bool = False
+) -> DataLoader[Item]:
+    """A data loader of `Batch`, whose workers are spawned; `pin_memory` is for training on CUDA."""
     return DataLoader(
         waves,
         batch_sampler=sampler,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
         collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         worker_init_fn=ignore_signals,
     )
 
