@@ -27,7 +27,7 @@ from patchout.inference.evaluate import (
     label_orders,
     predict,
 )
-from patchout.inference.window_scores import Scored, window_mel
+from patchout.inference.window_scores import Scored, window_mels
 from patchout.models.passt import Passt
 
 BELL, DOG, RAIN = [0.8, 0.1, 0.1], [0.1, 0.7, 0.2], [0.2, 0.2, 0.6]
@@ -68,9 +68,9 @@ def clips(class_folder: Path) -> ClipSet:
 def test_logits_are_the_models_own_for_a_clip_of_one_window(task: str, clips: ClipSet) -> None:
     model = model_of(task=task)
     found = ask(model, clips)
-    waves = [clips.wave(clip, RATE).numpy() for clip in range(len(clips))]
+    waves = [clips.wave(clip, RATE) for clip in range(len(clips))]
     with torch.inference_mode():
-        mels = torch.stack([window_mel(wave, model.config, torch.device("cpu")) for wave in waves])
+        mels = window_mels(waves, model.config, torch.device("cpu"))
         logits = model(mels).logits.numpy()
     wanted = log_softmax(logits, axis=1) if task == "multi_class" else logits
     assert found.scores == pytest.approx(wanted, abs=1e-5)
@@ -83,13 +83,13 @@ def test_logits_are_read_back_as_exactly_as_stated(
 ) -> None:
     logits = torch.linspace(-30, high, 6 * 3).reshape(6, 3)
 
-    def score(model: Passt, streams: Iterable[Stream], **options: object) -> Iterator[Scored]:
+    def score(models: list[Passt], streams: Iterable[Stream], **options: object) -> Iterator[list[Scored]]:
         return (
-            Scored(stream.name, 1.0, row.sigmoid().numpy())
+            [Scored(stream.name, 1.0, row.sigmoid().numpy())]
             for stream, row in zip(streams, logits, strict=True)
         )
 
-    monkeypatch.setattr(evaluate, "score", score)
+    monkeypatch.setattr(evaluate, "score_each", score)
     assert ask(model_of(task="multi_label"), clips).scores == pytest.approx(logits.numpy(), abs=error)
 
 
@@ -113,10 +113,10 @@ def test_scores_are_those_of_tag_for_clips_of_any_length(task: str, class_folder
 def test_scores_of_0_and_1_stay_finite(
     task: str, sure: list[float], limit: float, clips: ClipSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def score(model: Passt, streams: Iterable[Stream], **options: object) -> Iterator[Scored]:
-        return (Scored(stream.name, 1.0, np.array(sure, np.float32)) for stream in streams)
+    def score(models: list[Passt], streams: Iterable[Stream], **options: object) -> Iterator[list[Scored]]:
+        return ([Scored(stream.name, 1.0, np.array(sure, np.float32))] for stream in streams)
 
-    monkeypatch.setattr(evaluate, "score", score)
+    monkeypatch.setattr(evaluate, "score_each", score)
     found = ask(model_of(task=task), clips).scores[0]
     assert found == pytest.approx(
         [0.0, limit, limit] if task == "multi_class" else [limit, -87.34, 0.0], abs=0.01

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +13,14 @@ import pytest
 import torch
 from conftest import RATE, noise, tiny_config, tone, write_wav
 
+import patchout
 from patchout.audio.mel import log_mel
+from patchout.audio.read_ahead import read_ahead
 from patchout.audio.stream import AudioError, Stream
 from patchout.checkpoint.own import save
 from patchout.inference.events import EventRule
 from patchout.inference.tagging import overview, tag, tag_many
-from patchout.inference.window_scores import score
+from patchout.inference.window_scores import score, score_each
 from patchout.models.passt import Passt
 
 FULL = 105 * 320  # samples of the tiny model's longest input
@@ -208,3 +212,53 @@ def test_a_result_does_not_wait_for_the_end_of_a_longer_file(tiny: Passt, tmp_pa
     assert next(scored).name == "<array>"
     assert long.duration_s < 30
     assert [one.error for one in scored] == [None]
+
+
+# -- decoding ahead ------------------------------------------------------------------------------------------
+
+
+def test_streams_are_decoded_ahead_in_order_with_their_errors(tmp_path: Path) -> None:
+    """Threads run ahead of the reader: the blocks are those of the streams, an error comes at its stream."""
+    paths = [write_wav(tmp_path / f"{seed}.wav", noise(0.3 + 0.1 * seed, seed)) for seed in range(5)]
+    paths.insert(2, tmp_path / "missing.wav")
+    lengths: list[int | str] = []
+    for stream in read_ahead([Stream(path) for path in paths], threads=2):
+        try:
+            lengths.append(sum(len(block) for block in stream))
+        except OSError:
+            lengths.append(Path(stream.name).name)
+    assert lengths == [9600, 12800, "missing.wav", 16000, 19200, 22400]
+
+
+def test_reading_ahead_ends_with_its_reader(tmp_path: Path) -> None:
+    """Also where a long stream is left in its middle, and its thread waits for room."""
+    path = write_wav(tmp_path / "long.wav", noise(70.0))
+    before = threading.active_count()
+    streams = read_ahead([Stream(path) for _ in range(4)], threads=2)
+    first = next(streams)
+    assert len(next(iter(first))) >= 10 * RATE
+    assert threading.active_count() > before
+    streams.close()
+    assert threading.active_count() == before
+
+
+def test_a_source_of_a_generator_is_asked_for_when_the_one_before_was_read(tiny: Passt) -> None:
+    """A file that its generator closes, or a buffer that it fills again, must be read before it goes on."""
+    buffer = np.zeros(RATE, np.float32)
+
+    def refilled() -> Iterator[tuple[np.ndarray, int]]:
+        for seed in range(3):
+            buffer[:] = noise(1.0, seed)
+            yield buffer, RATE
+
+    wanted = patchout.tag_many(tiny, [(noise(1.0, seed), RATE) for seed in range(3)])
+    assert [tags.scores for tags in patchout.tag_many(tiny, refilled())] == [tags.scores for tags in wanted]
+
+
+def test_several_models_score_a_stream_that_is_decoded_once(tiny: Passt) -> None:
+    other = Passt(tiny.config, rng=torch.Generator().manual_seed(1)).eval()
+    waves = [(noise(seconds, 1), RATE) for seconds in (1.0, 2.5)]
+    both = [*score_each([tiny, other], map(Stream, waves))]
+    for place, model in enumerate((tiny, other)):
+        alone = [scored.scores for scored in score(model, map(Stream, waves))]
+        assert [scored[place].scores.tolist() for scored in both] == [row.tolist() for row in alone]  # type: ignore[union-attr]

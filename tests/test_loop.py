@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class Line:
             "clip_name": "abcd".__getitem__,
             "save_model": self.save,
             "folder": RunFolder(out),
-            "validate": self.validate,
+            "validate": lambda models: [self.validate(model) for model in models],
         }
         self.job = loop.Job(**(values | changes))
 
@@ -170,9 +170,9 @@ def test_a_loss_is_told_its_place(tmp_path: Path) -> None:
 def test_a_compiled_model_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
 
-    def compile_model(model: nn.Module) -> Callable[..., Any]:
-        compiled.append(model)
-        return original(model, backend="eager")
+    def compile_model(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        compiled.append(call.__self__)  # type: ignore[attr-defined]
+        return original(call, backend="eager")
 
     original = torch.compile
     monkeypatch.setattr(torch, "compile", compile_model)
@@ -320,7 +320,7 @@ def test_nothing_averaged_is_the_best_before_the_first_snapshot(tmp_path: Path) 
 
 
 def test_the_best_by_a_score_that_is_undefined_is_refused(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"metric": "mAP", "validate": lambda model: {"mAP": math.nan}}
+    options: dict[str, Any] = {"metric": "mAP", "validate": lambda models: [{"mAP": math.nan}]}
     with pytest.raises(ValueError, match="mAP is undefined, no class has a clip held out"):
         Line(tmp_path, [1], result="best", **options).run()
     assert math.isnan(Line(tmp_path, [1], **options).run()["mAP"])
@@ -496,7 +496,7 @@ def test_a_finished_run_keeps_its_result_and_scores(tmp_path: Path) -> None:
 def test_a_run_that_stops_in_a_validation_does_it_again(tmp_path: Path) -> None:
     """SIGTERM does not wait for a long validation; the line of that epoch comes from the next call."""
 
-    def validate(model: nn.Module) -> dict[str, float]:
+    def validate(models: Sequence[nn.Module]) -> list[dict[str, float]]:
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("not reached")
 
@@ -510,7 +510,7 @@ def test_a_run_that_stops_in_a_validation_does_it_again(tmp_path: Path) -> None:
             tmp_path,
             [1] * 4,
             evaluate_every=1,
-            validate=lambda model: {"weight": -2.0} if model.weight.item() > -4 else validate(model),
+            validate=lambda models: [{"weight": -2.0}] if weight_of(models[0]) > -4 else validate(models),
         ).run()
     for _ in range(2):
         last = Line(tmp_path, [1] * 4, evaluate_every=1)
@@ -664,7 +664,7 @@ with open_run(out, {}, {}, is_main=world.is_main_process) as folder:
         clip_name=str,
         save_model=lambda model, path, scores: save_file(model.state_dict(), path),
         folder=folder,
-        validate=lambda model: {"size": model[0].weight.square().sum().item()},
+        validate=lambda models: [{"size": models[0][0].weight.square().sum().item()}],
         clip_norm=1.0,
         **average,
     )

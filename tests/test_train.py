@@ -240,7 +240,7 @@ def probe(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Probe:
     caught: Probe = {}
 
     def stop(job: loop.Job, accelerator: Accelerator, **options: object) -> dict[str, float]:
-        scores = job.validate(job.model)
+        (scores,) = job.validate([job.model])
         job.save_model(job.model, settings.out / "model.safetensors", scores)
         assert isinstance(job.model, Tagger)
         assert isinstance(job.loss, StepLoss)

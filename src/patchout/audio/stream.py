@@ -63,9 +63,17 @@ class Stream:
         self.silence: str | None = None
         self._flaws: dict[str, list[tuple[float, float]]] = {}  # flaw -> where and how long, in seconds
         self._source: Source | None = source
+        self._blocks: Iterator[np.ndarray] | None = None  # in the place of those decoded from the source
         self._start_s, self._end_s, self._channel = start_s, end_s, channel
 
+    def replace_blocks(self, blocks: Iterator[np.ndarray]) -> None:
+        """Iterate over these blocks next, which somebody else reads from this stream."""
+        self._blocks = blocks
+
     def __iter__(self) -> Iterator[np.ndarray]:
+        if self._blocks is not None:
+            blocks, self._blocks = self._blocks, None
+            return blocks
         if self._source is None:
             raise RuntimeError(f"{self.name}: this stream was read already; make a new Stream")
         source, self._source = self._source, None

@@ -105,11 +105,13 @@ def _in_file(tags: "Tags", start_s: float) -> "Tags":
 
 def _scored(model: "Tagger", sources: "list[Source]", rule: Any, options: Options) -> "Iterator[Scored]":
     """Score all files in the order given, behind a progress bar."""
+    from patchout.audio.read_ahead import read_ahead
     from patchout.inference.bulk.ahead import open_stream
     from patchout.inference.window_scores import Scored, score
 
     rate, channel = model.config.mel.sample_rate, model.config.channel
-    streams = (open_stream(item, rate, channel=channel) for item, error in sources if error is None)
+    sounds = (open_stream(item, rate, channel=channel) for item, error in sources if error is None)
+    streams = read_ahead(sounds)
     scores = score(model, streams, events=rule, precision=options.precision, batch_size=options.batch_size)
     with output.Bar("files", len(sources), sys.stderr) as bar:
         for item, error in sources:

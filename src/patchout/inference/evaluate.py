@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
+from patchout.audio.read_ahead import read_ahead
 from patchout.data.sets import ClipSet, DataError
 from patchout.inference import metrics
-from patchout.inference.window_scores import score
+from patchout.inference.window_scores import Scored, score_each
 from patchout.models.device import InferencePrecision
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels
 
@@ -63,23 +64,46 @@ def predict(
     batch_size: int,
     on_clip: Callable[[], None] | None = None,
 ) -> Predictions:
-    """Logits of every clip that give the scores of `patchout.tag`; a model of one channel hears that channel.
+    """`predict_each` of one model."""
+    return predict_each([model], clips, precision=precision, batch_size=batch_size, on_clip=on_clip)[0]
+
+
+def predict_each(
+    models: Sequence[Tagger],
+    clips: ClipSet,
+    *,
+    precision: InferencePrecision,
+    batch_size: int,
+    on_clip: Callable[[], None] | None = None,
+) -> list[Predictions]:
+    """Logits of every clip that give the scores of `patchout.tag`, by models of one front end and labels.
+
+    Every clip is decoded once for all of them. A model of one channel hears that channel.
 
     A clip within one window has the model's logits (read back from float32 scores: a sigmoid's to 2e-3 up to
     10, at most 17), a longer one those of the mean over the scores of its windows.
     """
-    config = model.config
+    config = models[0].config
     clips = clips if config.channel == "mean" else replace(clips, channel=config.channel)
-    streams = (clips.stream(clip, config.mel.sample_rate) for clip in range(len(clips)))
+    streams = read_ahead(clips.stream(clip, config.mel.sample_rate) for clip in range(len(clips)))
+    results: list[list[Scored]] = [[] for _ in models]
+    for scored in score_each(models, streams, precision=precision, batch_size=batch_size):
+        for of_model, result in zip(results, scored, strict=True):
+            of_model.append(result)
+        if on_clip:
+            on_clip()
+    return [_logits(of_model, config) for of_model in results]
+
+
+def _logits(results: Sequence[Scored], config: TaggerConfig) -> Predictions:
+    """The logits behind a model's scores of all clips."""
     rows, failed, warnings = {}, list[str](), list[str]()
-    for clip, scored in enumerate(score(model, streams, precision=precision, batch_size=batch_size)):
+    for clip, scored in enumerate(results):
         warnings += [scored.warning] if scored.warning else []
         if scored.scores is not None and np.isfinite(scored.scores).all():
             rows[clip] = scored.scores
         else:
             failed.append(scored.error or f"{scored.name}: the model's scores are not finite")
-        if on_clip:
-            on_clip()
     scores = np.array([*rows.values()], np.float64).reshape(len(rows), len(config.labels))
     is_softmax = config.task == "multi_class"
     lowest, highest = np.finfo(np.float32).tiny, 1.0 if is_softmax else 1 - 2**-25

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from patchout.audio import stream as audio
 from patchout.audio.mel import log_mel
+from patchout.audio.read_ahead import read_ahead
 from patchout.inference.events import Event, EventRule, find_events
 from patchout.inference.window_scores import Scored, score
 from patchout.models.device import InferencePrecision
@@ -62,7 +63,7 @@ def tag(
     (`model.config.channel`), by default their mean. Raises AudioError (a ValueError) or OSError.
     """
     _check_top(top)
-    streams = [hear(model.config, source)]
+    streams = read_ahead([hear(model.config, source)], threads=1)
     scored = score(model, streams, events=events, precision=precision, batch_size=batch_size, strict=True)
     return to_tags(next(scored), model.config, top=top, events=events)
 
@@ -76,9 +77,13 @@ def tag_many(
     precision: InferencePrecision = "fp32",
     batch_size: int = 16,
 ) -> Iterator[Tags]:
-    """`tag` for many sounds, in order, batched together; one that fails has `.error` and no labels."""
+    """`tag` for many sounds, in order, batched together; one that fails has `.error` and no labels.
+
+    Sources in a list or tuple are decoded ahead by threads; others are asked for one after the other.
+    """
     _check_top(top)
-    streams = (hear(model.config, source) for source in sources)
+    streams: Iterable[audio.Stream] = (hear(model.config, source) for source in sources)
+    streams = read_ahead(streams) if isinstance(sources, list | tuple) else streams
     for scored in score(model, streams, events=events, precision=precision, batch_size=batch_size):
         yield to_tags(scored, model.config, top=top, events=events)
 

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,13 +14,14 @@ from torch import Tensor
 from patchout.audio import stream as audio
 from patchout.audio.mel import log_mel
 from patchout.inference.events import EventRule
-from patchout.models.device import InferencePrecision, autocast
+from patchout.models.device import HostCopy, InferencePrecision, autocast, to_device
 from patchout.models.int8 import at_precision
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels
 
 WAIT_BATCHES = 4  # a window runs at the latest when so many full batches were queued after it
 OVERLAP = 2  # every moment of a long clip lies in this many windows
 Scores = Float[np.ndarray, "class"]
+ModelScores = Float[np.ndarray, "model class"]
 Wave = Float[np.ndarray, "sample"]
 
 
@@ -49,27 +50,42 @@ def score(
     strict: bool = False,
 ) -> Iterator[Scored]:
     """Class scores of every stream (at the model's rate), in order; `strict`: one that fails raises."""
-    check_labels(model.config)
-    batcher = _Batcher(model, batch_size=batch_size, precision=precision)
+    options = {"events": events, "precision": precision, "batch_size": batch_size, "strict": strict}
+    return (scored for (scored,) in score_each([model], streams, **options))  # type: ignore[arg-type]
+
+
+def score_each(
+    models: Sequence[Tagger],
+    streams: Iterable[audio.Stream],
+    *,
+    events: EventRule | None = None,
+    precision: InferencePrecision = "fp32",
+    batch_size: int = 16,
+    strict: bool = False,
+) -> Iterator[list[Scored]]:
+    """`score` by several models of one front end and labels at once: a sound is decoded for all of them."""
+    config = models[0].config
+    check_labels(config)
+    batcher = _Batcher(models, batch_size=batch_size, precision=precision)
     open_files: deque[_File] = deque()
     for stream in streams:
-        file = _File(stream, events)
+        file = _File(stream, events, len(models))
         open_files.append(file)
         try:
-            for is_clip, start, wave in file.windows(model.config):
+            for is_clip, start, wave in file.windows(config):
                 batcher.add(file, is_clip, start, wave)
-                yield from _finished(open_files, model.config)  # a long file delays none before it
+                yield from _finished(open_files, config)  # a long file delays none before it
         except (audio.AudioError, OSError) as error:
             if strict:
                 raise
             file.error = str(error)
         file.is_cut = True
-        yield from _finished(open_files, model.config)
+        yield from _finished(open_files, config)
     batcher.flush()
-    yield from _finished(open_files, model.config)
+    yield from _finished(open_files, config)
 
 
-def _finished(open_files: "deque[_File]", config: TaggerConfig) -> Iterator[Scored]:
+def _finished(open_files: "deque[_File]", config: TaggerConfig) -> Iterator[list[Scored]]:
     """Take the scored files off the front of the queue."""
     while open_files and open_files[0].is_cut and open_files[0].pending == 0:
         yield open_files.popleft().scored(config)
@@ -78,15 +94,16 @@ def _finished(open_files: "deque[_File]", config: TaggerConfig) -> Iterator[Scor
 class _File:
     """One sound under way: its windows, and the scores of those that have run."""
 
-    def __init__(self, stream: audio.Stream, events: EventRule | None) -> None:
+    def __init__(self, stream: audio.Stream, events: EventRule | None, num_models: int) -> None:
         self.stream = stream
         self.rule = events
+        self.num_models = num_models
         self.is_cut = False  # into all its windows
         self.pending = 0  # windows without scores
         self.error: str | None = None
         self.clip_windows = 0
         self.clip_sum: Any = 0.0
-        self.moments: list[tuple[float, Scores]] = []  # centre in samples, scores
+        self.moments: list[tuple[float, ModelScores]] = []  # centre in samples, scores
 
     def windows(self, config: TaggerConfig) -> Iterator[tuple[bool, int, Wave]]:
         """(is it of the clip or of events?, start, wave): windows of one decoding, ordered by their ends."""
@@ -99,8 +116,8 @@ class _File:
         moments = ((False, *window) for window in audio.windows(for_events, short, min(short, hop)))
         return heapq.merge(clip, moments, key=lambda window: window[1] + len(window[2]))
 
-    def receive(self, is_clip: bool, centre: float, scores: Scores) -> None:
-        """Take the scores of one window."""
+    def receive(self, is_clip: bool, centre: float, scores: ModelScores) -> None:
+        """Take the scores of one window by each model."""
         self.pending -= 1
         if is_clip:
             self.clip_windows += 1
@@ -108,18 +125,22 @@ class _File:
         else:
             self.moments.append((centre, scores.astype(np.float16)))  # ten hours of 527 classes: 150 MB
 
-    def scored(self, config: TaggerConfig) -> Scored:
-        """The scores of the whole file and over time."""
+    def scored(self, config: TaggerConfig) -> list[Scored]:
+        """The scores of the whole file and over time, by each model."""
         name, duration_s, warning = self.stream.name, self.stream.duration_s, self.stream.warning
         if self.error is not None:
-            return Scored(name, duration_s, error=self.error)
+            return [Scored(name, duration_s, error=self.error)] * self.num_models
         if warning is None and self.stream.silence:
             warning = f"{self.stream.silence}, so its scores say nothing"
         self.moments.sort(key=lambda moment: moment[0])
         times_s = np.array([centre / config.mel.sample_rate for centre, _ in self.moments], np.float32)
         track = np.array([scores for _, scores in self.moments], np.float32)
-        track = track.reshape(len(times_s), len(config.labels))
-        return Scored(name, duration_s, self.clip_sum / self.clip_windows, times_s, track, warning)
+        tracks = track.reshape(len(times_s), self.num_models, len(config.labels)).swapaxes(0, 1)
+        means = self.clip_sum / self.clip_windows
+        return [
+            Scored(name, duration_s, scores, times_s, track, warning)
+            for scores, track in zip(means, tracks, strict=True)
+        ]
 
 
 def _two_readers(blocks: Iterator[np.ndarray]) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
@@ -145,30 +166,33 @@ class _Window(NamedTuple):
     file: _File
     is_clip: bool
     centre: float  # samples
-    mel: Tensor
+    wave: Tensor  # (samples,) with zeros after one that is too short
     number: int  # of windows before it
 
 
 class _Batcher:
     """Runs windows of any length in batches of equal patch columns, and hands the scores to their files."""
 
-    def __init__(self, model: Tagger, *, batch_size: int, precision: InferencePrecision) -> None:
+    def __init__(self, models: Sequence[Tagger], *, batch_size: int, precision: InferencePrecision) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.model, self.precision = at_precision(model, precision)
+        self.models = [at_precision(model, precision)[0] for model in models]
+        self.precision = at_precision(models[0], precision)[1]
+        self.config = models[0].config
         self.batch_size = batch_size
-        self.device = next(model.parameters()).device
+        self.device = next(models[0].parameters()).device
         self.waiting: dict[int, list[_Window]] = {}  # by patch columns, oldest first
         self.count = 0  # windows so far
+        self.running: tuple[list[_Window], HostCopy] | None = None  # a batch whose scores are on a GPU
 
     def add(self, file: _File, is_clip: bool, start: int, wave: Wave) -> None:
         """Queue one window; run a batch that is full, or has waited long: no result is delayed to the end."""
-        config = self.model.config
-        missing = round(config.pad_s * config.mel.sample_rate) - len(wave) if is_clip else 0
-        mel = window_mel(np.pad(wave, (0, max(0, missing))), config, self.device)
-        columns = config.num_columns(mel.shape[-1])
+        config = self.config
+        shortest = max(config.min_samples, round(config.pad_s * config.mel.sample_rate) if is_clip else 0)
+        padded = torch.from_numpy(np.pad(wave, (0, max(0, shortest - len(wave)))))
+        columns = config.num_columns(config.mel.num_frames(len(padded)))
         batch = self.waiting.setdefault(columns, [])
-        batch.append(_Window(file, is_clip, start + len(wave) / 2, mel, self.count))
+        batch.append(_Window(file, is_clip, start + len(wave) / 2, padded, self.count))
         file.pending += 1
         self.count += 1
         if len(batch) == self.batch_size:
@@ -181,18 +205,43 @@ class _Batcher:
         """Run the windows that still wait."""
         while self.waiting:
             self._run(next(iter(self.waiting)))
+        self._deliver()
 
     def _run(self, columns: int) -> None:
+        """Queue a batch on the device, and hand out the scores of the one before; on a CPU its own."""
         windows = self.waiting.pop(columns)
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            logits = self.model(torch.stack([window.mel for window in windows])).logits
-        scores = logits.softmax(1) if self.model.config.task == "multi_class" else logits.sigmoid()
-        for window, row in zip(windows, scores.cpu().numpy(), strict=True):
-            window.file.receive(window.is_clip, window.centre, row)
+        with torch.inference_mode():
+            mels = window_mels([window.wave for window in windows], self.config, self.device)
+            with autocast(self.device, self.precision):
+                logits = torch.stack([model(mels).logits for model in self.models], dim=1)
+            scores = logits.softmax(2) if self.config.task == "multi_class" else logits.sigmoid()
+            copy = HostCopy(scores)
+        self._deliver()
+        self.running = windows, copy
+        if self.device.type == "cpu":
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand out the scores of the batch that runs."""
+        if self.running is None:
+            return
+        (windows, copy), self.running = self.running, None
+        for window, rows in zip(windows, copy.read().numpy(), strict=True):
+            window.file.receive(window.is_clip, window.centre, rows)
 
 
-def window_mel(wave: Wave, config: TaggerConfig, device: torch.device) -> Float[Tensor, "mel frame"]:
-    """Log-mel of one window, cut to whole patches; one too short for a patch gets zeros after it."""
-    padded = np.pad(wave, (0, max(0, config.min_samples - len(wave))))
-    mel = log_mel(torch.from_numpy(padded)[None].to(device), config.mel)[0]
-    return mel[:, : config.num_frames(config.num_columns(mel.shape[-1]))]
+def window_mels(
+    waves: Sequence[Float[Tensor, "_"]], config: TaggerConfig, device: torch.device
+) -> Float[Tensor, "window mel frame"]:
+    """Log-mels of windows of equal patch columns, cut to whole patches.
+
+    On a CPU one after the other, which stay in its caches; on a GPU those of one length together.
+    """
+    mels: dict[int, Tensor] = {}
+    lengths = [len(wave) if device.type != "cpu" else (len(wave), place) for place, wave in enumerate(waves)]
+    for length in dict.fromkeys(lengths):
+        places = [place for place, other in enumerate(lengths) if other == length]
+        batch = to_device(torch.stack([waves[place] for place in places]), device)
+        mels |= zip(places, log_mel(batch, config.mel), strict=True)
+    frames = config.num_frames(config.num_columns(mels[0].shape[-1]))
+    return torch.stack([mels[place][:, :frames] for place in range(len(waves))])

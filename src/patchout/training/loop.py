@@ -4,7 +4,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from collections.abc import Set as AbstractSet
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -50,12 +50,12 @@ class Job(Work):
     epoch: int  # clips an epoch
     folder: RunFolder
     save_model: Callable[[nn.Module, Path, dict[str, float]], None]  # with the scores of these weights
-    validate: Callable[[nn.Module], dict[str, float]]  # called on every process, the main one's scores count
+    validate: Callable[[Sequence[nn.Module]], list[dict[str, float]]]  # on all processes, the main's counts
     evaluate_every: int = 0  # epochs between validations; 0: after the last step alone
     metric: str = ""  # the highest chooses best.safetensors; average_NAME: of the averaged weights
     result: Literal["last", "best", "average"] = "last"  # what model.safetensors holds
     ema: float = 0.0  # decay a step of averaged weights; 0: none
-    swa: AbstractSet[int] = frozenset()  # steps before which the weights enter an equal average
+    swa: set[int] | frozenset[int] = frozenset()  # steps before which the weights enter an equal average
     teacher: optim.Teacher | None = None  # averaged weights that the loss asks; then no ema and swa
     tokens: int = 0  # that a clip has in a step, for the log
 
@@ -200,15 +200,15 @@ class _Trainer:
     def _validate(self) -> dict[str, float]:
         """Validation scores of the weights and of the averaged ones; the best weights so far are saved."""
         job, self.signals.safe = self.job, True
-        average = self.average.model if self.average and self.average.count else None
-        scores = dict(job.validate(job.model.eval()))
-        if average is not None:
-            scores |= {AVERAGE + name: score for name, score in job.validate(average.eval()).items()}
+        average = [self.average.model.eval()] if self.average and self.average.count else []
+        with torch.compiler.set_stance("force_eager") if job.compile else nullcontext():  # shapes vary
+            trained, *averaged = job.validate([job.model.eval(), *average])
+        scores = trained | {AVERAGE + name: score for part in averaged for name, score in part.items()}
         job.model.train()
         self.signals.safe = False
         scores = broadcast_object_list([scores])[0]
-        averaged = job.metric.startswith(AVERAGE)
-        if not job.metric or (averaged and self.average and average is None):
+        by_average = job.metric.startswith(AVERAGE)
+        if not job.metric or (by_average and self.average and not average):
             return scores
         if job.metric not in scores:
             names = ", ".join(scores) or "none"
@@ -218,7 +218,7 @@ class _Trainer:
             todo = "hold out others, or report last"
             raise ValueError(f"{job.metric} is undefined, no class has a clip held out: {todo}")
         if score > self.best.get("score", -math.inf):
-            self.best = {"score": score, "scores": self._save_model("best", scores, averaged=averaged)}
+            self.best = {"score": score, "scores": self._save_model("best", scores, averaged=by_average)}
             self.save_at = 0.0  # its file is there already
         return scores
 

@@ -1,7 +1,7 @@
 """Common parts of supervised and masked training: cost estimate, run folder, batches, training, scoring."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -105,6 +105,10 @@ class Training(ABC):
     def validate(self, model: nn.Module) -> Scores:
         """Validation scores of a model, computed on every process; the main one's count."""
 
+    def validate_each(self, models: Sequence[nn.Module]) -> list[Scores]:
+        """`validate` of several models."""
+        return [self.validate(model) for model in models]
+
     @abstractmethod
     def conclude(self, folder: RunFolder, scores: Scores) -> Scores:
         """Final scores of the finished model, on the main process; `scores` are its last validation's."""
@@ -180,7 +184,7 @@ class Training(ABC):
             epoch=self.epoch,
             save_model=self.save,
             folder=folder,
-            validate=self.validate,
+            validate=self.validate_each,
             evaluate_every=1,
             result="average" if config.ema else "last",
             ema=config.ema,
@@ -201,7 +205,8 @@ class Training(ABC):
             draws=self.draws or None,
             weights=self.draw_weights,
         )
-        return batches(self.sounds(), sampler, workers=config.workers)
+        is_cuda = self.host.device.type == "cuda"
+        return batches(self.sounds(), sampler, workers=config.workers, pin_memory=is_cuda)
 
     def save(self, model: nn.Module, path: Path, scores: Scores) -> None:
         """Write weights with their provenance."""

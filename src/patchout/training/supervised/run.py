@@ -1,9 +1,10 @@
 """Supervised training from random or pre-trained weights: the run and its scores (PaSST, section 3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from itertools import chain
 
 import torch
 from accelerate.utils import gather_object
@@ -135,21 +136,24 @@ class _Supervised(Training):
         )
 
     def validate(self, model: nn.Module) -> Scores:
-        """Scores on the validation split, whose clips the processes share."""
+        return self.validate_each([model])[0]
+
+    def validate_each(self, models: Sequence[nn.Module]) -> list[Scores]:
+        """Scores on the validation split, decoded once, whose clips the processes share."""
         clips, world = self.split.validation, self.host.world
         if not len(clips):
-            return {}
+            return [{} for _ in models]
         shard = clips.take(range(world.process_index, len(clips), world.num_processes))
-        predictions = evaluate.interleave(gather_object([self._predict(model, shard)]))
+        shares = gather_object([self._predict(models, shard)])  # of each process, a prediction a model
         if not world.is_main_process:
-            return {}
-        self.tell_once((*predictions.failed, *predictions.warnings))
-        return self._judge(predictions, clips).scores
+            return [{} for _ in models]
+        joined = [evaluate.interleave(parts) for parts in zip(*shares, strict=True)]
+        self.tell_once(chain.from_iterable((*part.failed, *part.warnings) for part in joined))
+        return [self._judge(part, clips).scores for part in joined]
 
-    def _predict(self, model: nn.Module, clips: ClipSet) -> evaluate.Predictions:
-        assert isinstance(model, Tagger)
-        precision = self.config.precision
-        return evaluate.predict(model, clips, precision=precision, batch_size=EVALUATION_BATCH)
+    def _predict(self, models: Sequence[nn.Module], clips: ClipSet) -> list[evaluate.Predictions]:
+        taggers, precision = [model for model in models if isinstance(model, Tagger)], self.config.precision
+        return evaluate.predict_each(taggers, clips, precision=precision, batch_size=EVALUATION_BATCH)
 
     def _judge(self, predictions: evaluate.Predictions, clips: ClipSet) -> evaluate.Evaluation:
         """Scores of these predictions, also for each value of the column `by`."""
@@ -164,7 +168,7 @@ class _Supervised(Training):
             return scores
         path = folder.path / "model.safetensors"
         model = zoo.load(path, str(self.host.device))
-        predictions = self._predict(model, clips)
+        (predictions,) = self._predict([model], clips)
         weights = f"{path.name}, the {self.config.result} of {self.steps} steps, on the {name} clips"
         labels, task = model.config.labels, model.config.task
         write_report(folder.path, predictions, clips, labels=labels, task=task, weights=weights)
