@@ -18,7 +18,7 @@ from conftest import RATE, noise, tiny_config, tone, write_wav
 import patchout
 from patchout.audio import stream as audio
 from patchout.audio.mel import MelConfig, log_mel
-from patchout.inference import embedding, segments
+from patchout.inference import embedding, segments, token_budget
 from patchout.inference.embedding import EmbedConfig, Embedder
 from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.models.passt import Passt, PasstConfig
@@ -297,7 +297,7 @@ def test_the_memory_budget_changes_no_value(
     embedder = Embedder(tiny, ALL)
     scenes, (values, _) = embedder.scenes(wave), embedder.timestamps(wave)
     sizes = []
-    monkeypatch.setattr(embedding, "CPU_TOKENS", tokens)
+    monkeypatch.setattr(token_budget, "CPU_TOKENS", tokens)
     tiny.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     np.testing.assert_allclose(embedder.scenes(wave).numpy(), scenes.numpy(), **CLOSE)
     np.testing.assert_allclose(embedder.timestamps(wave)[0].numpy(), values.numpy(), **CLOSE)
@@ -432,7 +432,7 @@ def test_sounds_of_any_lengths_together_equal_each_alone(
     tiny: Passt, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From one sample to several windows; lengths that share patch columns, and some that share times."""
-    monkeypatch.setattr(embedding, "CPU_TOKENS", tokens)
+    monkeypatch.setattr(token_budget, "CPU_TOKENS", tokens)
     embedder = Embedder(tiny, ALL)
     samples = [16_000, 1, 16_003, 2_000, 33_600, 16_000, 40_000, 15_900, 70_000]
     waves = [noise(count / RATE, seed) for seed, count in enumerate(samples)]
@@ -496,3 +496,17 @@ def test_a_damaged_file_is_embedded_with_a_warning(tiny: Passt, tmp_path: Path) 
     with pytest.warns(audio.AudioWarning, match=r"cut\.flac: .* that can be decoded are used"):
         result = patchout.embed(tiny, tmp_path / "cut.flac")
     assert 1000 < result.times_ms[-1] < 2000
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "cached_gib", "tokens"), [(130, 0, 131_072), (10, 2, 24_576), (1, 0, 8192)]
+)
+def test_a_pass_on_a_gpu_is_as_large_as_its_memory_allows(
+    free_gib: int, cached_gib: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch has reserved and does not use is free too."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_gib * 2**30, 0))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: (3 + cached_gib) * 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3 * 2**30)
+    assert token_budget.tokens_per_batch(torch.device("cuda")) == tokens
+    assert token_budget.tokens_per_batch(torch.device("cpu")) == 2048

@@ -15,7 +15,8 @@ from torch import Tensor
 from patchout.audio import stream as audio
 from patchout.audio.window_mels import window_mels
 from patchout.inference.segments import segments
-from patchout.models.device import InferencePrecision, autocast
+from patchout.inference.token_budget import tokens_per_batch
+from patchout.models.device import InferencePrecision, autocast, to_device
 from patchout.models.int8 import at_precision
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels, hear
 
@@ -24,8 +25,6 @@ Mode = Literal["all", "embed_only", "logits"]
 Waves = Sequence[Float[np.ndarray, "_"]]
 Batch = Float[np.ndarray, "batch sample"]
 LOW_FRAMES = 6  # of log-mel around a time
-TOKENS_PER_BATCH = 8192  # the memory budget: 600 windows of 160 ms, or 7 of 10 s, in one forward pass
-CPU_TOKENS = 2048  # more leave the caches and take 8 to 13 % longer
 MAX_PADDING = 1.25  # longest to shortest of the sounds that run together, with zeros after the shorter
 
 
@@ -158,14 +157,20 @@ class Embedder:
             padded = np.stack([np.pad(waves[place], (0, length - len(waves[place]))) for place in places])
             mels = by_columns.setdefault(config.num_columns(config.mel.num_frames(length)), {})
             mels |= zip(places, self._mels(padded, size=length, hop=1), strict=True)
+        rows: list[Tensor] = []
         for columns, mels in by_columns.items():
             frames, size = config.num_frames(columns), self._batch_size(columns)
             for first in range(0, len(mels), size):
-                batch = dict(islice(mels.items(), first, first + size))
-                low = torch.stack([mel.mean(dim=-1) for mel in batch.values()])
-                whole_patches = torch.stack([mel[:, :frames] for mel in batch.values()])
-                rows = self._levels(whole_patches, low, self.config.scene_levels).numpy()
-                scenes |= zip(batch, rows, strict=True)
+                batch = [*islice(mels.values(), first, first + size)]
+                low = (
+                    torch.stack([mel.mean(dim=-1) for mel in batch])
+                    if "low" in self.config.scene_levels
+                    else None
+                )
+                whole_patches = torch.stack([mel[:, :frames] for mel in batch])
+                rows.append(self._levels(whole_patches, low, self.config.scene_levels))
+        if rows:  # read once all passes are queued
+            scenes |= zip(chain(*by_columns.values()), torch.cat(rows).cpu().numpy(), strict=True)
         return [scenes[place] for place in range(len(waves))]
 
     def timestamps_of_each(self, waves: Waves) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -184,7 +189,7 @@ class Embedder:
             padded = np.zeros((len(group), (count - 1) * self.hop + 2 * self.margin), np.float32)
             for row, place in zip(padded, group, strict=True):
                 row[: len(flat[place][0])] = flat[place][0]
-            rows = self._centres(padded, count).numpy()
+            rows = self._centres(padded, count).cpu().numpy()
             tracks |= {place: row[: flat[place][1]] for row, place in zip(rows, group, strict=True)}
         in_order = iter([tracks[place] for place in range(len(flat))])
         joined = (np.concatenate([*islice(in_order, len(parts))]) for parts in pieces)
@@ -214,13 +219,13 @@ class Embedder:
             scenes = self._run_windows(padded[None], levels, size=self.scene_window, hop=self.scene_hop)
             total = total + scenes[0].double().sum(dim=0)
             count += number
-        return (total / count).float().numpy()
+        return (total / count).float().cpu().numpy()
 
     def timestamps_of(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(times in ms (time,), values (time, value)) of one sound that comes in blocks, in pieces."""
         start = 0
         for padded, count in segments(blocks, self.margin, self.hop):
-            yield self._times_ms(start, count), self._centres(padded[None], count)[0].numpy()
+            yield self._times_ms(start, count), self._centres(padded[None], count)[0].cpu().numpy()
             start += count
 
     def _samples(self, ms: float, *, even: bool = False) -> int:
@@ -248,7 +253,7 @@ class Embedder:
     def _run_windows(
         self, wave: Batch, levels: tuple[Level, ...], *, size: int, hop: int
     ) -> Float[Tensor, "batch time value"]:
-        """The levels of every window (none: its log-mel, flattened), a budget of tokens at a time."""
+        """The levels of every window (none: its log-mel, flattened), on the device, some tokens at a time."""
         config, count = self.model.config, (wave.shape[1] - size) // hop + 1
         batch_size = self._batch_size(config.num_columns(config.mel.num_frames(size)))
         num_clips, num_times = max(1, batch_size // count), min(batch_size, count)
@@ -259,37 +264,39 @@ class Embedder:
                 last = min(time + num_times, count) - 1
                 part = wave[clip : clip + num_clips, time * hop : last * hop + size]
                 mel = self._mels(part, size=size, hop=hop)
-                batch = self._levels(mel, mel.mean(dim=-1), levels) if levels else mel.flatten(1).cpu()
+                low = mel.mean(dim=-1) if "low" in levels else None
+                batch = self._levels(mel, low, levels) if levels else mel.flatten(1)
                 values.append(batch.view(len(part), -1, batch.shape[1]))
             rows.append(torch.cat(values, dim=1))
         return torch.cat(rows)
 
     def _batch_size(self, columns: int) -> int:
         """Windows of so many patch columns that one forward pass takes."""
-        is_cpu = next(self.model.parameters()).device.type == "cpu"
         tokens = self.model.config.rows * max(1, columns) + 2
-        return max(1, (CPU_TOKENS if is_cpu else TOKENS_PER_BATCH) // tokens)
+        return max(1, tokens_per_batch(next(self.model.parameters()).device) // tokens)
 
     @torch.inference_mode()
     def _mels(self, wave: Batch, *, size: int, hop: int) -> Float[Tensor, "window mel frame"]:
         """Log-mels of all windows, on the model's device."""
         device = next(self.model.parameters()).device
-        return window_mels(torch.from_numpy(wave).to(device), self.model.config.mel, size=size, hop=hop)
+        return window_mels(
+            to_device(torch.from_numpy(wave), device), self.model.config.mel, size=size, hop=hop
+        )
 
     @torch.inference_mode()
     def _levels(
         self,
         mel: Float[Tensor, "window mel frame"],
-        low: Float[Tensor, "window mel"],
+        low: Float[Tensor, "window mel"] | None,
         levels: tuple[Level, ...],
     ) -> Float[Tensor, "window value"]:
-        """The model's embeddings and logits of log-mels, beside their means (`low`), on the CPU."""
-        parts = {"low": low}
+        """The model's embeddings and logits of log-mels, beside their means (`low`, where it is a level)."""
+        parts = {"low": low} if low is not None else {}
         if levels != ("low",):
             with autocast(mel.device, self.precision):
                 out = self.model(mel)
             parts |= {"mid": out.embedding, "high": out.logits}
-        return torch.cat([parts[level].float() for level in levels], dim=1).cpu()
+        return torch.cat([parts[level].float() for level in levels], dim=1)
 
 
 def _size(levels: tuple[Level, ...], model: TaggerConfig) -> int:

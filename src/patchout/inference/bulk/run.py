@@ -25,9 +25,11 @@ from patchout.inference.bulk.collapse import collapse_warnings
 from patchout.inference.bulk.folder import HALVES, STATES, EmbedJob
 from patchout.inference.bulk.stale import find_stale, merge, update_name
 from patchout.inference.embedding import Embedder
+from patchout.inference.token_budget import TOKENS_PER_BATCH, tokens_per_batch
 from patchout.job_folder import Folder, only_writer
 
 CHUNK_BYTES = 2**24  # sounds and results that all cores compute at a time: more leave their caches
+GPU_WIDTH = 2  # chunks at a time on a GPU: one is prepared while the other runs
 AHEAD_ITEMS = 32  # decoded sounds that wait for their chunk
 MAX_REASONS = 100  # that a summary quotes; the shards hold all
 NO_PLACES: Mapping[int, Sequence[int]] = {}
@@ -138,11 +140,13 @@ def summarize(out: str, items: int, shards: int, *, audio_s: float = 0.0) -> Sum
 class Threads(NamedTuple):
     """Threads that compute chunks, `width` at a time, and those that decode: on a CPU the same, one a core.
 
+    A chunk has about `chunk_bytes`, as many more on a GPU as it takes more tokens at a time.
     Threads that share a chunk wait for each other, and more threads than cores wait for the interpreter.
     """
 
     compute: ThreadPoolExecutor
     width: int
+    chunk_bytes: int
     decode: ThreadPoolExecutor
     is_over: threading.Event  # ends decoding
 
@@ -155,11 +159,13 @@ class Threads(NamedTuple):
 def open_threads(embedder: Embedder) -> Iterator[Threads]:
     """Threads for the embedder's device, among which torch's own are divided; they end with their block."""
     cores, total = os.cpu_count() or 1, torch.get_num_threads()
-    is_cpu = next(embedder.model.parameters()).device.type == "cpu"
-    width = total if is_cpu else 1
-    compute = ThreadPoolExecutor(width, "embed", torch.set_num_threads, (total // width,))
+    device = next(embedder.model.parameters()).device
+    is_cpu = device.type == "cpu"
+    width = total if is_cpu else GPU_WIDTH
+    num_bytes = CHUNK_BYTES // width if is_cpu else CHUNK_BYTES * tokens_per_batch(device) // TOKENS_PER_BATCH
+    compute = ThreadPoolExecutor(width, "embed", torch.set_num_threads, (max(1, total // width),))
     decode = compute if is_cpu else ThreadPoolExecutor(max(2, min(8, cores)), "decode")
-    threads = Threads(compute, width, decode, threading.Event())
+    threads = Threads(compute, width, num_bytes, decode, threading.Event())
     try:
         yield threads
     finally:
@@ -178,7 +184,7 @@ def embed_shards(
     start_s, duration_s, time_ms (of timestamp jobs: from the segment's start), embedding (null where `error`
     says why), error, size_bytes and modified_s (of the file that was read).
     """
-    rows, limit = _Rows(embedder, todo.job), CHUNK_BYTES // threads.width
+    rows, limit = _Rows(embedder, todo.job), threads.chunk_bytes
     chunks = (
         (shard, chunk) for shard, sounds in shards for chunk in _chunks(sounds, rows.bytes_per_s, limit)
     )
