@@ -225,3 +225,15 @@ def test_an_interval_of_nothing_is_nan() -> None:
 )
 def test_wilson_interval_against_published_values(right: int, count: int, low: float, high: float) -> None:
     assert wilson_interval(right / count, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_a_plain_ranking_is_that_of_one_draw_of_all_clips() -> None:
+    """Sorted scores alone give what the sums over levels of equal score give, known clips or all."""
+    scores, targets = scores_and_targets(60, steps=7)
+    targets[:, 0], targets[:, 1] = 0, 1  # nothing to find, nothing to tell from
+    known = (np.random.default_rng(1).random(scores.shape) < 0.7).astype(np.float32)
+    for mask in (None, known):
+        plain = ranking(scores, targets, known=mask)
+        summed = ranking(scores, targets, known=mask, counts=np.ones((60, 1), np.float32))
+        np.testing.assert_allclose(plain.precision, summed.precision, rtol=1e-14)
+        np.testing.assert_allclose(plain.auc, summed.auc, rtol=1e-14)

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.sparse import csr_array
 from scipy.special import ndtri
 
@@ -35,11 +35,28 @@ def ranking(
     `known` weighs the clips of each class: 0 leaves out those without a label (OpenMIC). `counts` says how
     often each draw of a bootstrap has a clip; by default one draw has every clip once.
     """
-    counts = np.ones((len(scores), 1), np.float32) if counts is None else counts
     weights = np.ones_like(targets) if known is None else known
     columns = zip(scores.T, (targets * weights).T, weights.T, strict=True)
-    classes = [_rank(*column, counts) for column in columns]
+    if counts is None and all(((table == 0) | (table == 1)).all() for table in (targets, weights)):
+        classes = [_rank_once(-column, hits > 0, weight > 0) for column, hits, weight in columns]
+    else:
+        counts = np.ones((len(scores), 1), np.float32) if counts is None else counts
+        classes = [_rank(*column, counts) for column in columns]
     return Ranking(*(np.stack(values) for values in zip(*classes, strict=True)))
+
+
+def _rank_once(
+    falling: Column, is_hit: Bool[np.ndarray, "clip"], is_known: Bool[np.ndarray, "clip"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`_rank` of one draw of all clips, from their negative scores: two sorted lists, no order of clips."""
+    clips, hits = np.sort(falling[is_known]), np.sort(falling[is_hit])
+    before, up_to = (np.searchsorted(clips, hits, side) for side in ("left", "right"))
+    hits_before, hits_up_to = (np.searchsorted(hits, hits, side) for side in ("left", "right"))
+    negative = np.float64(len(clips) - len(hits))
+    after = negative - (up_to - hits_up_to + before - hits_before) / 2  # equal scores count half
+    with np.errstate(invalid="ignore"):  # 0 / 0: NaN is the answer
+        precision = (hits_up_to / up_to).sum() / np.float64(len(hits))
+        return np.array([precision]), np.array([after.sum() / (len(hits) * negative)])
 
 
 def _rank(scores: Column, hits: Column, weights: Column, counts: Draws) -> tuple[np.ndarray, np.ndarray]:
