@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,31 @@ def test_our_models_are_judged_with_their_settings(
         ValueError, match="preset hop160base is for a model with log-mel frames every 5 ms, not 10"
     ):
         run("--preset", "hop160base", model="tiny.safetensors")
+
+
+def test_the_precision_is_part_of_what_a_result_is(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ "auto" goes on with that of the embeddings that are there; another one is refused."""
+    add_task(tmp_path)
+    save(Passt(tiny_config(), rng=torch.Generator().manual_seed(0)), tmp_path / "tiny.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert run("--precision", "bf16", model="tiny.safetensors").code == 0
+    identity = json.loads((tmp_path / "out" / "tiny" / "model.json").read_text())
+    assert identity["settings"]["precision"] == "bf16"
+    assert run(model="tiny.safetensors").code == 0  # auto would be fp32 here
+    ran = run("--precision", "fp32", model="tiny.safetensors")
+    assert ran.code == 1
+    assert "was made with settings" in ran.err
+    shutil.rmtree(tmp_path / "out")
+    assert run("--precision", "fp32", model="tiny.safetensors").code == 0
+    assert "precision" not in json.loads((tmp_path / "out" / "tiny" / "model.json").read_text())["settings"]
+
+
+def test_a_module_has_its_own_precision(tmp_path: Path, run: Run) -> None:
+    add_task(tmp_path)
+    with pytest.raises(ValueError, match="--precision is for a model by its name, loudness is a HEAR module"):
+        run("--precision", "bf16")
 
 
 def test_a_module_gets_its_weights(tmp_path: Path, run: Run, models: list[Loudness]) -> None:
@@ -389,4 +415,5 @@ def test_the_options_are_at_most_twelve(
         "grid",
         "seed",
         "device",
+        "precision",
     }

@@ -115,6 +115,8 @@ class Run:
     """of the probe"""
     device: tuple[str, ...] = ("auto",)
     """cuda, mps or cpu; of several, such as cuda:0 cuda:1, all embed and the first one probes"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """of our models; auto: that of the embeddings in OUT, else the faster of fp32 and bf16"""
 
     def run(self) -> Iterator[str]:
         """Embed and probe the tasks; yields the ones that failed, with the reason."""
@@ -122,17 +124,19 @@ class Run:
             raise ValueError(f"--seed must be 0 or more, got {self.seed}")
         from patchout.errors import InputError
         from patchout.hear.api import embed_config
+        from patchout.hear.embeddings import stored_precision
+        from patchout.hear.settings import settings_of
         from patchout.hear.subject import open_subject
         from patchout.hear.tasks import find_tasks
         from patchout.inference.embedding import EmbedConfig
-        from patchout.models.device import pick_device
+        from patchout.models.device import pick_device, pick_precision
 
         if files := [Path(part) for part in self.model.split("+") if part.endswith(".py")]:
             parts = files[0].with_suffix("").parts
             can_import = all(map(str.isidentifier, parts))
             todo = f"give {'.'.join(parts)}" if can_import else f"give {parts[-1]}, in its folder"
             raise ValueError(f"{files[0]}: a HEAR module is given by the name that imports it: {todo}")
-        devices = [str(pick_device(name)) for name in self.device]
+        devices = [pick_device(name) for name in self.device]
         options = (self.preset, self.levels, self.fields_ms)
         config = embed_config(*options, plain=EmbedConfig()) if any(options) else None
         if self.tasks is None and (config or self.weights or not Path(self.model).is_dir()):
@@ -143,11 +147,17 @@ class Run:
         if self.tasks:
             sys.path.append(str(Path.cwd()))  # a HEAR module may lie here
             load = partial(open_subject, self.model, config=config, preset=self.preset, weights=self.weights)
+            stored = stored_precision(self.out / self._name()) if self.precision == "auto" else ""
+            precision = stored or pick_precision(self.precision, devices[0])
             with output.download_bar(sys.stderr) as progress:
-                subject = load(progress=progress)
+                subject = load(precision=precision, progress=progress)
+            settings = settings_of(subject.model)
+            if self.precision not in ("auto", settings.precision if settings else ""):
+                reason = f"--precision is for a model by its name, {self.model} is a HEAR module"
+                raise ValueError(f"{reason}, which has its own: leave it out")
         for folder in folders:
             try:
-                self._judge(subject, folder, devices)
+                self._judge(subject, folder, [*map(str, devices)])
             except (InputError, OSError) as error:
                 yield str(error) if folder.name in str(error) else f"{folder.name}: {error}"
 

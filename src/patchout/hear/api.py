@@ -24,6 +24,7 @@ from patchout.checkpoint.zoo import load
 from patchout.checkpoint.zoo_list import MODELS
 from patchout.errors import near
 from patchout.inference.embedding import EmbedConfig, Embedder, Level, Mode
+from patchout.models.device import Precision
 from patchout.models.tagger import Tagger, TaggerConfig
 
 Audio = Float[Tensor, "sound sample"]
@@ -115,10 +116,10 @@ class HearModel(nn.Module):
     scene_embedding_size: int
     timestamp_embedding_size: int
 
-    def __init__(self, model: Tagger, config: EmbedConfig) -> None:
+    def __init__(self, model: Tagger, config: EmbedConfig, *, precision: Precision = "fp32") -> None:
         super().__init__()
         self.model = model
-        self.embedder = Embedder(model, config)
+        self.embedder = Embedder(model, config, precision=precision)
         self.sample_rate = model.config.mel.sample_rate
         self.scene_embedding_size = config.scene_size(model.config)
         self.timestamp_embedding_size = config.timestamp_size(model.config)

@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from patchout.errors import InputError
 from patchout.files import is_newer, write_aside, write_json
 from patchout.hear.scores import frames_from_events
-from patchout.hear.settings import SETTINGS, current
+from patchout.hear.settings import PRECISION, SETTINGS, current
 from patchout.hear.sources import METADATA, VOCABULARY
 from patchout.hear.subject import Subject, batch_size, scenes, timestamps
 from patchout.hear.tasks import Task, read_task
@@ -95,6 +95,14 @@ def check_same(path: Path, stored: Mapping[str, Any], record: Mapping[str, Any])
     for name, (before, now) in differences({SETTINGS: new.get(SETTINGS), **old}, new).items():
         todo = f"give another --out, or move {path.parent} away"
         raise EmbeddingError(f"{path}: was made with {name} {before!r}, this is {now!r}; {todo}")
+
+
+def stored_precision(out: Path) -> Literal["", "fp32", "bf16"]:
+    """The precision of the embeddings that a folder holds already; "": it holds none of our models'."""
+    settings = read_json(out / "model.json", {}).get(SETTINGS)
+    if not settings:
+        return ""
+    return "bf16" if settings.get(PRECISION) == "bf16" else "fp32"
 
 
 def newer_wavs(task: Task, folder: Path, rate: int) -> list[str]:

@@ -10,19 +10,22 @@ from patchout.inference.embedding import EmbedConfig
 
 PACKAGES = ("patchout.hear", "hear21passt")  # that have the published modules
 SETTINGS = "settings"  # key in a record
+PRECISION = "precision"  # key in settings
 _SAMPLES_A_MS = 32  # in records that have the STFT hop in samples
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of an embedding, and the STFT hop of its model (None: an early record, without it)."""
+    """Settings and precision of an embedding, and the STFT hop of its model (None: an early record)."""
 
     config: EmbedConfig
     mel_hop_ms: float | None
+    precision: str = "fp32"
 
     def record(self) -> dict[str, Any]:
-        """The settings as JSON values."""
+        """The settings as JSON values; the precision only where it is not float32, as in early records."""
         values = asdict(self.config) | {"mel_hop_ms": self.mel_hop_ms}
+        values |= {PRECISION: self.precision} if self.precision != "fp32" else {}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def describe(self) -> str:
@@ -32,6 +35,7 @@ class Settings:
         parts = [levels if scene_levels == levels else f"{levels} (scenes: {scene_levels})"]
         parts += [f"fields of {fields} ms", f"a time every {self.config.hop_ms:g} ms"]
         parts += [f"log-mel frames every {self.mel_hop_ms:g} ms"] if self.mel_hop_ms else []
+        parts += [f"in {self.precision}"] if self.precision != "fp32" else []
         return ", ".join(parts)
 
 
@@ -39,7 +43,7 @@ def settings_of(model: object) -> Settings | None:
     """Settings of a loaded model of ours; None for another HEAR model."""
     if not isinstance(model, HearModel):
         return None
-    return Settings(model.embedder.config, mel_hop_ms(model.model.config))
+    return Settings(model.embedder.config, mel_hop_ms(model.model.config), model.embedder.precision)
 
 
 def stored_settings(record: Mapping[str, Any], name: str) -> Settings | None:
@@ -49,8 +53,8 @@ def stored_settings(record: Mapping[str, Any], name: str) -> Settings | None:
     """
     if values := current(record).get(SETTINGS):
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        hop_ms = fields.pop("mel_hop_ms")
-        return Settings(EmbedConfig(**fields), hop_ms)
+        hop_ms, precision = fields.pop("mel_hop_ms"), fields.pop(PRECISION, "fp32")
+        return Settings(EmbedConfig(**fields), hop_ms, precision)
     package, _, module = str(record.get("model") or name).rpartition(".")
     if package in PACKAGES and module in PRESETS:
         return Settings(PRESETS[module].config, PRESETS[module].mel_hop_ms)

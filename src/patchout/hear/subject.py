@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -63,12 +63,14 @@ def open_subject(
     config: EmbedConfig | None = None,
     preset: str = "",
     weights: str = "",
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     progress: zoo.Progress | None = None,
 ) -> Subject:
     """Load one of our models (anything that `zoo.load` takes), or any importable HEAR module with `weights`.
 
     `a+b` concatenates modules. Our models take a `config`; its default is that of `base`, or the tokens of an
-    encoder without classes. ValueError: the model does not fit the `preset` that the config comes from.
+    encoder without classes; they compute in `precision`, which belongs to their identity.
+    ValueError: the model does not fit the `preset` that the config comes from.
     """
     if module := _module(name):
         if config is not None:
@@ -87,7 +89,8 @@ def open_subject(
     if not model.config.labels and config and "high" in (*config.levels, *config.scene_levels):
         raise ValueError(f"{name} is an encoder without class scores: ask for --levels mid, or low mid")
     config = config or (EmbedConfig() if model.config.labels else mid_level(model.config))
-    return Subject(str(Path(name)) if Path(name).exists() else name, hear, hear.HearModel(model, config))
+    hear_model = hear.HearModel(model, config, precision=precision)
+    return Subject(str(Path(name)) if Path(name).exists() else name, hear, hear_model)
 
 
 def _module(name: str) -> Any:
