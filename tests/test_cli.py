@@ -519,3 +519,24 @@ def test_a_reading_process_that_dies_is_a_sentence(run: Run, monkeypatch: pytest
     ran = run("train", "esc10")
     assert ran.code == 1
     assert "a process that reads sounds was killed" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("command", "todo"),
+    [
+        ("tag", "give a smaller --batch-size"),
+        ("evaluate", "give a smaller --batch-size"),
+        ("train", "give a smaller --batch,"),
+        ("pretrain", "give a smaller --batch,"),
+        ("embed", "give --device cpu"),
+    ],
+)
+def test_a_full_gpu_is_a_sentence(command: str, todo: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(args: list[str]) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(f"patchout.cli.{command}.main", fill)
+    ran = run(command, "x")
+    assert ran.code == 1
+    assert ran.err.startswith(f"patchout: the memory of the GPU is full: {todo}")
+    assert len(ran.err.splitlines()) == 1

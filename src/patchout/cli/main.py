@@ -26,6 +26,8 @@ COMMANDS = {  # module of patchout.cli -> its description
     "models": "list the published models",
     "bench": "measure the papers' models on this machine",
 }
+BATCH_OPTION = {"tag": "--batch-size", "evaluate": "--batch-size"}
+BATCH_OPTION |= dict.fromkeys(("train", "pretrain", "bench"), "--batch")
 SHARED = ("train", "pretrain")  # commands of several processes, of which the main one prints
 
 
@@ -64,10 +66,16 @@ def run_command(args: Sequence[str]) -> int:
     except RuntimeError as error:  # perhaps of waiting for a process that has failed and said why
         if signals and signals.another_failed():
             return FAILED
-        if "DataLoader worker" not in str(error):  # torch's words for one that died
+        if type(error).__name__ == "OutOfMemoryError":  # torch's own, not imported for its name
+            option = BATCH_OPTION.get(args[0], "")
+            todo = f"give a smaller {option}" if option else "give --device cpu"
+            text = f"the memory of the GPU is full: {todo}, or end what else runs on it"
+        elif "DataLoader worker" in str(error):  # torch's words for one that died
+            hint = "run the same command again, with fewer --workers if memory was short"
+            text = f"a process that reads sounds was killed; {hint}"
+        else:
             raise
-        hint = "run the same command again, with fewer --workers if memory was short"
-        text, code = f"a process that reads sounds was killed; {hint}", FAILED
+        code = FAILED
     if not process:
         say(text)
     elif signals and code != STOPPED and not signals.another_failed():
