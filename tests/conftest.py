@@ -39,6 +39,18 @@ def give_memory_back() -> None:
         getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide a GPU from tests that are not about it: they state what a CPU gives."""
+    if "gpu" not in config.getoption("-m").replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and `pytest -m gpu`")
+
+
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from what is imported: a look at all of it costs a third of a second."""
     gc.freeze()

@@ -63,7 +63,7 @@ OPTIONS = {
     "hear list": "tasks format",
     "hear resample": "tasks rate task",
     "hear make-mini": "data out",
-    "hear run": "tasks out task weights preset levels fields-ms grid seed device",
+    "hear run": "tasks out task weights preset levels fields-ms grid seed device precision",
     "hear report": "out base best",
     "judge": "protocol metrics compare cut-s model format out save-reference device engine",
     "bench": "device precision rows table batch seconds out format",
