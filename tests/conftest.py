@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import soundfile
@@ -91,6 +90,8 @@ def muxed(
     rate: int = 8000,
 ) -> bytes:
     """Quarter seconds of mono noise at these times, perhaps beside a picture of so many seconds, or twice."""
+    import av  # here alone: what has no need of it runs where it is not installed
+
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
         streams = [output.add_stream(codec, rate=rate) for _ in range(num_streams)]
