@@ -17,15 +17,8 @@ SECTIONS = ["machine", "tests", "bench", "training", "pretraining", "inference",
 
 @pytest.mark.slow
 def test_the_check_runs_through_on_a_cpu(tmp_path: Path) -> None:
-    command = [
-        "sh",
-        ROOT / "scripts" / "gpu_check.sh",
-        "--device",
-        "cpu",
-        "--quick",
-        "--out",
-        tmp_path / "check",
-    ]
+    script, out = str(ROOT / "scripts" / "gpu_check.sh"), str(tmp_path / "check")
+    command = ["sh", script, "--device", "cpu", "--quick", "--out", out]
     subprocess.run(command, check=True, env=os.environ | {"PYTHON": sys.executable})
     report = json.loads((tmp_path / "check.json").read_text())
     assert list(report["sections"]) == SECTIONS
