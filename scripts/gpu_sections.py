@@ -32,7 +32,7 @@ from patchout.models.maskspec import MaskSpec, MaskSpecConfig
 from patchout.models.passt import PasstConfig
 from patchout.training import loop, optim
 from patchout.training.masked.config import PretrainConfig
-from patchout.training.masked.loss import PretrainLoss
+from patchout.training.masked.objectives.pixels import Pixels
 from patchout.training.step import Stepper, Work
 from patchout.training.supervised.config import TrainConfig
 from patchout.training.supervised.loss import StepLoss
@@ -176,7 +176,7 @@ def pretraining(setting: Setting) -> Iterator[Row]:
         model = MaskSpec(MaskSpecConfig(**(tiny if setting.quick else {})), rng=rng()).to(setting.device)
         precision = setting.precision()
         config = PretrainConfig(recipe="check", clip_s=setting.clip_s, precision=precision, mel_jitter=True)
-        loss = PretrainLoss(config, model.config, setting.device)
+        loss = Pixels(config, model)
         rate = stepped(setting, model, loss, clips, precision=precision, compile=compiled)
         name = f"pre-train MaskSpec Base, {clips} clips a step{', compiled' if compiled else ''}"
         yield Row(name, rate, "clips/s", "2500" if clips == 512 else "")

@@ -18,7 +18,7 @@ from conftest import RATE, noise, tiny_config, tone, write_wav
 import patchout
 from patchout.audio import stream as audio
 from patchout.audio.mel import MelConfig, log_mel
-from patchout.inference import embedding, segments, token_budget
+from patchout.inference import segments, token_budget
 from patchout.inference.embedding import EmbedConfig, Embedder
 from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.models.passt import Passt, PasstConfig

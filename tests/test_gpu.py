@@ -34,9 +34,9 @@ from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClas
 from patchout.models.passt import Passt
 from patchout.models.tagger import Tagger
 from patchout.training import loop, optim
-from patchout.training.masked import loss as masked
+from patchout.training.masked import objective as masked
 from patchout.training.masked.config import PretrainConfig
-from patchout.training.masked.loss import PretrainLoss
+from patchout.training.masked.objectives.pixels import Pixels
 from patchout.training.step import Place, Stepper, Work
 from patchout.training.supervised import loss as supervised
 from patchout.training.supervised.config import TrainConfig
@@ -89,9 +89,9 @@ def maskspec() -> MaskSpec:
 MODELS: dict[str, Callable[[], nn.Module]] = {"passt": passt, "classifier": classifier, "maskspec": maskspec}
 
 
-def masked_loss(model: MaskSpec, target: torch.device, precision: Precision = "fp32") -> PretrainLoss:
+def masked_loss(model: MaskSpec, precision: Precision = "fp32") -> Pixels:
     config = PretrainConfig(recipe="test", clip_s=1.0, precision=precision, mel_jitter=True)
-    return PretrainLoss(config, model.config, target)
+    return Pixels(config, model)
 
 
 # -- on a CPU ------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_a_supervised_step_waits_for_no_copy(
 
 def test_a_masked_step_waits_for_no_copy(copies: Copies) -> None:
     model, batch = maskspec().to(META), batch_on(META)
-    loss = masked_loss(model, META)
+    loss = masked_loss(model)
     copies.waits.clear()
     torch.autograd.backward(loss(model, batch, place()))
     assert copies.waits == []
@@ -318,9 +318,7 @@ def pinned(batch: Batch) -> Batch:
 @pytest.mark.parametrize("kind", ["passt", "classifier", "maskspec"])
 def test_no_step_waits_for_the_gpu(kind: str, precision: Precision, tmp_path: Any) -> None:
     model: Any = {"passt": passt, "classifier": classifier, "maskspec": maskspec}[kind]().to(CUDA)
-    loss: Any = (
-        masked_loss(model, CUDA, precision) if kind == "maskspec" else supervised_loss(model, precision)
-    )
+    loss: Any = masked_loss(model, precision) if kind == "maskspec" else supervised_loss(model, precision)
     stepper, batch = stepper_of(model, loss, tmp_path), pinned(batch_on(CPU))
     for _ in range(3):  # allocate, and move what moves once
         stepper.train([batch], 0)
@@ -363,7 +361,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(kind: str) -> None:
     values = []
     for target in (CPU, CUDA):
         model: Any = MODELS[kind]().to(target)
-        loss: Any = masked_loss(model, target) if kind == "maskspec" else supervised_loss(model)
+        loss: Any = masked_loss(model) if kind == "maskspec" else supervised_loss(model)
         value = loss(model, batch_on(target), place())
         torch.autograd.backward(value)
         gradient = torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])

@@ -22,17 +22,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
-    "audio": 1385,
-    "models": 1698,
+    "audio": 1474,
+    "models": 1750,
     "checkpoint": 1422,
-    "data": 2706,
-    "inference": 2791,
+    "data": 2710,
+    "inference": 2912,
     "export": 546,
-    "hear": 2772,
+    "hear": 2788,
     "judge": 1920,
-    "training": 4642,
+    "training": 4663,
     "bench": 679,
-    "cli": 1783,
+    "cli": 1803,
 }
 NOUNS = ("errors", "files", "job_folder", "figures")  # what every room may import, and which imports no room
 DOORS = ("__init__", "__main__")  # of the package: they lead to every room

@@ -162,11 +162,7 @@ class Embedder:
             frames, size = config.num_frames(columns), self._batch_size(columns)
             for first in range(0, len(mels), size):
                 batch = [*islice(mels.values(), first, first + size)]
-                low = (
-                    torch.stack([mel.mean(dim=-1) for mel in batch])
-                    if "low" in self.config.scene_levels
-                    else None
-                )
+                low = torch.stack([mel.mean(dim=-1) for mel in batch])
                 whole_patches = torch.stack([mel[:, :frames] for mel in batch])
                 rows.append(self._levels(whole_patches, low, self.config.scene_levels))
         if rows:  # read once all passes are queued
@@ -264,8 +260,7 @@ class Embedder:
                 last = min(time + num_times, count) - 1
                 part = wave[clip : clip + num_clips, time * hop : last * hop + size]
                 mel = self._mels(part, size=size, hop=hop)
-                low = mel.mean(dim=-1) if "low" in levels else None
-                batch = self._levels(mel, low, levels) if levels else mel.flatten(1)
+                batch = self._levels(mel, mel.mean(dim=-1), levels) if levels else mel.flatten(1)
                 values.append(batch.view(len(part), -1, batch.shape[1]))
             rows.append(torch.cat(values, dim=1))
         return torch.cat(rows)
@@ -278,20 +273,18 @@ class Embedder:
     @torch.inference_mode()
     def _mels(self, wave: Batch, *, size: int, hop: int) -> Float[Tensor, "window mel frame"]:
         """Log-mels of all windows, on the model's device."""
-        device = next(self.model.parameters()).device
-        return window_mels(
-            to_device(torch.from_numpy(wave), device), self.model.config.mel, size=size, hop=hop
-        )
+        waves = to_device(torch.from_numpy(wave), next(self.model.parameters()).device)
+        return window_mels(waves, self.model.config.mel, size=size, hop=hop)
 
     @torch.inference_mode()
     def _levels(
         self,
         mel: Float[Tensor, "window mel frame"],
-        low: Float[Tensor, "window mel"] | None,
+        low: Float[Tensor, "window mel"],
         levels: tuple[Level, ...],
     ) -> Float[Tensor, "window value"]:
-        """The model's embeddings and logits of log-mels, beside their means (`low`, where it is a level)."""
-        parts = {"low": low} if low is not None else {}
+        """The model's embeddings and logits of log-mels, beside their means (`low`), on the device."""
+        parts = {"low": low}
         if levels != ("low",):
             with autocast(mel.device, self.precision):
                 out = self.model(mel)

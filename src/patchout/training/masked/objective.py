@@ -14,7 +14,7 @@ from patchout.checkpoint.maskspec import encoder_of
 from patchout.data import augment
 from patchout.data.batches import Batch
 from patchout.errors import InputError
-from patchout.models.device import autocast
+from patchout.models.device import autocast, to_device
 from patchout.models.maskspec import GridConfig, MaskedEncoder
 from patchout.models.maskspec_classifier import MaskSpecClassifier
 from patchout.training.masked.config import PretrainConfig
@@ -134,7 +134,7 @@ class Objective(ABC):
         sampler = SAMPLERS[self.config.masks][view]
         drawn = sample(sampler, self.shape.rows, columns, ratio, clips=place.total * masks, rng=rng)
         mine = drawn[place.first * masks :][: len(mel) * masks]
-        return (mine.pin_memory() if mel.is_cuda else mine).to(mel.device, non_blocking=True)
+        return to_device(mine, mel.device)
 
     def autocast(self, mel: Tensor) -> AbstractContextManager[object]:
         """The run's precision."""

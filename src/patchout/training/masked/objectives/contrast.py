@@ -15,6 +15,7 @@ from patchout.audio.mel import log_mel
 from patchout.checkpoint.maskspec import encoder_of
 from patchout.data import augment
 from patchout.data.batches import Batch
+from patchout.models.device import to_device
 from patchout.models.masking import patchify
 from patchout.models.maskspec import GridConfig, MaskedEncoder
 from patchout.models.maskspec_classifier import MaskSpecClassifier
@@ -197,5 +198,6 @@ class Contrast(Objective):
         drawn = torch.rand(place.total, 12, generator=augment.keyed("view", *key))[place.first :][: len(wave)]
         each = (augment.keyed("noise", *key, place.first + clip) for clip in range(len(wave)))
         noise = torch.stack([torch.randn(wave.shape[1], generator=rng) for rng in each])
-        loud = augmented(wave, drawn.to(wave.device), mel.sample_rate, noise.to(wave.device))
+        drawn, noise = to_device(drawn, wave.device), to_device(noise, wave.device)
+        loud = augmented(wave, drawn, mel.sample_rate, noise)
         return log_mel(loud, mel, band=self.band(place))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from patchout.data import augment
 from patchout.data.batches import Batch
+from patchout.models.device import to_device
 from patchout.models.masking import patchify
 from patchout.models.maskspec import GridConfig, MaskedEncoder
 from patchout.models.transformer import Block
@@ -135,7 +136,7 @@ class Latent(Objective):
         with torch.no_grad():  # in float32, as published
             target = cast(LatentModel, self.teacher.model).targets(pixels, cell)
         rng = augment.keyed("noise", config.seed, place.step, place.part)
-        noise = torch.randn(len(cell), self.shape.width, generator=rng).to(mel.device, non_blocking=True)
+        noise = to_device(torch.randn(len(cell), self.shape.width, generator=rng), mel.device)
         with self.autocast(mel):
             out = model(pixels, cell, visible, target, weight, noise)
         first = slice(None, None, config.masks_per_clip)  # mask of a clip
