@@ -13,19 +13,19 @@ import numpy as np
 import torch
 
 import patchout
-from patchout.inference.window_scores import window_mel
+from patchout.audio.mel import log_mel
 from patchout.models.int8 import quantised
 from patchout.models.tagger import Tagger, hear
 
 
 def agreement(name: str, model: Tagger, files: Iterable[Path]) -> str:
     """A line of the table."""
-    device, rounded = torch.device("cpu"), quantised(model)
+    rounded = quantised(model)
     logits, cosines = [], []
     for file in files:
         with torch.inference_mode():
             wave = np.concatenate(list(hear(model.config, file)))[: model.config.max_samples]
-            mel = window_mel(wave, model.config, device)[None]
+            mel = log_mel(torch.from_numpy(wave)[None], model.config.mel)
             exact, near = model(mel), rounded(mel)
         logits.append(torch.stack((exact.logits[0], near.logits[0])).numpy())
         cosines.append(float(torch.cosine_similarity(exact.embedding, near.embedding)[0]))
