@@ -9,10 +9,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import noise, tone, write_wav
+from conftest import noise, tiny_config, tone, write_wav
 
+from patchout.checkpoint import own as checkpoint
 from patchout.cli.command import WRONG_USAGE
 from patchout.cli.main import run_command
+from patchout.data.augment import keyed
+from patchout.models.passt import Passt
 from patchout.training import signals as stop
 
 SCRIPT = """
@@ -62,18 +65,21 @@ RECIPES = {  # 12 clips; the batch is that of a process where the recipe's is
 
 @pytest.fixture
 def sounds(tmp_path: Path) -> Path:
-    """A minute of sound, which a pre-training needs."""
+    """A minute of sound, which a pre-training needs, and beside it a teacher."""
     for index in range(4):
         write_wav(tmp_path / "sounds" / "bell" / f"{index}.wav", tone(5.0, 800 + 20 * index))
         write_wav(tmp_path / "sounds" / "dog" / f"{index}.wav", tone(5.0, 150 + 5 * index))
         write_wav(tmp_path / "sounds" / "rain" / f"{index}.wav", noise(5.0, index))
+    checkpoint.save(Passt(tiny_config(), rng=keyed("teacher")), tmp_path / "teacher.safetensors")
     return tmp_path / "sounds"
 
 
 def lines(sounds: Path, out: Path, *, passt_batch: int, epochs: int) -> list[list[str]]:
     """The command line of every family; those of two epochs go on where one epoch has ended."""
     more = {name: f"--data {sounds} --out {out / name} {ALIKE} --epochs {epochs}" for name in RECIPES}
-    more["passt"] += f" --batch {passt_batch}"
+    teacher = f" --distill {sounds.with_name('teacher.safetensors')}"
+    more["passt"] += f" --batch {passt_batch}{teacher}"
+    more["maskspec"] += f"{teacher} --distill-cache {out / 'scores'}"
     return [f"{line} {more[name]} --accept-changes".split(" ") for name, line in RECIPES.items()]
 
 
@@ -87,7 +93,8 @@ def test_three_and_then_four_processes_train_as_one(sounds: Path, tmp_path: Path
         line for epochs in (1, 2) for line in lines(sounds, tmp_path / "one", passt_batch=6, epochs=epochs)
     ]
     begun, ended = (lines(sounds, tmp_path / "some", passt_batch=2, epochs=epochs) for epochs in (1, 2))
-    too_few = [*begun[1], "--restart", "--batch", "2"]
+    untaught = begun[1][: begun[1].index("--distill")]
+    too_few = [*untaught, "--restart", "--batch", "2"]
     told = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps([(1, one), (3, begun), (4, ended), (3, [too_few])])],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},

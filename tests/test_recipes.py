@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from patchout.checkpoint.zoo_list import ALIASES, MODELS
 from patchout.cli.main import run_command
 from patchout.models.passt import SIZES
 from patchout.models.patches import Patchout
@@ -121,6 +122,14 @@ def test_what_code_and_paper_say_otherwise_of_fine_tuning() -> None:
         assert config(f"{name}-kd").init == "passt-s-kd"
         assert (paper.gain_db, paper.roll_s) == ((-7, 7), paper.clip_s)
         assert paper.result == "last" or not paper.swa_start  # no paper names an average
+
+
+def test_distilled_variants_differ_in_their_teachers_alone() -> None:
+    for name in ("audioset", "audioset-s-l", "audioset-small", "audioset-tiny"):
+        plain, distilled = config(name), config(f"{name}-kd")
+        changed = {f.name for f in fields(plain) if getattr(plain, f.name) != getattr(distilled, f.name)}
+        assert changed == {"recipe", "distill"}
+        assert {*distilled.distill} <= {*MODELS, *ALIASES}
 
 
 def test_what_the_paper_says_otherwise() -> None:

@@ -189,6 +189,9 @@ CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must s
     "parts": (2, "parts"),
     "lr": (1e-4, "lr"),
     "weight_decay": (0.0, "decay"),
+    "distill": (("<teacher>",), "loss"),
+    "distill_weight": (0.5, "loss"),
+    "distill_cache": ("<folder>", "loss"),
     "layer_decay": (0.75, "lr"),
     "drop_path": (0.9, "loss"),
     "decay_all": (True, "decay"),
@@ -229,6 +232,8 @@ BEFORE: dict[str, dict[str, Any]] = {  # what a field needs beside it, in both r
     },
     "swa_every": {"swa_start": 1},
     "result": {"split": "2", "evaluate_every": 1},
+    "distill_weight": {"distill": ("<teacher>",)},
+    "distill_cache": {"distill": ("<teacher>",)},
     "model": {"stride": None},
     "pooling": {"stride": None, "model": "maskspec"},
     "drop_path": {"stride": None, "model": "maskspec", "depth": 2},
@@ -302,12 +307,15 @@ def test_every_field_changes_what_it_says(
         (folds / "meta.csv").write_text((folds / "meta.csv").read_text().replace("bell,3", "bell,bell-3"))
     value, place = CHANGES[name]
     both = {"depth": 2} if name in ("freeze", "init") else {}
-    settings = {**both, **BEFORE.get(name, {})}
-    named = {
-        key: str(tmp_path / "start.safetensors") if set_ == "<model>" else set_
-        for key, set_ in settings.items()
+    checkpoint.save(Passt(tiny_config(), rng=augment.keyed("teacher")), tmp_path / "teacher.safetensors")
+    places: dict[Any, Any] = {
+        "<model>": str(tmp_path / "start.safetensors"),
+        "<folder>": str(tmp_path / "new"),
     }
-    value = str(tmp_path / "start.safetensors") if value == "<model>" else value
+    places["<teacher>",] = (str(tmp_path / "teacher.safetensors"),)
+    settings = {**both, **BEFORE.get(name, {})}
+    named = {key: places.get(set_, set_) for key, set_ in settings.items()}
+    value = places.get(value, value)
     before = probe(config(folds, tmp_path / "plain", **named), monkeypatch)
     after = probe(config(folds, tmp_path / "changed", **(named | {name: value})), monkeypatch)
     assert after[place] != before[place]

@@ -20,14 +20,15 @@ CACHE_HOURS = 2.0  # sets up to this long are decoded once and kept in memory (4
 
 Key = tuple[int, int]  # epoch, index of the clip
 Augment = Callable[[Float[Tensor, "sample"], Generator], Float[Tensor, "sample"]]
+SoftTargets = Callable[[int], tuple[Float[Tensor, "class"], bool]]  # clip -> scores, and whether it has any
 
 
 class Item(NamedTuple):
     """One clip of a batch: waveform or log-mel, target, loss weight, and remarks about its sound."""
 
     wave: Tensor  # (samples,)
-    target: Tensor  # (classes,)
-    weight: Tensor  # (classes,), (1,) without classes
+    target: Tensor  # (classes,), with soft targets (2 classes,)
+    weight: Tensor  # as the target; (1,) without classes
     clip: int
     problem: str  # why the clip is silent, "" if it is not
     remarks: tuple[str, ...] = ()  # what is missing or odd in what was decoded for it
@@ -37,8 +38,8 @@ class Batch(NamedTuple):
     """The clips of a process for one step; one that cannot be read is silence of zero weight, no class."""
 
     wave: Tensor  # (B, samples); from a cache of log-mels (B, frames, mels)
-    target: Tensor  # (B, classes)
-    weight: Tensor  # (B, classes): 0 where the label is not known; (B, 1) without classes
+    target: Tensor  # (B, classes), with soft targets (B, 2 classes): those stand behind the labels
+    weight: Tensor  # as the target: 0 where the label is not known; (B, 1) without classes
     clip: Tensor  # (B,) index into the training clips
     problems: tuple[str, ...]  # why clips could not be read
     remarks: tuple[str, ...] = ()  # what is missing or odd in those that could
@@ -49,6 +50,7 @@ class Waves(Dataset[Item]):
     """(epoch, index) -> a clip of fixed length, augmented and mixed by this key; a broken one is silence.
 
     `augment` takes the whole waveform and a generator; without it and `crop` the first samples are taken.
+    `soft` gives further targets of a whole clip, which are mixed as its labels are.
     """
 
     clips: ClipSet
@@ -59,6 +61,7 @@ class Waves(Dataset[Item]):
     crop: bool = False  # at random, as always with `augment`
     augment: Augment | None = None
     mix: WaveMix | None = None
+    soft: SoftTargets | None = None
 
     def __post_init__(self) -> None:
         """Begin with an empty cache of decoded clips."""
@@ -75,7 +78,8 @@ class Waves(Dataset[Item]):
         try:
             clip = self._clip(index, keyed("clip", self.seed, epoch, index))
         except DataError as error:
-            return silent(torch.zeros(self.num_samples), self.clips, index, error)
+            zeros = torch.zeros(self.num_samples)
+            return silent(zeros, self.clips, index, error, soft=self.soft is not None)
         rng, problem = keyed("mix", self.seed, epoch, index), ""
         if self.mix is not None and uniform(0.0, 1.0, rng) < self.mix.probability:
             partner = int(torch.randint(len(self), (), generator=rng))
@@ -93,9 +97,12 @@ class Waves(Dataset[Item]):
         crop_rng = rng if self.crop or self.augment else None
         wave = self._decode(index, crop_rng)
         wave = self.augment(wave, rng) if self.augment else wave
-        return Labelled(
-            fit(wave, self.num_samples, crop_rng), self.clips.target(index), self.clips.known(index)
-        )
+        target, known = self.clips.target(index), self.clips.known(index)
+        if self.soft is not None:
+            scores, is_scored = self.soft(index)
+            target = torch.cat([target, scores])
+            known = torch.cat([known, torch.full_like(scores, float(is_scored))])
+        return Labelled(fit(wave, self.num_samples, crop_rng), target, known)
 
     def _decode(self, index: int, rng: Generator | None) -> Tensor:
         """The clip's waveform, cached while the set is small; the workers share the room."""
@@ -111,9 +118,9 @@ class Waves(Dataset[Item]):
         return wave
 
 
-def silent(zeros: Tensor, clips: ClipSet, index: int, error: DataError) -> Item:
+def silent(zeros: Tensor, clips: ClipSet, index: int, error: DataError, *, soft: bool = False) -> Item:
     """Silence of no class and no weight, in the place of a clip that cannot be read."""
-    classes = len(clips.classes)
+    classes = len(clips.classes) * (2 if soft else 1)
     return Item(zeros, torch.zeros(classes), torch.zeros(max(1, classes)), index, str(error))
 
 

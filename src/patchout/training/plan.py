@@ -74,7 +74,8 @@ class Plan:
         kind = "one class a clip" if self.task == "multi_class" else "any number of classes a clip"
         few, middle, many = self.class_clips
         sizes = f"{self.classes} classes of {few} to {many} clips (middle: {middle})"
-        labels = f"{sizes}, {kind}" if self.classes else "no labels"
+        unlabelled = f"no labels, {self.classes} classes of the teachers" if self.classes else "no labels"
+        labels = f"{sizes}, {kind}" if many else unlabelled
         batches = f"batches of {self.batch}"
         if self.processes > 1:
             least, most = (len(share(self.batch, rank, self.processes)) for rank in (0, self.processes - 1))

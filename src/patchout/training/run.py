@@ -77,6 +77,8 @@ class Training(ABC):
     tokens: tuple[int, int]  # of a clip, and those of it in a training step
     may_change: dict[str, Any]  # settings that move no weight, and what is stored instead of them
     classes: tuple[str, ...] = ()  # that the loss compares with
+    soft_targets: bool = False  # whether the clips bring further ones, as many as classes
+    sources: Mapping[str, Any] = field(default_factory=dict)  # of the targets: no resumed run has others
     averages: bool  # whether averaged weights are kept beside the trained ones
     draws: int = 0  # clips an epoch; 0: all
     draw_weights: Float[Tensor, "clip"] | None = None  # how likely each clip is drawn
@@ -127,7 +129,8 @@ class Training(ABC):
         """Estimate the cost of the run from a few clips; a batch of 0 becomes the stored or a fitting one."""
         config, model, clips, world = self.config, self.model, self.clips, self.host.world
         length, classes = round(config.clip_s * model.config.mel.sample_rate), len(self.classes)
-        trial = measure(model, self.loss, num_samples=length, num_classes=max(1, classes))
+        targets = max(1, classes) * (2 if self.soft_targets else 1)
+        trial = measure(model, self.loss, num_samples=length, num_classes=targets)
         state = sum(optim.state_bytes(model, average=self.averages))
         device, largest, share = self.host.device, self.largest_batch, config.parts * world.num_processes
         batch = config.batch or self.host.stored.get("batch", 0)
@@ -214,6 +217,7 @@ class Training(ABC):
         config = self.config
         provenance = {"recipe": config.recipe, "seed": config.seed, "version": patchout.__version__}
         provenance |= {"init": config.init, "clips": len(self.clips), "scores": finite(scores)}
+        provenance |= self.sources
         model.config = replace(model.config, provenance=provenance)
         checkpoint.save(model, path)
 
@@ -244,7 +248,7 @@ def run(
     defaults = {field.name: field.default for field in fields(training.config)} | may_change
     settings = settings_of(asdict(training.config) | may_change, defaults, stored)
     data = {"root": str(clips.root), "clips": len(clips), "ids_sha256": clips.ids_sha256()}
-    data |= {"classes": training.classes} if training.classes else {}
+    data |= ({"classes": training.classes} if training.classes else {}) | {**training.sources}
     options = {"restart": restart, "accept_changes": accept_changes, "is_main": main}
     with ExitStack() as stack:
         opened = open_run(config.out, settings, data, **options)

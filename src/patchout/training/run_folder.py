@@ -31,7 +31,7 @@ OUTPUTS = ("config.json", "metrics.jsonl", "state.pt", "scores.json", *MODELS, "
 SUBFOLDER = re.compile(r"seed-\d+|fold-.+|left|right|mean")  # of one of several runs
 NOT_COMPARED = {  # settings that differ between the runs of one recipe, or that a run does not store
     *("data", "out", "workers", "trackers", "batch_per_process", "probe", "probe_every", "mel_cache"),
-    *("seed", "seeds", "folds", "split", "channel"),
+    *("seed", "seeds", "folds", "split", "channel", "distill_cache"),
 }
 
 

@@ -26,7 +26,11 @@ def each_channel(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> S
     A channel's own scores are there as `<score>/left`; all on the clips that a run reports. Writes
     out/scores.json and out/report/. `patchout evaluate out/left out/right out/mean` gives the same ensemble.
     """
-    configs = [replace(config, channel=channel, out=config.out / channel) for channel in CHANNELS]
+    cache = config.distill_cache
+    configs = [
+        replace(config, channel=name, out=config.out / name, distill_cache=cache and f"{cache}/{name}")
+        for name in CHANNELS
+    ]
     single = dict(zip(CHANNELS, map(run, configs), strict=True))
     main = PartialState().is_main_process
     scores = broadcast_object_list([loop.agreed(lambda: _ensemble(config, configs) if main else {})])[0]
@@ -40,11 +44,12 @@ def each_channel(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> S
 
 def _ensemble(config: TrainConfig, configs: list[TrainConfig]) -> Scores:
     """Scores of these finished runs together, written as a report; none without clips held out."""
-    name, clips = choose(replace(config, channel="mean"), lambda problem: None).scored
+    models = [zoo.load(single.out, single.device) for single in configs]
+    teacher = models[0].config if config.distill else None
+    name, clips = choose(replace(config, channel="mean"), lambda problem: None, teacher).scored
     if not len(clips):
         return {}
     precision, size = config.precision, EVALUATION_BATCH
-    models = [zoo.load(single.out, single.device) for single in configs]
     parts = [evaluate.predict(model, clips, precision=precision, batch_size=size) for model in models]
     predictions = evaluate.ensemble(parts, evaluate.label_orders([model.config for model in models]))
     labels, task = models[0].config.labels, models[0].config.task

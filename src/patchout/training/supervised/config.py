@@ -17,7 +17,7 @@ LIMITS: tuple[tuple[float, float, tuple[str, ...]], ...] = (  # lowest value, wh
     (0, math.inf, FROM_0),
     (0, 1, ("speed", "label_smoothing", "ema", "hold_out", "floor", "drop_path")),
     (0, 1 + 1e-9, ("wave_mix",)),
-    (1e-3, 1 + 1e-9, ("layer_decay",)),
+    (1e-3, 1 + 1e-9, ("layer_decay", "distill_weight")),
 )
 
 
@@ -69,6 +69,16 @@ class TrainConfig(RunConfig):
     table_s: float | None = None
     """seconds that the table of time positions covers, a shorter clip takes a random part of it; else
     clip_s"""
+
+    # the teachers
+    distill: tuple[str, ...] = ()
+    """models whose mean scores are targets beside the labels, of the very crop, augmentation and mix that the
+    student hears; where the sounds have no labels, alone"""
+    distill_weight: float = 0.9
+    """share of the teachers in the loss, the labels have the rest; 1: labels only score"""
+    distill_cache: str = ""
+    """folder that keeps the teachers' scores, computed once: of whole clips without augmentation, so that
+    crops, gain, roll and masks no longer move the targets; mixes still mix them"""
 
     # Patchout
     patchout_freq: int = 4
@@ -152,6 +162,7 @@ class TrainConfig(RunConfig):
         unwatched = best and not (self.evaluate_every and (self.split or self.hold_out))
         by_fold, two_splits = best and self.folds, self.folds and self.split
         no_init = self.freeze and not self.init
+        no_teacher = self.distill_cache and not self.distill
         folds, stride, gain_db = ", ".join(self.folds), self.stride, self.gain_db
         refusals = {
             f"stride counts pixels and must be at least 1, got {stride}": stride and min(stride) < 1,
@@ -162,6 +173,7 @@ class TrainConfig(RunConfig):
             "result best needs clips to choose by: set split or hold_out, and evaluate_every": unwatched,
             f"split {self.split} and folds {folds} both hold clips out: give one of them": two_splits,
             f"freeze {self.freeze} needs start weights worth keeping: set init": no_init,
+            f"distill_cache {self.distill_cache} keeps teachers' scores: set distill": no_teacher,
         }
         if reasons := [reason for reason, applies in refusals.items() if applies]:
             raise ValueError(reasons[0])

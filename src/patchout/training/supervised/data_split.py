@@ -1,6 +1,7 @@
 """Split of the clips into training, validation and test sets."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,8 @@ from jaxtyping import Bool
 
 from patchout.data.augment import keyed
 from patchout.data.folders import TEST, TRAINING, VALIDATION
-from patchout.data.sets import ClipSet, DataError, scan
+from patchout.data.sets import ClipSet, DataError, scan, scan_sounds
+from patchout.models.tagger import TaggerConfig
 from patchout.training.supervised.config import TrainConfig
 
 
@@ -25,28 +27,35 @@ class Split(NamedTuple):
         return ("test", self.test) if len(self.test) else ("validation", self.validation)
 
 
-def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
+def choose(
+    config: TrainConfig, on_problem: Callable[[str], None], teacher: TaggerConfig | None = None
+) -> Split:
     """Split the data set of a run; reports unusable rows, shared files or groups, classes with no clip.
 
-    Raises DataError for a split that does not exist, for one class only, and for a batch larger than the
-    training set.
+    Sounds without labels have the classes of `teacher`, and no clip of them is held out to be scored. Raises
+    DataError for a split that does not exist, for one class only, for labels that are not the teacher's, and
+    for a batch larger than the training set.
     """
     assert config.channel != "each", "channels are runs of their own"
-    clips = scan(config.data, channel=config.channel)
+    clips = replace(_scan(config, on_problem, teacher), channel=config.channel)
     for problem in (*clips.problems, *clips.notes):
         on_problem(problem)
     if len(clips.classes) < 2:
         raise DataError(f"{config.data}: one class only ({clips.classes[0]}): there is nothing to tell apart")
     watched, scored = (tuple(filter(None, [name])) for name in (config.split, config.test))
-    if not (config.split or config.test or config.exclude):
+    labelled = is_labelled(clips)
+    if not labelled:
+        splits = {*clips.column("fold").tolist()}
+        watched, scored = (tuple(splits.intersection(names)) for names in (watched, scored))
+    elif not (config.split or config.test or config.exclude):
         watched, scored = named_splits(clips)
         for names, use in ((watched, "watches the run"), (scored, "is scored at its end")):
             if names:
                 text = f"split {', '.join(names)} {use} and is not trained on"
                 on_problem(f"{text}: --split, --test and --exclude choose")
     training = clips.without(*watched, *scored, *config.exclude)
-    validation, test = clips.only(*watched), clips.only(*scored)
-    if config.hold_out and not watched:
+    validation, test = (clips.only(*names) if labelled else clips.take([]) for names in (watched, scored))
+    if config.hold_out and labelled and not watched:
         mask = hold_out(training, config.hold_out)
         training, validation = training.take(np.flatnonzero(~mask)), training.take(np.flatnonzero(mask))
     if max(config.batch, 1) > len(training):
@@ -57,6 +66,35 @@ def choose(config: TrainConfig, on_problem: Callable[[str], None]) -> Split:
         if len(other):
             _report(name, training, other, on_problem)
     return Split(training, validation, test)
+
+
+def _scan(config: TrainConfig, on_problem: Callable[[str], None], teacher: TaggerConfig | None) -> ClipSet:
+    """The clips with their labels, or those of a student that has none, with the classes of its teacher."""
+    if teacher is None:
+        return scan(config.data)
+    try:
+        clips = scan(config.data)
+    except DataError as error:
+        sounds, reason = scan_sounds(config.data), str(error)  # raises where there are no sounds either
+    else:
+        strange = sorted({*clips.classes} ^ {*teacher.labels})
+        if not strange and teacher.task in (clips.task, "multi_label"):
+            return replace(clips, task=teacher.task)
+        names = ", ".join(strange[:5]) + (" ..." if len(strange) > 5 else "")
+        reason = f"{config.data}: not both it and the teachers know {names}"
+        if not strange:
+            reason = f"{config.data}: is {clips.task}, the teachers are {teacher.task}"
+        if config.distill_weight < 1:
+            todo = "choose teachers of these labels, or learn from the teachers alone (distill_weight 1)"
+            raise DataError(f"{reason}: {todo}")
+        sounds = scan_sounds(config.data)
+    on_problem(f"{reason}: learns from the teachers alone, and no clip is held out to be scored")
+    return replace(sounds, classes=teacher.labels, task=teacher.task)
+
+
+def is_labelled(clips: ClipSet) -> bool:
+    """Whether any clip has a label."""
+    return bool(clips.class_counts().any())
 
 
 def named_splits(clips: ClipSet) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -18,7 +18,9 @@ def runs(config: TrainConfig) -> list[TrainConfig]:
     for seed in range(config.seed, config.seed + config.seeds):
         for fold in config.folds or ("",):
             out = config.out / (f"seed-{seed}" if config.seeds > 1 else "") / (f"fold-{fold}" if fold else "")
-            single.append(replace(config, out=out, seed=seed, seeds=1, folds=(), split=fold or config.split))
+            cache = config.distill_cache and config.distill_cache + (f"/fold-{fold}" if fold else "")
+            run = replace(config, seed=seed, seeds=1, folds=(), split=fold or config.split)
+            single.append(replace(run, out=out, distill_cache=cache))
     return single
 
 

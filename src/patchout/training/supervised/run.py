@@ -1,10 +1,11 @@
 """Supervised training from random or pre-trained weights: the run and its scores (PaSST, section 3)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import chain
+from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
@@ -17,7 +18,7 @@ from patchout.data.batches import Waves, balance_weights
 from patchout.data.clips import ClipSet
 from patchout.files import finite, write_json
 from patchout.inference import evaluate
-from patchout.models.tagger import Tagger
+from patchout.models.tagger import Tagger, TaggerConfig
 from patchout.training import loop, optim
 from patchout.training import run as training
 from patchout.training.recipes import names, recipe
@@ -26,12 +27,14 @@ from patchout.training.run_folder import RunFolder
 from patchout.training.signals import Signals
 from patchout.training.supervised.channel_ensemble import EVALUATION_BATCH, each_channel
 from patchout.training.supervised.config import TrainConfig
-from patchout.training.supervised.data_split import Split, choose
+from patchout.training.supervised.data_split import Split, choose, is_labelled
+from patchout.training.supervised.distillation import Distillation, Teacher, check_hearing, load_teachers
 from patchout.training.supervised.initial_weights import find, start
 from patchout.training.supervised.loss import StepLoss, class_weights, wave_augment
 from patchout.training.supervised.model_config import freeze, model_config, num_columns
 from patchout.training.supervised.repeats import Scores, repeat
 from patchout.training.supervised.report import write_report
+from patchout.training.supervised.score_cache import ScoreCache
 
 __all__ = ["Listener", "TrainConfig", "run"]
 
@@ -59,17 +62,20 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
     """Clips, model with its initial weights, and loss of a run."""
     processes = host.stored.get("processes", 1) if host.stored else host.world.num_processes
     config = replace(config, batch=config.batch * (processes if config.batch_per_process else 1))
-    split = choose(config, host.listener.tell)
+    teachers = load_teachers(config.distill, torch.device("cpu") if config.distill_cache else host.device)
+    split = choose(config, host.listener.tell, teachers[0].model.config if teachers else None)
     clips, initial = split.training, find(config.init)
     shape = model_config(config, clips, initial.model.config if initial.model else None)
     model = start(shape, initial, rng=augment.keyed("weights", config.seed), device=host.device)
     freeze(model, config.freeze)
     if config.draws > len(clips):
         raise ValueError(f"{config.draws} draws an epoch of {len(clips)} clips, none twice: lower draws")
+    distillation, cache = _distillation(config, clips, teachers, model.config)
     weight = class_weights(clips) if config.balance == "loss" else torch.ones(len(clips.classes))
     published = recipe(config.recipe).config if config.recipe in names() else config
     columns, class_tokens = num_columns(shape, config.clip_s), shape.num_class_tokens
     patches = (shape.rows * columns, config.patchout.num_kept(shape.rows, columns))
+    fixed = {"batch_per_process": False, "distill_cache": "computed before" if cache else ""}
     stored = {"processes": processes} if processes > 1 else {}  # for the batch when another number resumes
     return _Supervised(
         config=config,
@@ -77,16 +83,34 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
         recipe_unit=" on one GPU" if published.batch_per_process else "",
         clips=clips,
         model=model,
-        loss=StepLoss(config, model.config, weight),
+        loss=StepLoss(config, model.config, weight, distillation),
         host=host,
         tokens=(class_tokens + patches[0], class_tokens + patches[1]),
-        may_change={**MAY_CHANGE, "batch_per_process": False, **stored},
+        may_change={**MAY_CHANGE, **fixed, **stored},
         classes=clips.classes,
+        soft_targets=cache is not None,
+        sources={"teachers": [teacher.sha256 for teacher in teachers]} if teachers else {},
         averages=bool(config.ema or config.swa_start),
         draws=config.draws,
-        draw_weights=balance_weights(clips) if config.balance == "sampling" else None,
+        draw_weights=balance_weights(clips) if config.balance == "sampling" and is_labelled(clips) else None,
         split=split,
+        teachers=teachers,
+        score_cache=cache,
     )
+
+
+def _distillation(
+    config: TrainConfig, clips: ClipSet, teachers: tuple[Teacher, ...], student: TaggerConfig
+) -> tuple[Distillation | None, ScoreCache | None]:
+    """The teachers' part of the loss, and the cache of their scores where there is one."""
+    if not teachers:
+        return None, None
+    weight = config.distill_weight if is_labelled(clips) else 1.0
+    if config.distill_cache:
+        folder = Path(config.distill_cache).expanduser()
+        return Distillation(weight, student), ScoreCache(folder, student, len(clips))
+    check_hearing(teachers, student, config.clip_s)
+    return Distillation(weight, student, teachers), None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +120,30 @@ class _Supervised(Training):
     config: TrainConfig
     model: Tagger
     split: Split
+    teachers: tuple[Teacher, ...]
+    score_cache: ScoreCache | None
+
+    def begin(self) -> Iterable[str]:
+        return (self.score_cache.bind(self.clips, self.teachers),) if self.score_cache else ()
 
     def sounds(self) -> Waves:
         config, rate = self.config, self.model.config.mel.sample_rate
         change = partial(wave_augment, config=config, rate=rate)  # unlike a closure a spawned worker takes it
         mix = WaveMix(config.wave_mix, config.wave_mix_alpha) if config.wave_mix else None
         size = round(config.clip_s * rate)
-        return Waves(self.clips, rate=rate, num_samples=size, seed=config.seed, augment=change, mix=mix)
+        return Waves(
+            self.clips,
+            rate=rate,
+            num_samples=size,
+            seed=config.seed,
+            augment=change,
+            mix=mix,
+            soft=self.score_cache,
+        )
 
     def job(self, folder: RunFolder) -> loop.Job:
+        if self.score_cache:
+            self.score_cache.fill(self.clips, self.teachers, self.host, self.config.precision)
         config, per_epoch = self.config, Fraction(self.epoch, self.config.batch)
         decay, layer_decay = config.weight_decay, config.layer_decay
         groups = optim.parameter_groups(

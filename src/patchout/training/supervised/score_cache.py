@@ -1,0 +1,142 @@
+"""A cache of the teachers' scores of whole clips: 8 bits a score, memory-mapped, computed once, resumable."""
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from patchout.data.clips import ClipSet
+from patchout.errors import InputError
+from patchout.files import write_aside, write_json
+from patchout.inference.evaluate import label_orders
+from patchout.inference.window_scores import score
+from patchout.job_folder import differences, only_writer
+from patchout.models.device import Precision
+from patchout.models.tagger import TaggerConfig
+from patchout.training import loop
+from patchout.training.run import Host
+from patchout.training.supervised.distillation import Teacher
+
+ABOUT, SCORES = "about.json", "scores.npy"
+BLOCK = 512  # clips a file while scores are computed: what an interruption loses
+BATCH = 16  # windows a forward pass
+
+
+@dataclass(frozen=True)
+class ScoreCache:
+    """Clip -> mean scores of the teachers, and whether there are any.
+
+    The scores are those of the whole clip (`patchout.tag`), whichever part of it a step hears. A score p is
+    stored as round(255 sqrt(p)), at least 1: an error of at most .004, of .0001 around .001. A row of zeros
+    is a clip that could not be read.
+    """
+
+    folder: Path
+    student: TaggerConfig
+    num_clips: int
+
+    def __call__(self, clip: int) -> tuple[Float[Tensor, "class"], bool]:
+        """Scores of a clip; of one class a clip they have the sum 1."""
+        row = np.load(self.folder / SCORES, mmap_mode="r")[clip]
+        scores = torch.from_numpy((row.astype(np.float32) / 255) ** 2)
+        if self.student.task == "multi_class":
+            scores = scores / scores.sum().clamp(min=1e-6)
+        return scores, bool(row.any())
+
+    def bind(self, clips: ClipSet, teachers: Sequence[Teacher]) -> str:
+        """Bind a new cache to teachers, clips and classes; one of others is an InputError that says which.
+
+        Returns what `fill` will do, in words; "" where nothing is left to do.
+        """
+        path, student = self.folder / ABOUT, self.student
+        identity = {"teachers": [teacher.sha256 for teacher in teachers], "clips": clips.ids_sha256()}
+        identity |= {"channel": clips.channel, "labels": list(student.labels), "task": student.task}
+        todo = "name another distill_cache, or delete this one"
+        if path.exists():
+            try:
+                stored = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise InputError(f"{path}: is damaged ({error}): {todo}") from None
+            if changes := ", ".join(differences(stored, identity)):
+                raise InputError(f"{self.folder}: keeps scores of another run (other {changes}): {todo}")
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            raise InputError(f"{self.folder}: holds files, but no scores: {todo}")
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, identity)
+        if (self.folder / SCORES).exists():
+            return ""
+        return f"{len(teachers)} teachers score {len(clips)} clips once, into {self.folder}"
+
+    def fill(self, clips: ClipSet, teachers: Sequence[Teacher], host: Host, precision: Precision) -> None:
+        """Compute the scores that are missing, every process its blocks, and join them.
+
+        One run at a time writes a folder: InputError for another.
+        """
+        if all(gather_object([(self.folder / SCORES).exists()])):  # the same answer for all
+            loop.agreed(self._check)
+            return
+        blocks = [self.folder / f"block-{number:06}.npy" for number in range(-(-len(clips) // BLOCK))]
+        lock, main = only_writer(self.folder, halves=(".*.npy",)), host.world.is_main_process
+        with ExitStack() as stack:
+            loop.agreed(lambda: stack.enter_context(lock) if main else None)
+            loop.agreed(lambda: self._compute(blocks, clips, teachers, host, precision))
+            loop.agreed(lambda: self._join(blocks) if main else None)
+
+    def _compute(
+        self,
+        blocks: Sequence[Path],
+        clips: ClipSet,
+        teachers: Sequence[Teacher],
+        host: Host,
+        precision: Precision,
+    ) -> None:
+        """Write the blocks of this process that are not there yet."""
+        orders = label_orders([self.student, *(teacher.model.config for teacher in teachers)])[1:]
+        missing = range(host.world.process_index, len(blocks), host.world.num_processes)
+        for number in (number for number in missing if not blocks[number].exists()):
+            block = clips.take(range(number * BLOCK, min((number + 1) * BLOCK, len(clips))))
+            total, is_scored = np.zeros((len(block), len(self.student.labels))), np.ones(len(block), bool)
+            for teacher, order in zip(teachers, orders, strict=True):
+                model = teacher.model.to(host.device)
+                streams = (block.stream(clip, model.config.mel.sample_rate) for clip in range(len(block)))
+                for clip, scored in enumerate(score(model, streams, precision=precision, batch_size=BATCH)):
+                    if scored.scores is None or not np.isfinite(scored.scores).all():
+                        is_scored[clip] = False
+                    else:
+                        total[clip] += scored.scores[order]
+            rows = quantised(total / len(teachers)) * is_scored[:, None]
+            with write_aside(blocks[number]) as aside:
+                np.save(aside, rows.astype(np.uint8))
+        for teacher in teachers:
+            teacher.model.cpu()
+
+    def _join(self, blocks: Sequence[Path]) -> None:
+        """One file of all blocks, which are then deleted."""
+        with write_aside(self.folder / SCORES) as aside:
+            np.save(aside, np.concatenate([np.load(block) for block in blocks]))
+        for block in blocks:
+            block.unlink()
+
+    def _check(self) -> None:
+        """Refuse scores that are damaged, or of another number of clips."""
+        path, shape = self.folder / SCORES, (self.num_clips, len(self.student.labels))
+        todo = f"delete {self.folder}, the scores are then computed anew"
+        try:
+            rows = np.load(path, mmap_mode="r")
+        except (ValueError, EOFError) as error:
+            raise InputError(f"{path}: is damaged ({error}): {todo}") from None
+        if rows.shape != shape or rows.dtype != np.uint8:
+            raise InputError(f"{path}: holds {rows.dtype} {rows.shape}, not uint8 {shape}: {todo}")
+
+
+def quantised(scores: Float[np.ndarray, "clip class"]) -> UInt8[np.ndarray, "clip class"]:
+    """8-bit scores, finer where they are low: most scores of a clip are far below 1/255."""
+    return np.clip(np.round(255 * np.sqrt(np.clip(scores, 0, 1))), 1, 255).astype(np.uint8)
