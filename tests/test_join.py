@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from patchout.data.job_folder import JOB
 from patchout.errors import InputError
 from patchout.inference.bulk import join as module
 from patchout.inference.bulk.folder import shard_name
 from patchout.inference.bulk.join import Format, job_of, join
-from patchout.job_folder import JOB
 
 SIZE = 3
 

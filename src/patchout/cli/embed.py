@@ -166,8 +166,8 @@ def _run(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> in
 
 def _run_and_join(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> int:
     """Embed into a folder beside `out`, and join the shards; a result that is up to date stays."""
+    from patchout.data.job_folder import check_same
     from patchout.inference.bulk.join import job_of, join, reopen
-    from patchout.job_folder import check_same
 
     target, parts = Path(out), Path(f"{out}.parts")
     check_parent(target)
@@ -232,8 +232,8 @@ def _read(options: Options, limit: int) -> "Table":
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from patchout.data.job_folder import Folder
     from patchout.inference.bulk.folder import read_tables
-    from patchout.job_folder import Folder
 
     out, names = str(Path(options.out).parent), [Path(options.out).name]
     if _is_folder(options):

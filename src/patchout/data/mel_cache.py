@@ -18,9 +18,9 @@ from patchout.audio.mel import MelConfig, log_mel
 from patchout.data.augment import fit, keyed
 from patchout.data.batches import Item, Key, silent
 from patchout.data.clips import LONG_S, ClipSet, DataError
+from patchout.data.job_folder import differences
 from patchout.errors import InputError
 from patchout.files import file_state, write_aside, write_json
-from patchout.job_folder import differences
 
 ABOUT = "about.json"
 HAS_TIMES = "times_of_sounds"  # in it: files have the modification times of their sounds

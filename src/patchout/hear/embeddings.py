@@ -26,6 +26,7 @@ import torch
 from filelock import FileLock
 from jaxtyping import Float, Int
 
+from patchout.data.job_folder import differences
 from patchout.errors import InputError
 from patchout.files import is_newer, write_aside, write_json
 from patchout.hear.scores import frames_from_events
@@ -34,7 +35,6 @@ from patchout.hear.sources import METADATA, VOCABULARY
 from patchout.hear.subject import Subject, batch_size, scenes, timestamps
 from patchout.hear.tasks import Task, read_task
 from patchout.hear.wavs import read_wav
-from patchout.job_folder import differences
 
 READERS = 2  # threads that read sounds while others embed
 PART_S = 600.0  # seconds of sound between two checkpoints of an interrupted run

@@ -17,9 +17,9 @@ import torch
 
 import patchout
 from patchout.checkpoint.weights import UNREADABLE
+from patchout.data.job_folder import differences, only_writer
 from patchout.errors import InputError
 from patchout.files import finite, write_aside, write_json
-from patchout.job_folder import differences, only_writer
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.csv import WriteOptions, write_csv
 
+from patchout.data.job_folder import claim, only_writer
 from patchout.data.packed import mapped_rows
 from patchout.data.prepare.check import ORIGINAL, Encoding
 from patchout.data.prepare.layouts import read_layout
@@ -30,7 +31,6 @@ from patchout.data.prepare.shard import CHECKED, CHECKS, Shards, write_shard
 from patchout.data.sets import FORMAT, PREPARED
 from patchout.errors import InputError
 from patchout.files import is_newer, without_stream, write_aside, write_json
-from patchout.job_folder import claim, only_writer
 
 REPORT = "report.csv"
 SHARD_CLIPS, MAX_SHARDS = 64, 512  # a killed job does one shard again; each one is a memory map

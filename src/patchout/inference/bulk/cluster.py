@@ -18,12 +18,12 @@ import torch
 from patchout.checkpoint.download import file_sha256
 from patchout.checkpoint.zoo import locate
 from patchout.data.items import Item
+from patchout.data.job_folder import Folder
 from patchout.errors import InputError
 from patchout.inference.bulk.ahead import Opener, Sound, decode
 from patchout.inference.bulk.folder import HALVES, shard_name
 from patchout.inference.bulk.run import Engine, Steps, Todo, embed_shards, open_threads
 from patchout.inference.embedding import Embedder
-from patchout.job_folder import Folder
 from patchout.models.tagger import TaggerConfig
 
 BLOCK_BYTES = 2**28  # decoded sounds that a task gives to an actor, which decodes the rest of the shard

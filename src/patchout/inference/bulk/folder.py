@@ -21,9 +21,9 @@ from patchout.audio.stream import Stream
 from patchout.checkpoint.download import file_sha256
 from patchout.checkpoint.zoo import load, locate
 from patchout.data.items import Item, items_hash
+from patchout.data.job_folder import Folder, claim
 from patchout.inference.bulk.ahead import open_stream
 from patchout.inference.embedding import EmbedConfig, Embedder
-from patchout.job_folder import Folder, claim
 from patchout.models.device import InferencePrecision
 from patchout.models.tagger import TaggerConfig
 

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 from pyarrow.csv import ConvertOptions, CSVWriter, ParseOptions, WriteOptions, open_csv
 
 from patchout.data.items import Item
+from patchout.data.job_folder import JOB, claim, only_writer
 from patchout.errors import InputError
 from patchout.files import write_aside
 from patchout.inference.bulk import folder
 from patchout.inference.bulk.folder import HALVES, STATES, EmbedJob
 from patchout.inference.bulk.stale import Stale, find_stale
-from patchout.job_folder import JOB, claim, only_writer
 
 Format = Literal["parquet", "npy", "hdf5"]
 GROUP_BYTES = 2**26  # of a row group in a joined file

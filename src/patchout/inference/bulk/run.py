@@ -19,6 +19,7 @@ import torch
 
 from patchout.audio.stream import AudioError
 from patchout.data.items import Item
+from patchout.data.job_folder import Folder, only_writer
 from patchout.inference.bulk import folder
 from patchout.inference.bulk.ahead import Opener, Sound, decode_ahead
 from patchout.inference.bulk.collapse import collapse_warnings
@@ -26,7 +27,6 @@ from patchout.inference.bulk.folder import HALVES, STATES, EmbedJob
 from patchout.inference.bulk.stale import find_stale, merge, update_name
 from patchout.inference.embedding import Embedder
 from patchout.inference.token_budget import TOKENS_PER_BATCH, tokens_per_batch
-from patchout.job_folder import Folder, only_writer
 
 CHUNK_BYTES = 2**24  # sounds and results that all cores compute at a time: more leave their caches
 GPU_WIDTH = 2  # chunks at a time on a GPU: one is prepared while the other runs

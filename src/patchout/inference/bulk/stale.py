@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from patchout.data.items import Item
+from patchout.data.job_folder import Folder
 from patchout.files import file_state
 from patchout.inference.bulk import folder
 from patchout.inference.bulk.ahead import decode_ahead, open_stream
-from patchout.job_folder import Folder
 
 RATE = 32_000  # Hz at which failed items are tried
 AHEAD_ITEMS = 8  # of them that are decoded at a time

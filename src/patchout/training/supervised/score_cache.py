@@ -13,11 +13,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from patchout.data.clips import ClipSet
+from patchout.data.job_folder import differences, only_writer
 from patchout.errors import InputError
 from patchout.files import write_aside, write_json
 from patchout.inference.evaluate import label_orders
 from patchout.inference.window_scores import score
-from patchout.job_folder import differences, only_writer
 from patchout.models.device import Precision
 from patchout.models.tagger import TaggerConfig
 from patchout.training import loop
