@@ -24,7 +24,7 @@ from patchout.judge import (
 )
 from patchout.judge import metrics as judge_metrics
 from patchout.judge.loading import SINCS, loaded, resample
-from patchout.judge.metrics import nearest
+from patchout.judge.metrics import mean_interval, nearest
 from patchout.judge.protocols import protocol_of
 
 Array = np.ndarray
@@ -143,6 +143,11 @@ def test_statistics_take_no_more_memory_for_more_clips(tmp_path: Path) -> None:
 def test_statistics_of_two_parts_add_up(golden: Golden) -> None:
     joined = statistics(golden.generated[:50]) + statistics(golden.generated[50:])
     assert frechet(joined, golden.generated) == 0.0
+
+
+def test_an_interval_holds_its_value_also_below_the_least() -> None:
+    values = np.full(4, -1e-5)  # equal pairs by `stable-audio`, with 1e-6 inside the logarithm
+    assert mean_interval(values) == pytest.approx((-1e-5, -1e-5, -1e-5, np.nan), nan_ok=True)
 
 
 def test_the_interval_holds_the_distance_of_new_draws() -> None:

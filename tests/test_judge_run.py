@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 from conftest import noise, tiny_config, tone, write_wav
+from filelock import FileLock
 
 from patchout.audio.mel import log_mel
 from patchout.checkpoint.own import save
@@ -51,6 +52,11 @@ def silence_of(folder: str) -> None:
     """Twelve files of zeros in the place of what is there."""
     for file in Path(folder).iterdir():
         write_wav(file, np.zeros(32_000, np.float32))
+
+
+def test_an_inception_score_of_few_clips_says_how_high_it_can_be(sets: tuple[str, str], model: str) -> None:
+    (text,) = [text for text in judge(*sets, model=model).warnings if "Inception" in text]
+    assert "12 clips in 10 chunks is at most 1.2" in text
 
 
 # -- numbers ----------------------------------------------------------------------------------------------
@@ -304,6 +310,73 @@ def test_a_broken_npz_is_refused(sets: tuple[str, str], model: str, tmp_path: Pa
     assert is_kept(tmp_path / "a.npz")
 
 
+def test_other_values_than_probabilities_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({k: v.numpy() for k, v in vectors(0, 527).items()}))
+    with pytest.raises(InputError, match="the values of 00 are no probabilities"):
+        judge(str(tmp_path / "a.pkl"), str(tmp_path / "a.pkl"), protocol="stable-audio")
+
+
+def test_a_clip_without_finite_values_in_a_cache_is_named(tmp_path: Path) -> None:
+    features = vectors(0, 24)
+    features["03"][5] = np.nan
+    torch.save(features, tmp_path / "passt_features_embed.pth")
+    with pytest.raises(InputError, match=r"1 of 12 clips hold NaN or infinite values \(03 is one\)"):
+        judge(str(tmp_path), str(tmp_path))
+
+
+def test_embeddings_of_an_interrupted_job_are_refused(
+    sets: tuple[str, str], model: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "embeddings"
+    judge(*sets, model=model, settings=Settings(embeddings=out))
+    (out / "part-000001.parquet").unlink()
+    with pytest.raises(InputError, match="holds 1 of 2 shards, its job was interrupted"):
+        judge(str(out), sets[1], model=model)
+
+
+def test_embeddings_of_a_judgement_are_both_sets(sets: tuple[str, str], model: str, tmp_path: Path) -> None:
+    out = tmp_path / "embeddings"
+    whole = judge(*sets, model=model, settings=Settings(embeddings=out))
+    save_reference(
+        tmp_path / "a.npz",
+        reference_statistics(whole.protocol, whole.sets[1]),
+        whole.protocol,
+        whole.model_sha256,
+    )
+    again = judge(str(out), str(tmp_path / "a.npz"), model="not needed", metrics=["fd"])
+    assert again.values["fd"].value == pytest.approx(whole.values["fd"].value, rel=1e-9)
+
+
+def test_a_damaged_parquet_file_is_named(sets: tuple[str, str], model: str, tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"a\.parquet: is no Parquet file, or damaged"):
+        judge(str(tmp_path / "a.parquet"), sets[1], model=model)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.NPZ"])
+def test_a_broken_reference_is_refused_before_work(
+    sets: tuple[str, str], model: str, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"text")
+    heard: list[int] = []
+    settings = Settings(on_progress=lambda clips, _: heard.append(clips))
+    with pytest.raises(InputError, match="no statistics that --save-reference wrote"):
+        judge(sets[0], str(tmp_path / name), model=model, settings=settings)
+    assert heard == []
+
+
+def test_a_reference_that_another_judgement_embeds_is_waited_for(
+    sets: tuple[str, str], model: str, tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    judge(*sets, model=model)
+    (lock,) = (FileLock(path) for path in tmp_path.glob("home/**/judge/*.lock"))
+    lock.acquire()
+    settings = Settings(on_note=lambda note: [notes.append(note), lock.release()])
+    assert judge(*sets, model=model, settings=settings).values
+    assert notes == ["waiting for another process that embeds the same reference"]
+
+
 # -- pairs ------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +395,7 @@ def test_pairs_stand_in_two_columns_of_a_list(sets: tuple[str, str], model: str,
     [
         ("file\na.wav", "columns generated and reference; it has file"),
         ("generated,reference\na.wav,", "fill both columns"),
+        ("generated,reference\na, b.wav,c.wav", "pairs.csv line 2: has 3 cells"),
         ("generated,reference\n", "a list without rows"),
     ],
 )
@@ -329,6 +403,16 @@ def test_a_list_without_pairs_is_refused(model: str, tmp_path: Path, text: str, 
     (tmp_path / "pairs.csv").write_text(text)
     with pytest.raises(InputError, match=reason):
         judge(str(tmp_path / "pairs.csv"), model=model)
+
+
+def test_times_in_a_list_of_pairs_are_said_to_be_unused(
+    sets: tuple[str, str], model: str, tmp_path: Path
+) -> None:
+    text = "generated,reference,start_s,end\ngenerated/00.wav,reference/00.wav,0,.5"
+    (tmp_path / "pairs.csv").write_text(text)
+    notes: list[str] = []
+    judge(str(tmp_path / "pairs.csv"), model=model, settings=Settings(on_note=notes.append))
+    assert notes[0] == "pairs.csv: columns that are not used: start_s, end: pairs are files as a whole"
 
 
 def test_one_folder_is_refused(sets: tuple[str, str], model: str) -> None:

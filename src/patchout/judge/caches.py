@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from patchout.checkpoint.zoo import load
 from patchout.errors import InputError
 from patchout.files import write_aside
 from patchout.inference.bulk.folder import embeddings
+from patchout.job_folder import JOB
 from patchout.judge.embed import Key, Rows, job_from, key_of, read
 from patchout.judge.gaussian import Statistics
 from patchout.judge.loading import Remark
@@ -28,6 +30,7 @@ from patchout.judge.protocols import Protocol
 AV_LOGITS, AV_FEATURES = "passt_logits.pth", "passt_features_embed.pth"
 CACHES = (AV_LOGITS, AV_FEATURES)
 PICKLES = (".pkl", ".pickle")
+SUM_TOLERANCE = 0.01  # of probabilities that were kept in float16
 _BUILDERS: tuple[Any, ...] = (  # what pickled arrays, numbers of numpy and tensors are made by
     *(np.zeros(1).__reduce__()[0], np.float32().__reduce__()[0], np.zeros(1).__reduce_ex__(5)[0]),
     *(np.ndarray, np.dtype, torch._utils._rebuild_tensor_v2),
@@ -74,12 +77,13 @@ def is_kept(path: Path) -> bool:
 
 def read_kept(path: Path, keys: Sequence[Key], protocols: Sequence[Protocol]) -> Judged:
     """The set in such a file or folder; nothing in it is run. InputError: rules or content do not fit."""
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _saved(path, protocols)
     if path.suffix.lower() in PICKLES:
         return _probabilities(path)
     shards = _shards(path)
     if settings := _about(shards):
+        _check_finished(path, len(shards))
         return _ours(path, shards, settings, keys)
     return _of_av_benchmark(path.parent if path.name in CACHES else path)
 
@@ -91,11 +95,30 @@ def _shards(path: Path) -> list[Path]:
 
 def _about(shards: Sequence[Path]) -> dict[str, Any] | None:
     """What our shards say of their job."""
-    text = (pq.read_schema(shards[0]).metadata or {}).get(b"patchout.job") if shards else None
+    try:
+        text = (pq.read_schema(shards[0]).metadata or {}).get(b"patchout.job") if shards else None
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{shards[0]}: is no Parquet file, or damaged ({error}): make it again") from None
     return json.loads(text) if text else None
 
 
+def longest_s(paths: Sequence[Path]) -> float:
+    """Seconds that the model of kept embeddings takes, by their windows; infinite where they do not say."""
+    jobs = [settings for settings in map(_about, map(_shards, paths)) if settings and "views" in settings]
+    return min((view["clip"]["window_s"] for job in jobs for view in job["views"]), default=math.inf)
+
+
 # -- ours -------------------------------------------------------------------------------------------------
+
+
+def _check_finished(path: Path, num_shards: int) -> None:
+    """Refuse a part of a job's shards, which would be judged as if it were the whole set."""
+    if (path / JOB).is_file():
+        settings = json.loads((path / JOB).read_text(encoding="utf-8"))
+        expected = -(-settings["items"] // settings["shard_rows"])
+        if num_shards < expected:
+            reason = f"holds {num_shards} of {expected} shards, its job was interrupted"
+            raise InputError(f"{path}: {reason}: run the command that wrote it again")
 
 
 def _ours(path: Path, shards: Sequence[Path], settings: dict[str, Any], keys: Sequence[Key]) -> Judged:
@@ -195,8 +218,13 @@ def _probabilities(path: Path) -> Judged:
         ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, not a dictionary from ids to tensors")
-    tiny = np.finfo(np.float32).tiny
-    vectors = {str(key): np.log(np.maximum(_vector(value, path), tiny)) for key, value in content.items()}
+    vectors, tiny = dict[str, np.ndarray](), np.finfo(np.float32).tiny
+    for key, value in content.items():
+        probabilities = _vector(value, path)
+        if not (probabilities.min(initial=0.0) >= 0 and abs(probabilities.sum() - 1) < SUM_TOLERANCE):
+            reason = f"the values of {key} are no probabilities, which are not negative and add up to 1"
+            raise InputError(f"{path}: {reason}: store a softmax over the classes")
+        vectors[str(key)] = np.log(np.maximum(probabilities, tiny))
     return _of_vectors(str(path), vectors, {})
 
 
@@ -215,5 +243,9 @@ def _of_vectors(name: str, logits: Mapping[str, np.ndarray], features: Mapping[s
     if parts[0].keys() != parts[-1].keys():
         raise InputError(f"{name}: has features and logits of different clips: make both anew")
     values = np.stack([np.concatenate([part[key] for part in parts]) for key in parts[0]])
+    if not (is_finite := np.isfinite(values).all(axis=1)).all():
+        strange = f"{(~is_finite).sum()} of {len(values)} clips hold NaN or infinite values"
+        first = [*parts[0]][int(is_finite.argmin())]
+        raise InputError(f"{name}: {strange} ({first} is one): make them anew, or leave them out")
     rows = Rows(values, len(next(iter(logits.values()))) if logits else 0, np.arange(len(values)))
     return Judged(name, tuple(parts[0]), {None: rows})

@@ -28,6 +28,7 @@ from patchout.judge.protocols import Protocol
 from patchout.judge.sets import Pairs, pairs_of
 
 MAX_DISTANCES = 10**9  # of the search for nearest clips
+SMALL_CHUNK = 527  # clips of a chunk, whose number limits the score below that of the classes
 MAX_CLASSES = 8  # that a record names
 RATE = 32_000  # Hz, of every PaSST
 
@@ -192,6 +193,11 @@ def remarks_on(protocol: Protocol, sets: Sets, metrics: Sequence[str]) -> Iterat
             yield f"{each.name}: {len(each.failed)} of {len(each.ids)} files cannot be read and do not count"
     if {"fd", "fd-inf"} & {*metrics}:
         yield from _of_size(*_compared(protocol, sets))
+    if "is" in metrics and (count := len(logits_of(sets[0], protocol)[0])) < SMALL_CHUNK * CHUNKS:
+        yield (
+            f"{sets[0].name}: an Inception Score of {count} clips in {CHUNKS} chunks is at most "
+            f"{count / CHUNKS:.3g}: compare it with those of as many clips alone"
+        )
     digests = [{remark.digest: clip for clip, remark in each.remarks.items()} for each in sets]
     if same := digests[0].keys() & digests[1].keys():
         names = (each.files[of[min(same)]] for each, of in zip(sets, digests, strict=True))

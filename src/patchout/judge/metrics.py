@@ -38,7 +38,7 @@ def around(value: float, *draws: Float[np.ndarray, "draw"], least: float = -np.i
     set would.
     """
     half = 1.96 * float(np.sqrt(sum(every.var() for every in draws)))
-    return Estimate(value, max(least, value - half), value + half)
+    return Estimate(value, min(value, max(least, value - half)), value + half)  # rounding may pass `least`
 
 
 def blocks(rows: Rows) -> Iterator[Rows]:

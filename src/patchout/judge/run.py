@@ -9,6 +9,7 @@ from patchout.checkpoint.labels import label_names
 from patchout.checkpoint.zoo import load
 from patchout.errors import InputError
 from patchout.files import finite
+from patchout.judge import caches
 from patchout.judge.caches import Judged, is_kept, read_kept
 from patchout.judge.embed import JudgeJob, Key, job_of, key_of, longest_s
 from patchout.judge.measures import MEASURES, FileRecord, Sets, file_records, logits_of, remarks_on
@@ -103,8 +104,8 @@ def compare(
     paths = [Path(name).expanduser() for name in names]
     config = None if len(paths) == 2 and all(map(is_kept, paths)) else load(model, "cpu").config
     chosen = [protocol_of(each) if isinstance(each, str) else each for each in protocols]
-    if config is not None:
-        chosen = [each.scaled(longest_s(config)) for each in chosen]
+    seconds = longest_s(config) if config is not None else caches.longest_s(paths)
+    chosen = [each.scaled(seconds) for each in chosen]
     keys = [*dict.fromkeys(key_of(each, metric) for each in chosen for metric in metrics or each.metrics)]
     job = job_of(model, config, keys) if config else None
     sets = _sets(names, chosen, job, keys, listener)
@@ -127,22 +128,23 @@ def _sets(
     """The sets of one list or two arguments, embedded where they are sounds (there is a job then)."""
     sources: list[Sounds | Path]
     if len(names) == 1:
-        sources = [*pairs_in(names[0])]
+        sources = [*pairs_in(names[0], settings.on_note)]
     else:
         paths = ((name, Path(name).expanduser()) for name in names)
         sources = [path if is_kept(path) else sounds_of(name, settings.on_note) for name, path in paths]
+    embeddings = {each: read_kept(each, keys, protocols) for each in sources if isinstance(each, Path)}
+    models = {each.model_sha256 for each in embeddings.values()} | {job.model_sha256 if job else ""}
+    if len(models - {""}) > 1:
+        raise InputError(
+            f"{' and '.join(names)}: the embeddings are of different models: give the sounds of one of them"
+        )
     sets: list[Judged] = []
     for each in sources:
         if isinstance(each, Path):
-            sets.append(read_kept(each, keys, protocols))
+            sets.append(embeddings[each])
         else:
             assert job, "sounds need one"
             sets.append(embedded(each, job, keys, settings, is_reference=bool(sets)))
-    if len({each.model_sha256 for each in sets} - {""}) > 1:
-        names_of = " and ".join(each.name for each in sets)
-        raise InputError(
-            f"{names_of}: the embeddings are of different models: give the sounds of one of them"
-        )
     return sets[0], sets[1]
 
 

@@ -3,14 +3,15 @@
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from patchout.data import lists
-from patchout.data.columns import folded, text_of
+from patchout.data.columns import COLUMNS, folded, text_of
 from patchout.data.folders import at_home
 from patchout.data.items import Item, items_hash, read_items
 from patchout.errors import InputError
@@ -52,8 +53,11 @@ def sounds_of(name: str, on_note: Callable[[str], None]) -> Sounds:
     return Sounds(name, absolute, tuple(Path(item.file).stem for item in items))
 
 
-def pairs_in(name: str) -> tuple[Sounds, Sounds]:
-    """The sounds in the two columns of a list; the number of the row is their id."""
+def pairs_in(name: str, on_note: Callable[[str], None]) -> tuple[Sounds, Sounds]:
+    """The sounds in the two columns of a list; the number of the row is their id.
+
+    Files are compared whole: `on_note` gets columns that look like their segments.
+    """
     path = Path(name).expanduser()
     if path.suffix.lower() not in lists.SUFFIXES or not path.is_file():
         hint = "give a second set to judge it by, or a list with the columns generated and reference"
@@ -64,7 +68,12 @@ def pairs_in(name: str) -> tuple[Sounds, Sounds]:
     if not all(columns):
         have = ", ".join(table.header)
         raise InputError(f"{name}: a list of pairs has the columns generated and reference; it has {have}")
-    rows = {table.place(row): [text_of(row.cells.get(column)) for column in columns] for row in table}
+    all_rows = [*table]
+    if unreadable := next((row for row in all_rows if row.reason), None):
+        raise InputError(f"{table.place(unreadable)}: {unreadable.reason}")
+    if times := [names[word] for word in (*COLUMNS["start"], *COLUMNS["end"]) if word in names]:
+        on_note(f"{path.name}: columns that are not used: {', '.join(times)}: pairs are files as a whole")
+    rows = {table.place(row): [text_of(row.cells.get(column)) for column in columns] for row in all_rows}
     if empty := [place for place, cells in rows.items() if not all(cells)]:
         raise InputError(f"{empty[0]}: a row without a pair: fill both columns")
     if not rows:
@@ -87,7 +96,8 @@ def embedded(
     name, items, ids = sounds
     digest = hashlib.sha256(f"{job.hash} {items_hash(items)}".encode()).hexdigest()[:16]
     stays = cache_folder() / "judge" / digest if is_reference else settings.embeddings
-    with tempfile.TemporaryDirectory() as temporary:
+    turn = _turn(stays, settings.on_note) if is_reference and stays else nullcontext()
+    with turn, tempfile.TemporaryDirectory() as temporary:
         out = str(stays or temporary)
         summary = run(
             items, job, out, device=settings.device, on_progress=settings.on_progress, engine=settings.engine
@@ -103,6 +113,24 @@ def embedded(
         name, ids, reading.tables, files, reading.remarks, reading.durations_s, reading.failed,
         model_sha256=job.model_sha256,
     )  # fmt: skip
+
+
+@contextmanager
+def _turn(folder: Path, on_note: Callable[[str], None]) -> Iterator[None]:
+    """Wait until no other judgement embeds the same reference into the cache."""
+    from filelock import FileLock, Timeout
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        on_note("waiting for another process that embeds the same reference")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Pairs(NamedTuple):
