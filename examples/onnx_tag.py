@@ -2,10 +2,13 @@
 
 Needs numpy, soundfile, soxr and onnxruntime. A sound of any length is read in bounded memory and cut
 into windows that overlap by half; the scores are their mean, the same that `patchout tag` gives.
+What libsndfile does not read (m4a, video) is converted first, e.g. to FLAC.
 """
 
 import argparse
+import csv
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,19 +50,23 @@ def windows(pieces: Iterator[Wave], size: int) -> Iterator[Wave]:
 
 
 def scores_of(session: onnxruntime.InferenceSession, file: Path) -> npt.NDArray[np.float64]:
-    """The mean of every class's score over all windows."""
+    """The mean of every class's score over all windows; ValueError for a sound without proper samples."""
     about = session.get_modelmeta().custom_metadata_map
+    if about.get("input") != "waveform":
+        raise SystemExit("give a file of `patchout export` without --front-end: a waveform goes in")
     size = int(about["window_samples"])
     shortest = max(int(about["min_samples"]), int(about["pad_samples"]))
     scores = []
     for wave in windows(resampled(file, int(about["sample_rate"]), about["channel"]), size):
+        if not (len(wave) and np.isfinite(wave).all()):
+            raise ValueError("holds no samples, or samples that are NaN or infinite")
         padded = np.pad(wave, (0, max(0, min(size, shortest) - len(wave))))
         scores.append(session.run(["scores"], {"waveform": padded[None]})[0][0].astype(np.float64))
     return np.mean(scores, axis=0)
 
 
-def main() -> None:
-    """Print the best classes of each sound as CSV: file, label, score."""
+def main() -> int:
+    """Print the best classes of each sound as CSV: file, label, score; exit code 1 if one fails."""
     parser = argparse.ArgumentParser(description="Tag sounds with a file of `patchout export`.")
     parser.add_argument("model", type=Path, help="the .onnx file")
     parser.add_argument("sounds", type=Path, nargs="+")
@@ -67,11 +74,18 @@ def main() -> None:
     options = parser.parse_args()
     session = onnxruntime.InferenceSession(options.model, providers=["CPUExecutionProvider"])
     labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+    table, exit_code = csv.writer(sys.stdout, lineterminator="\n"), 0
     for sound in options.sounds:
-        scores = scores_of(session, sound)
+        try:
+            scores = scores_of(session, sound)
+        except (soundfile.LibsndfileError, ValueError) as error:
+            exit_code = 1
+            print(f"{sound}: {error}", file=sys.stderr)
+            continue
         for index in np.argsort(-scores, kind="stable")[: options.top]:
-            print(f"{sound},{labels[index]},{scores[index]:.4f}")
+            table.writerow((sound, labels[index], f"{scores[index]:.4f}"))
+    return exit_code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

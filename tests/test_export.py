@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import soundfile
 import torch
 from conftest import DATA, LABELS, RATE, needs_data, noise, tiny_config, tone, write_wav
 from exported import no_shape_checks
@@ -300,6 +301,11 @@ def test_a_folder_that_is_not_there_or_not_writable_is_named(
 ) -> None:
     assert run_command(["export", "esc10-tiny", "--out", str(tmp_path / "no" / "a.onnx")]) == 1
     assert "no such folder" in capfd.readouterr().err
+    (tmp_path / "a.onnx").mkdir()
+    assert run_command(["export", "esc10-tiny", "--out", str(tmp_path / "a.onnx")]) == 1
+    said = capfd.readouterr().err
+    assert "is a folder: name a file" in said
+    assert "comparing" not in said  # refused before work
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="cannot write into the folder"):
         write.export(tiny, tmp_path / "file" / "a.onnx")
@@ -342,14 +348,18 @@ def test_the_rest_of_the_package_does_without_onnx() -> None:
 # -- without torch and patchout ------------------------------------------------------------------------------
 
 
-def scores_by_example(file: Path, sounds: list[Path]) -> dict[str, dict[str, float]]:
-    """What the example prints in an interpreter that has neither."""
+def run_example(file: Path, sounds: list[Path]) -> subprocess.CompletedProcess[str]:
+    """The example in an interpreter that has neither."""
     blocked = (
         "import sys, runpy; sys.modules |= dict.fromkeys(('torch', 'patchout')); sys.argv = sys.argv[1:]"
     )
     code = f"{blocked}; runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-c", code, str(EXAMPLE), str(file), *map(str, sounds)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def scores_by_example(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, float]]:
+    """What the example printed: file -> label -> score."""
     scores: dict[str, dict[str, float]] = {}
     for name, label, score in csv.reader(done.stdout.splitlines()):
         scores.setdefault(name, {})[label] = float(score)
@@ -363,13 +373,27 @@ def test_the_example_gives_the_scores_of_tag_at_every_length(
     sounds = [
         write_wav(tmp_path / "windows.wav", noise(4.0)),
         write_wav(tmp_path / "window.wav", noise(1.05)),
-        write_wav(tmp_path / "short.wav", noise(0.05)),
+        write_wav(tmp_path / "short, quiet.wav", noise(0.05)),
         write_wav(tmp_path / "stereo.wav", stereo, rate=44_100),
     ]
     assert len(noise(1.05)) == model.config.max_samples
-    for name, scores in scores_by_example(file, sounds).items():
+    tagged = scores_by_example(run_example(file, sounds))
+    assert [*tagged] == [*map(str, sounds)]
+    for name, scores in tagged.items():
         tags = patchout.tag(model, name)
         assert scores == pytest.approx(dict(zip(tags.labels, tags.scores, strict=True)), abs=2e-4)
+
+
+def test_the_example_names_files_that_it_cannot_tag_and_goes_on(file: Path, tmp_path: Path) -> None:
+    broken = noise(0.5)
+    broken[7] = np.nan
+    soundfile.write(tmp_path / "nan.wav", broken, 32_000, subtype="FLOAT")
+    sounds = [write_wav(tmp_path / "empty.wav", noise(0.0)), tmp_path / "nan.wav", tmp_path / "not-there.wav"]
+    sounds.append(write_wav(tmp_path / "noise.wav", noise(1.0)))
+    done = run_example(file, sounds)
+    assert done.returncode == 1
+    assert [*scores_by_example(done)] == [str(sounds[3])]
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == [*map(str, sounds[:3])]
 
 
 # -- sherpa-onnx ---------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ def main(args: Sequence[str]) -> int:
         raise ValueError("name a model and --out, e.g. `patchout export esc10-tiny --out model.onnx`")
     if options.out.suffix != ".onnx":
         raise ValueError(f"{options.out}: a model is exported as .onnx")
+    if options.out.is_dir():
+        raise IsADirectoryError(f"{options.out}: is a folder: name a file to write, e.g. model.onnx in it")
     seconds = _seconds(options.seconds)
     check_parent(options.out)
     from patchout.export.sherpa import write_labels
