@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from conftest import RATE, noise, tiny_config, tone
@@ -76,6 +77,15 @@ def test_load_tag_and_embed_take_int8(tmp_path: Path, tiny: Passt) -> None:
     assert by_load != patchout.tag(exact, sound)
     one, other = patchout.embed(model, sound).scene, patchout.embed(exact, sound, precision="int8").scene
     torch.testing.assert_close(torch.as_tensor(one), torch.as_tensor(other), atol=0, rtol=0)
+
+
+def test_another_precision_than_those_of_load_is_refused(
+    tmp_path: Path, tiny: Passt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it: types are not checked
+    checkpoint.save(tiny, tmp_path / "tiny.safetensors")
+    with pytest.raises(ValueError, match="in fp32 or int8, got 'INT8'"):
+        patchout.load(tmp_path / "tiny.safetensors", precision="INT8")  # type: ignore[arg-type]
 
 
 def test_an_int8_model_is_not_saved(tiny: Passt, tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def load(
     from patchout.models.device import pick_device
     from patchout.models.int8 import at_precision
 
+    if precision not in ("fp32", "int8"):
+        raise ValueError(f"a model is loaded in fp32 or int8, got {precision!r}: tag and embed take bf16")
     target = pick_device("cpu" if precision == "int8" and device == "auto" else device)
     model = _tagger(whole(name_or_path, hop_length=hop_length, progress=progress))
     if labels is not None:
