@@ -372,8 +372,12 @@ def test_a_reference_that_another_judgement_embeds_is_waited_for(
     judge(*sets, model=model)
     (lock,) = (FileLock(path) for path in tmp_path.glob("home/**/judge/*.lock"))
     lock.acquire()
-    settings = Settings(on_note=lambda note: [notes.append(note), lock.release()])
-    assert judge(*sets, model=model, settings=settings).values
+
+    def finish(note: str) -> None:
+        notes.append(note)
+        lock.release()
+
+    assert judge(*sets, model=model, settings=Settings(on_note=finish)).values
     assert notes == ["waiting for another process that embeds the same reference"]
 
 
@@ -589,6 +593,7 @@ def test_a_saved_reference_is_used_by_the_command(
         (["a", "b", "c"], 2, "got 3"),
         (["a", "b", "--cut-s", "0"], 2, "--cut-s must be more than 0"),
         (["a", "b", "--save-reference", "a.json"], 2, "NAME.npz"),
+        (["a", "b", "--save-reference", "a.npz", "--metrics", "kl"], 2, "of FD: name it in --metrics too"),
         (["a", "b", "--model", "esc10-tiny"], 1, "a"),
     ],
 )

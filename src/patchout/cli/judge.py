@@ -96,6 +96,8 @@ def _check(options: Options) -> None:
     if options.save_reference:
         if options.save_reference.suffix != ".npz" or options.compare:
             raise ValueError("--save-reference takes NAME.npz, and the statistics of one protocol")
+        if options.metrics and not {"fd", "fd-inf"} & {*options.metrics}:
+            raise ValueError("--save-reference keeps the statistics of FD: name it in --metrics too")
         check_parent(options.save_reference)
 
 
