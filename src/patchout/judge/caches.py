@@ -18,10 +18,10 @@ import torch
 import patchout
 from patchout.checkpoint.weights import read_file
 from patchout.checkpoint.zoo import load
+from patchout.data.job_folder import JOB
 from patchout.errors import InputError
 from patchout.files import write_aside
 from patchout.inference.bulk.folder import embeddings
-from patchout.job_folder import JOB
 from patchout.judge.embed import Key, Rows, job_from, key_of, read
 from patchout.judge.gaussian import Statistics
 from patchout.judge.loading import Remark
