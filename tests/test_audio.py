@@ -508,6 +508,24 @@ def test_a_wav_from_a_pipe_is_whole(size: int) -> None:
     assert len(load(bytes(wav))) == 1000
 
 
+def test_a_whole_opus_file_that_libsndfile_refuses_half_way_is_not_called_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As libsndfile 1.2.2 does where ESC-50's clips end in silence; libav decodes them to their end."""
+    content = encoded(tone(2.0, rate=48_000), 48_000, "ogg", "libopus")
+    read = soundfile.SoundFile.read
+
+    def refuse(sound: soundfile.SoundFile, *args: object, **options: object) -> np.ndarray:
+        if sound.tell() > 48_000:
+            raise soundfile.LibsndfileError(3)
+        return read(sound, *args, **options)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", refuse)
+    stream = Stream(content, 48_000)
+    assert sum(len(block) for block in stream) == pytest.approx(96_000, abs=960)
+    assert stream.warning is None
+
+
 def test_damage_in_the_middle_leaves_the_rest() -> None:
     adts = bytearray(COMPRESSED["aac"](noise(320000), 32000))
     adts[20000:20200] = b"\x55" * 200

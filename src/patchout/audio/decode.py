@@ -157,13 +157,15 @@ def _file_blocks(reader: Reader, header: Header, start_s: float, channel: Channe
 def _sndfile_blocks(reader: Reader, start_s: float, channel: Channel) -> _Decoding[_Stop]:
     """What libsndfile decodes; no block of a file that it cannot read."""
     reader.seek(0)
-    rate, position, promised = 1, 0, 0
+    rate, position, promised, failure = 1, 0, 0, IS_DAMAGED
     try:
         with soundfile.SoundFile(reader) as sound:
             if sound.subtype.startswith("MPEG") or sound.frames >= UNKNOWN_FRAMES:
                 return _Stop()
             rate, is_counted = sound.samplerate, sound.format in ("FLAC", "OGG")
             promised = sound.frames if is_counted else 0
+            if sound.subtype == "OPUS":  # libsndfile 1.2.2 refuses packets of silence: libav is the judge
+                failure = ""
             if start_s and sound.seekable():
                 position = sound.seek(min(round(start_s * rate), sound.frames))
                 yield Block(rate, position, NOTHING)  # the end of the sound if nothing follows
@@ -173,7 +175,7 @@ def _sndfile_blocks(reader: Reader, start_s: float, channel: Channel) -> _Decodi
                 yield block_of(rate, position, frames, channel)
                 position += len(frames)
     except soundfile.SoundFileError:
-        return _Stop(position, rate, promised, IS_DAMAGED if position else "")
+        return _Stop(position, rate, promised, failure if position else "")
     if position < promised:
         return _Stop(position, rate, promised, IS_DAMAGED)
     next_stream = next_start(reader, reader.size) if is_counted else 0
@@ -196,8 +198,8 @@ def _libav_blocks(reader: Reader, stop: _Stop, promised_s: float, channel: Chann
     except AudioError:
         if not stop.frames:
             raise
-    if stop.reason and not count:
-        raise CutError(stop.reason)
+    if stop.frames and not count:
+        raise CutError(stop.reason or IS_DAMAGED)
     return max(end_s, stop.frames / stop.rate)
 
 
