@@ -28,6 +28,7 @@ from patchout.inference.evaluate import (
     predict,
 )
 from patchout.inference.window_scores import Scored, window_mels
+from patchout.models.decision import probabilities
 from patchout.models.passt import Passt
 
 BELL, DOG, RAIN = [0.8, 0.1, 0.1], [0.1, 0.7, 0.2], [0.2, 0.2, 0.6]
@@ -100,7 +101,7 @@ def test_scores_are_those_of_tag_for_clips_of_any_length(task: str, class_folder
     write_wav(class_folder / "rain" / "long.wav", noise(3.3))
     write_wav(class_folder / "bell" / "short.wav", tone(0.1))
     clips = scan(class_folder)
-    scores = evaluate.probabilities(ask(model, clips).scores, model.config.task)
+    scores = probabilities(ask(model, clips).scores, model.config.task)
     for clip, row in enumerate(scores):
         tags = patchout.tag(model, clips.name(clip), top=3)
         assert row[[LABELS.index(label) for label in tags.labels]] == pytest.approx(tags.scores, abs=1e-6)

@@ -30,13 +30,24 @@ from patchout.errors import InputError
 from patchout.export import sherpa, verify, write
 from patchout.export.verify import Agreement, Precision
 from patchout.models.cnn import Cnn, CnnConfig
+from patchout.models.decision import Decision, OperatingPoint
 from patchout.models.family import Tagger
 from patchout.models.maskspec import MaskSpec, MaskSpecConfig
 from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.models.passt import Passt
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "onnx_tag.py"
-PLACES = {"provenance": {"thresholds": [0.3, 0.5, 0.4]}, "licence": "CC0", "pad_s": 0.5}
+POINTS = [
+    OperatingPoint(
+        threshold=threshold,
+        precision=0.9,
+        precision_interval=(0.5, 1.0),
+        recall=0.5,
+        recall_interval=(0.2, 0.8),
+    )
+    for threshold in (0.3, 0.5, 0.4)
+]
+PLACES = {"decision": Decision(points=tuple(POINTS)), "licence": "CC0", "pad_s": 0.5}
 
 
 def export(model: Tagger, path: Path, **options: Any) -> Agreement:

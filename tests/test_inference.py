@@ -157,7 +157,7 @@ def test_nonsense_numbers_are_refused(tiny: Passt, field: str, value: int) -> No
 def test_to_dict_is_plain_and_complete(tiny: Passt) -> None:
     record = tag(tiny, (noise(0.5), RATE), top=2).to_dict()
     assert list(record) == ["file", "duration_s", "tags", "events", "warning", "error"]
-    assert list(record["tags"][0]) == ["label", "score"]
+    assert list(record["tags"][0]) == ["label", "score", "threshold", "passed"]
     assert len(record["tags"]) == 2
     assert record["error"] is None
 

@@ -18,6 +18,7 @@ from patchout.checkpoint.public import Source, class_names, num_blocks, num_head
 from patchout.checkpoint.weights import Path_, read_file, read_header
 from patchout.errors import CheckpointError
 from patchout.files import write_aside
+from patchout.models.decision import decision_from
 from patchout.models.family import num_patches
 from patchout.models.fill import check_finite, check_names, fill
 from patchout.models.int8 import is_quantised
@@ -90,7 +91,15 @@ def config_from_json(text: str, kind: str = "Passt") -> Any:
     config = KINDS[kind][1]
     if unknown := sorted(set(values) - {field.name for field in fields(config)}):
         raise CheckpointError(f"config has unknown fields {unknown}: the file needs a newer patchout")
-    return config(**values | {"mel": MelConfig(**_tuples(values["mel"]))})
+    parts: dict[str, Any] = {"mel": MelConfig(**_tuples(values["mel"]))}
+    if "decision" in values:
+        try:
+            parts |= {"decision": decision_from(values["decision"])}
+        except TypeError as error:
+            raise CheckpointError(
+                f"config has an unknown decision ({error}): the file needs a newer patchout"
+            ) from None
+    return config(**values | parts)
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

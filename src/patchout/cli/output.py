@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from patchout.training.loop import Progress
 
 Format = Literal["table", "json", "csv", "audacity"]
-CSV_COLUMNS = ("file", "duration_s", "label", "score", "start_s", "end_s", "warning", "error")
+CSV_COLUMNS = ("file", "duration_s", "label", "score", "start_s", "end_s", "warning", "error", "passed")
 
 
 def line(text: str, out: TextIO) -> None:
@@ -58,9 +58,12 @@ def table_text(tags: "Tags") -> str:
         return f"{tags.file}\n  failed: {tags.error}\n"
     lines = [f"{tags.file}  ({' - '.join(map(clock, tags.segment_s or (tags.duration_s,)))})"]
     width = max(len(row["label"]) for row in (*record["tags"], *record["events"]))
+    if tags.thresholds and not any(tags.passed):
+        lines.append("  nothing it knows: no score reaches its threshold")
     for row in record["tags"]:
         bar = "#" * round(20 * row["score"])
-        lines.append(f"  {row['label']:<{width}}  {row['score']:.3f}  {bar}".rstrip())
+        below = f"below {row['threshold']:.3f}" if row["passed"] is False else ""
+        lines.append(f"  {row['label']:<{width}}  {row['score']:.3f}  {bar:<20}  {below}".rstrip())
     lines += ["  events:"] if tags.events else []
     for event in record["events"]:
         span = f"{clock(event['start_s'])} - {clock(event['end_s'])}"
@@ -83,15 +86,19 @@ def csv_text(tags: "Tags") -> str:
     record = tags.to_dict()
     of_file = {key: record[key] for key in CSV_COLUMNS if key in record}
     buffer = io.StringIO()
-    table = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
+    table = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n", extrasaction="ignore")
     table.writerows(of_file | row for row in [*record["tags"], *record["events"]] or [{}])
     return buffer.getvalue().rstrip("\n")
 
 
 def audacity_text(tags: "Tags") -> str:
-    """Tags of a file as an Audacity label track: start, end and label, separated by tabs."""
+    """Tags of a file as an Audacity label track: start, end and label, separated by tabs.
+
+    Labels below their thresholds are left out.
+    """
     record = tags.to_dict()
-    of_file = [{"start_s": 0.0, "end_s": record["duration_s"], **row} for row in record["tags"]]
+    passed = (row for row in record["tags"] if row["passed"] is not False)
+    of_file = [{"start_s": 0.0, "end_s": record["duration_s"], **row} for row in passed]
     rows = [*of_file, *record["events"]]
     return "\n".join(f"{row['start_s']:.3f}\t{row['end_s']:.3f}\t{row['label']}" for row in rows)
 

@@ -39,8 +39,9 @@ class Options:
     """labels a file"""
     events: tyro.conf.FlagCreatePairsOff[bool] = False
     """also say from when to when each label is on"""
-    threshold: float = 0.5
-    """score from which an event is on; it ends below 0.6 of it"""
+    threshold: float | None = None
+    """score from which a label passes and an event is on (it ends below 0.6 of it); None: for each class the
+    one that `patchout train` chose, else 0.5 for events alone"""
     format: output.Format = "table"
     """audacity: labels of one file for import as a label track"""
     plot: Path | None = None
@@ -67,7 +68,7 @@ def main(args: Sequence[str]) -> int:
     from patchout.inference.events import EventRule
     from patchout.inference.tagging import to_tags
 
-    rule = EventRule(on=options.threshold, off=0.6 * options.threshold)
+    rule = EventRule(on=options.threshold)
     sources = [source for name in options.files for source in _sounds_of(name)]
     sounds = [item.file for item, error in sources if error is None]
     if options.format == "audacity" and (num := len(sounds)) > 1:
@@ -79,12 +80,11 @@ def main(args: Sequence[str]) -> int:
         say(f"using the built-in model {BUILT_IN} (10 classes); for the 527 of AudioSet: --model passt-s")
     device = device_for(options.device, options.precision)
     model = load_model(options.model or BUILT_IN, device, options.labels)
-    events = rule if options.events else None
     track = rule if options.events or options.plot else None
     failed = 0
     with output.writer(options.format, sys.stdout) as write:
         for (item, _), scored in zip(sources, _scored(model, sources, track, options), strict=True):
-            result = to_tags(scored, model.config, top=options.top, events=events)
+            result = to_tags(scored, model.config, top=options.top, rule=rule, events=options.events)
             if result.error is None and item != Item(item.file):
                 result = _in_file(result, item.start_s)
             write(result)
@@ -174,7 +174,8 @@ def _is_drawn(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> bool:
     config, duration_s, title = model.config, scored.duration_s, Path(scored.name).name
     track = (scored.times_s, scored.track, config.labels)
     try:
-        events = find_events(scored.track, scored.times_s, config.labels, rule=rule, duration_s=duration_s)
+        decision, scores = config.decision, (scored.track, scored.times_s, config.labels)
+        events = find_events(*scores, rule=rule, duration_s=duration_s, decision=decision)
         log_mel, frame_s = overview(scored.name, config, duration_s=duration_s, limit=MAX_COLUMNS)
         drawing = TagTrack(log_mel, config.mel.band_hz, frame_s, *track, events)
         tags_over_time(path, drawing, title=title)

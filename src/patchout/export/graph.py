@@ -76,11 +76,12 @@ class WaveformScores(nn.Module):
         return self.scores(self.front_end(waveform))
 
     def scores(self, mel: Float[Tensor, "batch mel frame"]) -> Scores:
-        """Log-mel before mean and deviation -> scores and logits."""
+        """Log-mel before mean and deviation -> calibrated scores, and logits as they are."""
         if self.config.mel.mean is not None:
             mel = (mel - self.mean) / self.std
-        logits = self.model(mel.to(self.dtype)).logits
-        return logits.softmax(dim=1) if self.config.task == "multi_class" else logits.sigmoid(), logits
+        logits, decision = self.model(mel.to(self.dtype)).logits, self.config.decision
+        scaled = decision.slope * logits + decision.bias if decision.calibrates else logits
+        return scaled.softmax(dim=1) if self.config.task == "multi_class" else scaled.sigmoid(), logits
 
 
 class MelScores(WaveformScores):

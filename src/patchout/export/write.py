@@ -221,8 +221,8 @@ def _describe(path: Path, model: Tagger, precision: Precision, lengths: Lengths,
         "provenance": json.dumps(config.provenance),
         "self_test": self_test(open_session(path), precision, bands=mel.n_mels if is_mel else 0, size=size),
     }
-    if "thresholds" in config.provenance:
-        metadata["thresholds"] = json.dumps(config.provenance["thresholds"])
+    if (thresholds := config.decision.thresholds) is not None:
+        metadata["thresholds"] = json.dumps(thresholds.tolist())
     proto = onnx.load(path)
     onnx.helper.set_model_props(proto, metadata)
     onnx.save(proto, path)

@@ -4,16 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import chain, islice
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import special
 
 from patchout.audio.read_ahead import read_ahead
 from patchout.data.sets import ClipSet, DataError
 from patchout.inference import metrics
 from patchout.inference.window_scores import Scored, score_each
+from patchout.models.decision import Task, logits_of, probabilities
 from patchout.models.device import InferencePrecision
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels
 
@@ -21,7 +20,6 @@ MAX_GROUPS = 50  # values of a column that are scored by themselves
 MAX_DRAWS, MIN_DRAWS = 1000, 100  # of a bootstrap
 MAX_WORK = 2_000_000_000  # clips x classes x draws: 10 s on one core
 
-Task = Literal["multi_class", "multi_label"]
 Table = Float[np.ndarray, "clip class"]
 Mask = Bool[np.ndarray, "clip"]
 
@@ -105,17 +103,8 @@ def _logits(results: Sequence[Scored], config: TaggerConfig) -> Predictions:
         else:
             failed.append(scored.error or f"{scored.name}: the model's scores are not finite")
     scores = np.array([*rows.values()], np.float64).reshape(len(rows), len(config.labels))
-    is_softmax = config.task == "multi_class"
-    lowest, highest = np.finfo(np.float32).tiny, 1.0 if is_softmax else 1 - 2**-25
-    scores = np.clip(scores, lowest, highest)  # float32 scores reach 0 and 1
-    logits = (np.log(scores) if is_softmax else special.logit(scores)).astype(np.float32)
+    logits = logits_of(scores, config.task).astype(np.float32)
     return Predictions(logits, np.array([*rows], np.int64), tuple(failed), tuple(warnings))
-
-
-def probabilities(logits: Table, task: Task) -> Table:
-    """Class probabilities in float64: softmax for one class a clip, else sigmoid."""
-    wide = logits.astype(np.float64)
-    return special.softmax(wide, axis=1) if task == "multi_class" else special.expit(wide)
 
 
 def interleave(parts: Sequence[Predictions]) -> Predictions:

@@ -7,6 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from patchout.models.decision import DEFAULT_THRESHOLD, NO_DECISION, Decision
+
+OFF_SHARE = 0.6  # of the threshold, below which an event ends
+
 Run = Int[np.ndarray, "run"]
 
 
@@ -34,13 +38,14 @@ class EventRule:
     """The detection rule: windows of `window_s` every `hop_s`, a median filter, two thresholds.
 
     An event begins where the score reaches `on` and lasts while it stays at `off` or above (hysteresis).
+    None: `on` is the threshold that the model has for the class, else 0.5; `off` is 0.6 of `on`.
     """
 
     window_s: float = 1.0
     hop_s: float = 0.25
     median: int = 3
-    on: float = 0.5
-    off: float = 0.3
+    on: float | None = None
+    off: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse rules that find nothing or everything."""
@@ -49,8 +54,18 @@ class EventRule:
             raise ValueError(f"{windows}: the hop must be within 0 and the window")
         if self.median < 1 or self.median % 2 == 0:
             raise ValueError(f"median counts windows and must be odd, got {self.median}")
-        if not 0 < self.off <= self.on < 1:
-            raise ValueError(f"thresholds must be 0 < off <= on < 1, got off {self.off} and on {self.on}")
+        on = DEFAULT_THRESHOLD if self.on is None else self.on
+        off = OFF_SHARE * on if self.off is None else self.off
+        if not 0 < off <= on < 1:
+            raise ValueError(f"thresholds must be 0 < off <= on < 1, got off {off:g} and on {on:g}")
+
+    def thresholds(
+        self, decision: Decision, num_classes: int
+    ) -> tuple[Float[np.ndarray, "class"], Float[np.ndarray, "class"]]:
+        """`on` and `off` of every class."""
+        own = decision.thresholds if self.on is None else None
+        on = np.full(num_classes, self.on or DEFAULT_THRESHOLD) if own is None else own
+        return on, OFF_SHARE * on if self.off is None else np.minimum(self.off, on)
 
 
 def find_events(
@@ -60,20 +75,23 @@ def find_events(
     *,
     rule: EventRule,
     duration_s: float,
+    decision: Decision = NO_DECISION,
 ) -> tuple[Event, ...]:
     """Events of every class, in order of start time.
 
     A window covers the time half-way to its neighbours; the first and the last reach the ends of the sound.
+    `decision` is the model's.
     """
     if not len(times_s):
         return ()
     edges = np.concatenate([[0.0], (times_s[1:] + times_s[:-1]) / 2, [duration_s]])
-    events = []
-    for index in np.flatnonzero((track >= rule.on).any(axis=0)).tolist():
+    events, thresholds = [], rule.thresholds(decision, len(labels))
+    ons, offs = (values.astype(track.dtype) for values in thresholds)
+    for index in np.flatnonzero((track >= ons).any(axis=0)).tolist():
         smooth = median(track[:, index], rule.median)
-        _, starts, ends = runs(smooth[:, None] >= rule.off)
+        _, starts, ends = runs(smooth[:, None] >= offs[index])
         for first, last in zip(starts, ends, strict=True):
-            on = np.flatnonzero(smooth[first:last] >= rule.on)
+            on = np.flatnonzero(smooth[first:last] >= ons[index])
             if len(on):
                 start, peak = edges[first + on[0]], smooth[first:last].max()
                 events.append(Event(labels[index], float(start), float(edges[last]), float(peak)))

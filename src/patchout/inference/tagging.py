@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -30,16 +31,25 @@ class Tags:
     warning: str | None = None
     error: str | None = None
     segment_s: tuple[float, float] | None = None  # where in the file, if it is not the whole of it
+    thresholds: tuple[float, ...] = ()  # of the labels; none: the model has none, and nobody gave one
+
+    @property
+    def passed(self) -> tuple[bool, ...]:
+        """Whether each label's score reaches its threshold; empty without thresholds."""
+        pairs = zip(self.scores, self.thresholds, strict=False)
+        return tuple(score >= threshold for score, threshold in pairs)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, as `patchout tag --format json` prints them."""
         edges = zip(("start_s", "end_s"), self.segment_s or (), strict=False)
-        best = zip(self.labels, self.scores, strict=True)
+        names, scores = ("label", "score", "threshold", "passed"), (round(score, 4) for score in self.scores)
+        thresholds = [round(threshold, 4) for threshold in self.thresholds]
+        rows = zip(self.labels, scores, thresholds or repeat(None), self.passed or repeat(None), strict=False)
         return {
             "file": self.file,
             **{name: round(edge, 3) for name, edge in edges},
             "duration_s": round(self.duration_s, 3),
-            "tags": [{"label": label, "score": round(score, 4)} for label, score in best],
+            "tags": [dict(zip(names, row, strict=True)) for row in rows],
             "events": [event.to_dict() for event in self.events],
             "warning": self.warning,
             "error": self.error,
@@ -60,12 +70,14 @@ def tag(
     Up to `model.config.max_samples` in one pass; a longer sound in windows that overlap by half, scores
     averaged. One shorter than the clips that the model was trained on gets silence after it
     (`model.config.pad_s`). Of several channels the model hears the one it was trained on
-    (`model.config.channel`), by default their mean. Raises AudioError (a ValueError) or OSError.
+    (`model.config.channel`), by default their mean. Where the model or the rule has
+    thresholds, labels that reach them come first. Raises AudioError (a ValueError) or OSError.
     """
     _check_top(top)
     streams = read_ahead([hear(model.config, source)], threads=1)
     scored = score(model, streams, events=events, precision=precision, batch_size=batch_size, strict=True)
-    return to_tags(next(scored), model.config, top=top, events=events)
+    rule, is_wanted = events or EventRule(), events is not None
+    return to_tags(next(scored), model.config, top=top, rule=rule, events=is_wanted)
 
 
 def tag_many(
@@ -82,24 +94,30 @@ def tag_many(
     Sources in a list or tuple are decoded ahead by threads; others are asked for one after the other.
     """
     _check_top(top)
+    rule, is_wanted = events or EventRule(), events is not None
     streams: Iterable[audio.Stream] = (hear(model.config, source) for source in sources)
     streams = read_ahead(streams) if isinstance(sources, list | tuple) else streams
     for scored in score(model, streams, events=events, precision=precision, batch_size=batch_size):
-        yield to_tags(scored, model.config, top=top, events=events)
+        yield to_tags(scored, model.config, top=top, rule=rule, events=is_wanted)
 
 
-def to_tags(scored: Scored, config: TaggerConfig, *, top: int, events: EventRule | None) -> Tags:
-    """The `top` labels of a scored sound, and its events by a rule."""
+def to_tags(scored: Scored, config: TaggerConfig, *, top: int, rule: EventRule, events: bool) -> Tags:
+    """The `top` labels of a scored sound by the thresholds of a rule or the model; and perhaps its events."""
     name, duration_s, scores = scored.name, scored.duration_s, scored.scores
     if scores is None:
         return Tags(name, duration_s, (), (), (), scored.warning, scored.error)
-    best = np.argsort(-scores, kind="stable")[:top]
+    thresholds, _ = rule.thresholds(config.decision, len(scores))
+    is_open = rule.on is None and not config.decision.points  # nobody has decided from which score on
+    passed = np.zeros(len(scores), bool) if is_open else scores >= thresholds
+    best = np.lexsort((-scores, ~passed))[:top]
     detected: tuple[Event, ...] = ()
-    if events is not None:
-        track, times_s = scored.track, scored.times_s
-        detected = find_events(track, times_s, config.labels, rule=events, duration_s=duration_s)
+    if events:
+        decision, track = config.decision, (scored.track, scored.times_s, config.labels)
+        detected = find_events(*track, rule=rule, duration_s=duration_s, decision=decision)
     labels = tuple(config.labels[index] for index in best)
-    return Tags(name, duration_s, labels, tuple(scores[best].tolist()), detected, scored.warning)
+    chosen = () if is_open else tuple(thresholds[best].tolist())
+    values = tuple(scores[best].tolist())
+    return Tags(name, duration_s, labels, values, detected, scored.warning, thresholds=chosen)
 
 
 def _check_top(top: int) -> None:

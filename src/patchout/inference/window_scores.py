@@ -3,7 +3,7 @@
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +64,8 @@ def score_each(
     strict: bool = False,
 ) -> Iterator[list[Scored]]:
     """`score` by several models of one front end and labels at once: a sound is decoded for all of them."""
-    config = models[0].config
+    configs = [model.config for model in models]
+    config = configs[0]
     check_labels(config)
     batcher = _Batcher(models, batch_size=batch_size, precision=precision)
     open_files: deque[_File] = deque()
@@ -74,21 +75,29 @@ def score_each(
         try:
             for is_clip, start, wave in file.windows(config):
                 batcher.add(file, is_clip, start, wave)
-                yield from _finished(open_files, config)  # a long file delays none before it
+                yield from _finished(open_files, configs)  # a long file delays none before it
         except (audio.AudioError, OSError) as error:
             if strict:
                 raise
             file.error = str(error)
         file.is_cut = True
-        yield from _finished(open_files, config)
+        yield from _finished(open_files, configs)
     batcher.flush()
-    yield from _finished(open_files, config)
+    yield from _finished(open_files, configs)
 
 
-def _finished(open_files: "deque[_File]", config: TaggerConfig) -> Iterator[list[Scored]]:
-    """Take the scored files off the front of the queue."""
+def _finished(open_files: "deque[_File]", configs: Sequence[TaggerConfig]) -> Iterator[list[Scored]]:
+    """Take the scored files off the front of the queue, their scores calibrated as each model says."""
     while open_files and open_files[0].is_cut and open_files[0].pending == 0:
-        yield open_files.popleft().scored(config)
+        results = open_files.popleft().scored(configs[0])
+        yield [_calibrated(scored, config) for scored, config in zip(results, configs, strict=True)]
+
+
+def _calibrated(scored: Scored, config: TaggerConfig) -> Scored:
+    if scored.scores is None or not config.decision.calibrates:
+        return scored
+    scores, track = (config.decision.calibrated(part, config.task) for part in (scored.scores, scored.track))
+    return replace(scored, scores=scores, track=track)
 
 
 class _File:

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from patchout.audio.mel import MelConfig
 from patchout.audio.pcm import Channel
+from patchout.models.decision import NO_DECISION, Decision
 from patchout.models.family import Output, Tagger, TaggerConfig
 from patchout.models.transformer import init_linear
 
@@ -28,6 +29,7 @@ class CnnConfig(TaggerConfig):
     channel: Channel = "mean"
     licence: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+    decision: Decision = NO_DECISION
 
     title = "CNN"
     recipe = "folder-cnn"

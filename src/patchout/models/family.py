@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 
 from patchout.audio.mel import MelConfig
 from patchout.audio.pcm import Channel
+from patchout.models.decision import Decision
 from patchout.models.fill import fill
 
 
@@ -96,7 +97,8 @@ class TaggerConfig(Geometry):
 
     `task`: one class a clip (softmax) or any number (sigmoid). `pad_s`: shorter sounds are padded with
     silence to so many seconds before they are tagged, and `channel`: the channel of a file that is the input,
-    both as in the training of the weights. Without labels it is an encoder for embeddings.
+    both as in the training of the weights. `decision`: calibration and thresholds of the scores. Without
+    labels it is an encoder for embeddings.
     """
 
     labels: tuple[str, ...]
@@ -106,6 +108,7 @@ class TaggerConfig(Geometry):
     channel: Channel
     licence: str
     provenance: dict[str, Any]
+    decision: Decision
 
     title: ClassVar[str]
     options: ClassVar[frozenset[str]] = frozenset()  # settings of a training run that not every family has
@@ -124,7 +127,9 @@ class TaggerConfig(Geometry):
         return True
 
     def check_names(self) -> None:
-        """Refuse labels that are not unique."""
+        """Refuse labels that are not unique, and thresholds of other labels."""
+        if (count := len(self.decision.points)) not in (0, len(self.labels)):
+            raise ValueError(f"{count} thresholds for {len(self.labels)} labels: each needs one, or none has")
         if len(set(self.labels)) != len(self.labels):
             duplicate = next(label for label in self.labels if self.labels.count(label) > 1)
             raise ValueError(f"label {duplicate!r} stands twice: every class needs its own name")

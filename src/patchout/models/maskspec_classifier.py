@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from patchout.audio.mel import MelConfig
 from patchout.audio.pcm import Channel
 from patchout.audio.statistics import audioset_statistics
+from patchout.models.decision import NO_DECISION, Decision
 from patchout.models.device import to_device
 from patchout.models.family import Output, Tagger, TaggerConfig
 from patchout.models.fill import fill
@@ -41,6 +42,7 @@ class MaskSpecClassifierConfig(GridConfig, TaggerConfig):
     pooling: Literal["mean", "token"] = "mean"
     pad_s: float = 0.0
     channel: Channel = "mean"
+    decision: Decision = NO_DECISION
 
     def __post_init__(self) -> None:
         """Check sizes and names."""

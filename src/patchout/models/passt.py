@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from patchout.audio.mel import MelConfig
 from patchout.audio.pcm import Channel
+from patchout.models.decision import NO_DECISION, Decision
 from patchout.models.family import Output, Tagger, TaggerConfig
 from patchout.models.fill import fill
 from patchout.models.patches import PatchEmbed, Patchout, Positions
@@ -49,6 +50,7 @@ class PasstConfig(TaggerConfig):
     channel: Channel = "mean"
     licence: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+    decision: Decision = NO_DECISION
 
     def __post_init__(self) -> None:
         """Check names and sizes."""
