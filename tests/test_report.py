@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from patchout.data.sets import ClipSet, DataError
-from patchout.inference.evaluate import Predictions, Task, judge
+from patchout.inference.evaluate import Predictions, judge
 from patchout.inference.metrics import accuracy
+from patchout.models.cnn import CnnConfig
+from patchout.models.decision import Task
 from patchout.training.supervised import figures as report_figures
 from patchout.training.supervised.report import mistakes, write_report
 
@@ -41,7 +43,8 @@ def written(
     logits = np.log(scores) if task == "multi_class" else np.log(scores / (1 - scores))
     predictions = Predictions(logits.astype(np.float32), np.arange(len(scores)), ("lost.wav: broken",))
     clips = clip_set(np.concatenate([has, has[:1]]), names, task)
-    path = write_report(run, predictions, clips, labels=names, task=task, weights="the average")
+    config = CnnConfig(labels=names, task=task)
+    path = write_report(run, predictions, clips, config=config, weights="the average")
     assert path == run / "report" / "report.md"
     return path.read_text(encoding="utf-8")
 
@@ -160,8 +163,9 @@ def test_a_bar_in_a_name_does_not_break_the_table(tmp_path: Path) -> None:
 
 def test_nothing_to_score_is_refused(tmp_path: Path) -> None:
     nothing = Predictions(np.zeros((0, 3), np.float32), np.zeros(0, np.int64), ("0.wav: broken",))
+    config = CnnConfig(labels=NAMES, task="multi_class")
     with pytest.raises(DataError, match="none of 1 clips could be read"):
-        write_report(tmp_path, nothing, clip_set(HAS[:1]), labels=NAMES, task="multi_class", weights="last")
+        write_report(tmp_path, nothing, clip_set(HAS[:1]), config=config, weights="last")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -72,6 +72,14 @@ def test_a_run_goes_on_as_it_began_when_its_recipe_has_changed(tmp_path: Path, p
     assert as_begun(other, other, tmp_path) == (other, "")
 
 
+def test_a_run_goes_on_without_what_its_recipe_has_learnt_since(tmp_path: Path) -> None:
+    begun = TrainConfig(recipe="test")
+    before = {name: value for name, value in vars(begun).items() if name not in ("thresholds", "background")}
+    enter(tmp_path, before | {"out": ""})
+    today = replace(begun, thresholds=True, background="auto")
+    assert as_begun(today, today, tmp_path)[0] == begun
+
+
 @pytest.mark.parametrize("place", ["mine", "replaced-1", "seed-0/mine"])
 def test_another_run_below_is_not_gone_on_with(tmp_path: Path, place: str) -> None:
     enter(tmp_path / place)

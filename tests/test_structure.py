@@ -23,16 +23,16 @@ PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
     "audio": 1476,
-    "models": 1750,
-    "checkpoint": 1424,
-    "data": 2844,
-    "inference": 2910,
-    "export": 546,
+    "models": 1855,
+    "checkpoint": 1433,
+    "data": 2927,
+    "inference": 3113,
+    "export": 547,
     "hear": 2788,
     "judge": 1988,
-    "training": 5080,
+    "training": 5335,
     "bench": 679,
-    "cli": 1807,
+    "cli": 1817,
 }
 NOUNS = ("errors", "files", "figures")  # what every room may import, and which imports no room
 DOORS = ("__init__", "__main__")  # of the package: they lead to every room

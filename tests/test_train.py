@@ -100,6 +100,8 @@ def log(out: Path) -> list[dict[str, float]]:
         ({"result": "best"}, "result best needs clips to choose by"),
         ({"result": "best", "folds": ("1",)}, "would choose by the fold that is scored"),
         ({"freeze": "encoder"}, "freeze encoder needs start weights"),
+        ({"precision_at": 1.1, "thresholds": True}, "precision_at must be at least 0"),
+        ({"precision_at": 0.9}, "precision_at 0.9 needs thresholds: set thresholds"),
     ],
 )
 def test_values_that_train_nothing_are_refused(wrong: dict[str, Any], message: str) -> None:
@@ -153,6 +155,7 @@ CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must s
     "test": ("2", "clips"),
     "exclude": (("3",), "clips"),
     "hold_out": (0.25, "held"),
+    "background": ("rain", "model"),
     "by": ("device", "groups"),
     "channel": ("left", "channel"),
     "draws": (6, "steps"),
@@ -215,6 +218,7 @@ CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must s
 }
 ELSEWHERE = {  # what is trained on, where, and by how many: test_repeat.py, test_split.py, test_processes.py
     *("data", "out", "seeds", "folds", "batch_per_process"),
+    *("thresholds", "precision_at"),  # what comes after the last step: test_thresholds.py
 }
 BEFORE: dict[str, dict[str, Any]] = {  # what a field needs beside it, in both runs
     "by": {"split": "2"},

@@ -41,13 +41,15 @@ def main(args: Sequence[str]) -> int:
         example = "name one, or several for an ensemble, e.g. `patchout evaluate esc10-tiny`"
         raise ValueError(f"no model given: {example}")
     check_batch_size(options.batch_size)
+    from patchout.data.background import as_background
     from patchout.data.sets import scan
     from patchout.inference.evaluate import draws_for, ensemble, group_by, judge, label_orders, predict
 
     device = device_for(options.device, options.precision)
     models = [load_model(name, device) for name in options.models]
     labels, task, split = models[0].config.labels, models[0].config.task, options.split
-    data = scan(options.data, classes=labels)
+    background = models[0].config.decision.background
+    data = as_background(scan(options.data, classes=(*labels, *background)), background)
     clips = data.only(split) if split else data
     groups = group_by(clips, options.by, data.without(split) if split else None)
     orders = label_orders([model.config for model in models])

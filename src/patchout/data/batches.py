@@ -125,9 +125,15 @@ def silent(zeros: Tensor, clips: ClipSet, index: int, error: DataError, *, soft:
 
 
 def balance_weights(clips: ClipSet) -> Float[Tensor, "clip"]:
-    """Class-balanced sampling weights: the sum of 1000 / (100 + clips of the class) over a clip's classes."""
+    """Class-balanced sampling weights: the sum of 1000 / (100 + clips of the class) over a clip's classes.
+
+    Background is drawn like a class.
+    """
     owners, classes = clips.positives()
     weights = np.bincount(owners, (1000 / (100 + clips.class_counts()))[classes], len(clips))
+    if clips.background:
+        negative = clips.is_negative()
+        weights[negative] = 1000 / (100 + negative.sum())
     return torch.from_numpy(weights).float()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from patchout.audio import stream as audio
@@ -51,6 +51,7 @@ class ClipSet:
     notes: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
+    background: tuple[str, ...] = ()  # former classes whose clips are negatives of all classes
 
     def __len__(self) -> int:
         return len(self.table)
@@ -138,6 +139,9 @@ class ClipSet:
         texts = [", ".join(f"{meaning} from {column}" for meaning, column in self.columns.items())]
         if self.classes:
             texts.append(f"classes: {self.classes[0]} to {self.classes[-1]} ({len(self.classes)})")
+        if self.background:
+            clips = f"{int(self.is_negative().sum())} clips of {', '.join(self.background)}"
+            texts.append(f"background: {clips} teach every class to be silent, so the task is multi-label")
         return "; ".join(filter(None, texts))
 
     def files(self) -> list[str]:
@@ -172,6 +176,10 @@ class ClipSet:
         column = self.table["labels"].combine_chunks()
         counts = pc.list_value_length(column).to_numpy(zero_copy_only=False)
         return np.repeat(np.arange(len(self)), counts), pc.list_flatten(column).to_numpy(zero_copy_only=False)
+
+    def is_negative(self) -> Bool[np.ndarray, "clip"]:
+        """Whether a clip has none of the classes."""
+        return np.bincount(self.positives()[0], minlength=len(self)) == 0
 
     def class_counts(self) -> Int[np.ndarray, "class"]:
         """How many clips each class has."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -123,6 +123,8 @@ def as_begun(
     stored = stored_config(first) if first else {}
     if stored.get("recipe") != getattr(recipe, "recipe", None):
         return config, ""
+    defaults = {field.name: field.default for field in fields(recipe) if field.default is not MISSING}
+    stored = defaults | stored  # a field that is newer than the run
     untouched = {name: value for name, value in vars(recipe).items() if getattr(config, name) == value}
     skipped = NOT_COMPARED | (of_weights if stored.get("init") else set())
     if untouched.get("batch") == 0 or untouched.get("batch_per_process"):  # decided by memory, by processes

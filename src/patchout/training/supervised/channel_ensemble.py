@@ -10,6 +10,7 @@ from patchout.audio.stream import Channel
 from patchout.checkpoint import zoo
 from patchout.files import finite, write_json
 from patchout.inference import evaluate
+from patchout.models.decision import NO_DECISION
 from patchout.training import loop
 from patchout.training.supervised.config import TrainConfig
 from patchout.training.supervised.data_split import choose
@@ -52,7 +53,8 @@ def _ensemble(config: TrainConfig, configs: list[TrainConfig]) -> Scores:
     precision, size = config.precision, EVALUATION_BATCH
     parts = [evaluate.predict(model, clips, precision=precision, batch_size=size) for model in models]
     predictions = evaluate.ensemble(parts, evaluate.label_orders([model.config for model in models]))
-    labels, task = models[0].config.labels, models[0].config.task
+    shape = replace(models[0].config, decision=NO_DECISION)
+    labels, task = shape.labels, shape.task
     weights = f"the mean of the logits of {', '.join(CHANNELS)}, on the {name} clips"
-    write_report(config.out, predictions, clips, labels=labels, task=task, weights=weights)
+    write_report(config.out, predictions, clips, config=shape, weights=weights)
     return evaluate.judge(predictions, clips, labels=labels, task=task).scores

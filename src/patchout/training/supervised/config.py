@@ -16,7 +16,7 @@ LIMITS: tuple[tuple[float, float, tuple[str, ...]], ...] = (  # lowest value, wh
     (1, math.inf, ("depth", "hop_length", "epochs", "parts", "seeds", "ramp_epochs", "swa_every")),
     (0, math.inf, FROM_0),
     (0, 1, ("speed", "label_smoothing", "ema", "hold_out", "floor", "drop_path")),
-    (0, 1 + 1e-9, ("wave_mix",)),
+    (0, 1 + 1e-9, ("wave_mix", "precision_at")),
     (1e-3, 1 + 1e-9, ("layer_decay", "distill_weight")),
 )
 
@@ -39,6 +39,9 @@ class TrainConfig(RunConfig):
     """share of the clips held out for validation where no split is named, by group"""
     channel: Literal["mean", "left", "right", "each"] = "mean"
     """which channel of a stereo clip is heard; each: a model for all three, their ensemble is the result"""
+    background: str = ""
+    """class without an output, on whose clips every class is to be silent; auto: classes called background,
+    noise, none or _background; "": no class"""
     by: str = ""
     """column by whose values the scores are also told, e.g. device"""
     draws: int = 0
@@ -148,6 +151,10 @@ class TrainConfig(RunConfig):
     """the weights that the run reports; best is by the validation split"""
     evaluate_every: int = 0
     """epochs between validations; 0: once, at the end"""
+    thresholds: bool = False
+    """calibrate the scores and choose a threshold a class, on the validation clips, for patchout tag"""
+    precision_at: float = 0.0
+    """precision that these thresholds are to reach, with the highest recall; 0: the highest F1"""
 
     def __post_init__(self) -> None:
         """Refuse values that train nothing, or contradict each other."""
@@ -163,6 +170,7 @@ class TrainConfig(RunConfig):
         by_fold, two_splits = best and self.folds, self.folds and self.split
         no_init = self.freeze and not self.init
         no_teacher = self.distill_cache and not self.distill
+        no_thresholds = self.precision_at and not self.thresholds
         folds, stride, gain_db = ", ".join(self.folds), self.stride, self.gain_db
         refusals = {
             f"stride counts pixels and must be at least 1, got {stride}": stride and min(stride) < 1,
@@ -172,6 +180,7 @@ class TrainConfig(RunConfig):
             "result best would choose by the fold that is scored: set result to last or average": by_fold,
             "result best needs clips to choose by: set split or hold_out, and evaluate_every": unwatched,
             f"split {self.split} and folds {folds} both hold clips out: give one of them": two_splits,
+            f"precision_at {self.precision_at:g} needs thresholds: set thresholds": no_thresholds,
             f"freeze {self.freeze} needs start weights worth keeping: set init": no_init,
             f"distill_cache {self.distill_cache} keeps teachers' scores: set distill": no_teacher,
         }

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from patchout.data.augment import keyed
+from patchout.data.background import as_background, background_classes
 from patchout.data.folders import TEST, TRAINING, VALIDATION
 from patchout.data.sets import ClipSet, DataError, scan, scan_sounds
 from patchout.models.tagger import TaggerConfig
@@ -40,7 +41,9 @@ def choose(
     clips = replace(_scan(config, on_problem, teacher), channel=config.channel)
     for problem in (*clips.problems, *clips.notes):
         on_problem(problem)
-    if len(clips.classes) < 2:
+    if clips.background and config.background == "auto":
+        on_problem(f'{", ".join(clips.background)} is background, no class: --background "" makes it one')
+    if len(clips.classes) < 2 and not clips.background:
         raise DataError(f"{config.data}: one class only ({clips.classes[0]}): there is nothing to tell apart")
     watched, scored = (tuple(filter(None, [name])) for name in (config.split, config.test))
     labelled = is_labelled(clips)
@@ -71,9 +74,9 @@ def choose(
 def _scan(config: TrainConfig, on_problem: Callable[[str], None], teacher: TaggerConfig | None) -> ClipSet:
     """The clips with their labels, or those of a student that has none, with the classes of its teacher."""
     if teacher is None:
-        return scan(config.data)
+        return _labelled(config)
     try:
-        clips = scan(config.data)
+        clips = _labelled(config)
     except DataError as error:
         sounds, reason = scan_sounds(config.data), str(error)  # raises where there are no sounds either
     else:
@@ -90,6 +93,12 @@ def _scan(config: TrainConfig, on_problem: Callable[[str], None], teacher: Tagge
         sounds = scan_sounds(config.data)
     on_problem(f"{reason}: learns from the teachers alone, and no clip is held out to be scored")
     return replace(sounds, classes=teacher.labels, task=teacher.task)
+
+
+def _labelled(config: TrainConfig) -> ClipSet:
+    """The clips with their labels; background has none."""
+    clips = scan(config.data)
+    return as_background(clips, background_classes(clips, config.background))
 
 
 def is_labelled(clips: ClipSet) -> bool:
@@ -114,9 +123,10 @@ def named_splits(clips: ClipSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def hold_out(clips: ClipSet, share: float) -> Bool[np.ndarray, "clip"]:
     """Stratified group hold-out: about `share` of every class, whole groups, always the same ones.
 
-    A file without a group is its own. A class keeps a group on either side where it has two.
+    A file without a group is its own. A class keeps a group on either side where it has two. Clips of no
+    class count as a class.
     """
-    targets = clips.targets()
+    targets = np.column_stack([clips.targets(), clips.is_negative()])
     total = targets.sum(axis=0)
     goal, count = np.maximum(1, np.round(share * total)), np.zeros_like(total)
     mask = np.zeros(len(clips), bool)

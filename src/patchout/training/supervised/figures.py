@@ -1,4 +1,4 @@
-"""Figures of a report: class scores, confusion matrix or pairs, learning curves."""
+"""Figures of a report: class scores, confusion matrix or pairs, reliability diagram, learning curves."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from patchout.figures import fonts, picture, plain
+from patchout.inference.thresholds import Reliability
 
 MAX_BARS = 60  # classes in one picture
 MAX_PAIRS = 30
 MAX_MATRIX = 60  # classes of a confusion matrix: the numbers of more cannot be read
 NAME = 28  # letters of a class
 
-_BAR, _PALE, _HEAT = "#2b6c99", "#e8eef3", "Blues"
+_BAR, _PALE, _LINE, _HEAT = "#2b6c99", "#e8eef3", "#9a9a9a", "Blues"
 _PANELS = {"loss": "loss", "lr": "learning rate", "clips_per_s": "clips/s"}  # key of a log: what it is
 _NO_CURVE = ("step", "epoch", "seconds")
 
@@ -117,6 +118,27 @@ def training(path: Path_, lines: Sequence[Mapping[str, Any]]) -> None:
                 axes.legend(loc="lower right", frameon=False, fontsize="small")
         grid[-1].set_xlabel("epoch")
         grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def reliability_diagram(path: Path_, before: Reliability, after: Reliability) -> None:
+    """Reliability diagram before and after calibration, and below it the number of scores in each bin."""
+    with picture(path, (6, 6.4)) as figure:
+        axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        axes.plot([0, 1], [0, 1], color=_LINE, linestyle="--", linewidth=1)
+        edges = np.linspace(0, 1, len(after.labels) + 1)
+        width = edges[1] - edges[0]
+        for bins, colour, marker, name in ((before, _LINE, "s", "before"), (after, _BAR, "o", "after")):
+            filled = bins.labels > 0
+            label = f"{name} calibration, error {bins.error:.3f}"
+            axes.plot(bins.score[filled], bins.share[filled], color=colour, marker=marker, label=label)
+        counts.bar(edges[:-1] + width / 2, after.labels, width=0.9 * width, color=_BAR)
+        counts.set_yscale("symlog", linthresh=1)
+        counts.set_ylim(bottom=0)
+        counts.set_ylabel("labels")
+        counts.set_xlabel("score")
+        axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of clips with the class")
+        axes.legend(loc="upper left", frameon=False, fontsize="small")
+        axes.set_title("reliability of the scores", loc="left", fontsize=11)
 
 
 def _bars(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from patchout.data.clips import ClipSet
+from patchout.models.decision import Decision
 from patchout.models.passt import SIZES
 from patchout.models.tagger import FAMILIES, Tagger, TaggerConfig, family_of
 from patchout.training.supervised.config import TrainConfig
@@ -31,6 +32,7 @@ def model_config(config: TrainConfig, clips: ClipSet, source: TaggerConfig | Non
     if config.size:
         sizes |= dict(zip(("width", "heads"), SIZES[config.size], strict=True))
     shape = replace(start or family.fresh(), **data, **sizes, licence="", provenance={})
+    shape = replace(shape, decision=Decision(background=clips.background))
     if config.hop_length is not None:
         shape = replace(shape, mel=replace(shape.mel, hop_length=config.hop_length))
     needed = num_columns(shape, config.clip_s)

@@ -1,7 +1,7 @@
 """Report of a run, RUN/report/report.md: scores of the classes, confusions, worst clips, learning curves."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +11,11 @@ from jaxtyping import Bool, Float, Int
 from patchout.data.sets import ClipSet
 from patchout.files import write_aside
 from patchout.inference import metrics
-from patchout.inference.evaluate import Evaluation, Predictions, Task, draws_for, judge, probabilities
+from patchout.inference.evaluate import Evaluation, Predictions, draws_for, judge
+from patchout.models.decision import probabilities
+from patchout.models.tagger import TaggerConfig
 from patchout.training.supervised import figures
+from patchout.training.supervised.decision_report import DecisionReport, table_text
 
 MAX_ROWS = 20  # of the tables of pairs and of clips
 
@@ -44,13 +47,21 @@ def mistakes(scores: Table, has: Mask, lacks: Mask) -> Mistakes:
 
 
 def write_report(
-    run: Path, predictions: Predictions, clips: ClipSet, *, labels: Sequence[str], task: Task, weights: str
+    run: Path,
+    predictions: Predictions,
+    clips: ClipSet,
+    *,
+    config: TaggerConfig,
+    weights: str,
+    decided: DecisionReport | None = None,
 ) -> Path:
     """Write `run`/report/report.md and its figures for predictions on these clips; returns the path.
 
-    `weights` says in words which weights of the run predicted. The curves come from `run`/metrics.jsonl where
-    there is one. DataError: no clip could be read, or one has a label that the model does not know.
+    `weights` says in words which weights of the run predicted, `decided` what their thresholds are worth. The
+    curves come from `run`/metrics.jsonl where there is one. DataError: no clip could be read, or one has a
+    label that the model does not know.
     """
+    labels, task = config.labels, config.task
     draws = draws_for(len(clips), len(labels))
     evaluation = judge(predictions, clips, labels=labels, task=task, draws=draws)
     scored, scores = clips.take(predictions.index), probabilities(predictions.scores, task)
@@ -67,6 +78,9 @@ def write_report(
         f"## Confusions\n\n{confusions}\n\n{_confusions(folder, evaluation, wrong, labels)}",
         f"## Worst clips\n\n{_worst_clips(wrong, scores, scored, labels)}",
     ]
+    if decided:
+        parts[0] += f"\n{decided.verdict}\n"
+        parts.insert(2, f"## Thresholds\n\n{decided.text}")
     if lines:
         figures.training(folder / "training.png", [json.loads(line) for line in lines])
         curves = "![loss, scores, learning rate and speed over the epochs](training.png)"
@@ -97,7 +111,9 @@ def _summary(evaluation: Evaluation, clips: ClipSet, weights: str, num_classes: 
         for split, count in clips.info.get("official", {}).items()
         if count["listed"]
     ]
-    return _table(("score", "value", "95 % within"), rows) + "\n" + "".join(f"- {fact}\n" for fact in facts)
+    return (
+        table_text(("score", "value", "95 % within"), rows) + "\n" + "".join(f"- {fact}\n" for fact in facts)
+    )
 
 
 def _classes(
@@ -115,7 +131,7 @@ def _classes(
         (labels[c], counts[c], *(metrics.score_text(values[c], 3) for values in columns.values()))
         for c in np.argsort(-first, kind="stable").tolist()
     )
-    return _table(("class", "clips", *columns), rows)
+    return table_text(("class", "clips", *columns), rows)
 
 
 def _confusions(folder: Path, evaluation: Evaluation, wrong: Mistakes, labels: Sequence[str]) -> str:
@@ -125,7 +141,7 @@ def _confusions(folder: Path, evaluation: Evaluation, wrong: Mistakes, labels: S
     draw(folder / "confusions.png", labels, wrong.counts)
     pairs = figures.pairs(wrong.counts)[:MAX_ROWS]
     rows = ((labels[true], labels[rival], wrong.counts[true, rival]) for true, rival in pairs)
-    return _table(("class", "taken for", "clips"), rows)
+    return table_text(("class", "taken for", "clips"), rows)
 
 
 def _worst_clips(wrong: Mistakes, scores: Table, clips: ClipSet, labels: Sequence[str]) -> str:
@@ -133,18 +149,12 @@ def _worst_clips(wrong: Mistakes, scores: Table, clips: ClipSet, labels: Sequenc
     targets = clips.targets(labels) > 0.5
 
     def named(clip: int, classes: Int[np.ndarray, "some"]) -> str:
-        return ", ".join(f"{labels[c]} ({scores[clip, c]:.2f})" for c in classes.tolist())
+        return ", ".join(f"{labels[c]} ({scores[clip, c]:.2f})" for c in classes.tolist()) or "none"
 
     rows = [
         (clips.name(clip), named(clip, np.flatnonzero(targets[clip])), named(clip, wrong.rival[[clip]]))
         for clip in np.argsort(-wrong.lead, kind="stable")[:MAX_ROWS].tolist()
         if wrong.lead[clip] > 0
     ]
-    table = _table(("file", "class (score)", "highest wrong class"), rows)
+    table = table_text(("file", "class (score)", "highest wrong class"), rows)
     return table if rows else "None: no wrong class leads.\n"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; a bar in a name does not end its cell."""
-    lines = [[str(cell).replace("|", "\\|") for cell in row] for row in (head, ["---"] * len(head), *rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

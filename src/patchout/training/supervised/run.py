@@ -18,6 +18,7 @@ from patchout.data.batches import Waves, balance_weights
 from patchout.data.clips import ClipSet
 from patchout.files import finite, write_json
 from patchout.inference import evaluate
+from patchout.inference.thresholds import decide
 from patchout.models.tagger import Tagger, TaggerConfig
 from patchout.training import loop, optim
 from patchout.training import run as training
@@ -28,6 +29,7 @@ from patchout.training.signals import Signals
 from patchout.training.supervised.channel_ensemble import EVALUATION_BATCH, each_channel
 from patchout.training.supervised.config import TrainConfig
 from patchout.training.supervised.data_split import Split, choose, is_labelled
+from patchout.training.supervised.decision_report import DecisionReport, decision_report
 from patchout.training.supervised.distillation import Distillation, Teacher, check_hearing, load_teachers
 from patchout.training.supervised.initial_weights import find, start
 from patchout.training.supervised.loss import StepLoss, class_weights, wave_augment
@@ -64,6 +66,11 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
     config = replace(config, batch=config.batch * (processes if config.batch_per_process else 1))
     teachers = load_teachers(config.distill, torch.device("cpu") if config.distill_cache else host.device)
     split = choose(config, host.listener.tell, teachers[0].model.config if teachers else None)
+    if config.thresholds and not len(split.validation):
+        problem = "no clips are held out to choose thresholds on: set split or hold_out"
+        if config.precision_at:
+            raise ValueError(f"precision_at {config.precision_at:g}: {problem}")
+        host.listener.tell(problem)
     clips, initial = split.training, find(config.init)
     shape = model_config(config, clips, initial.model.config if initial.model else None)
     model = start(shape, initial, rng=augment.keyed("weights", config.seed), device=host.device)
@@ -200,6 +207,30 @@ class _Supervised(Training):
         shape = self.model.config
         return evaluate.judge(predictions, clips, labels=shape.labels, task=shape.task, groups=groups)
 
+    def _decide(
+        self, folder: RunFolder, model: Tagger, logits: evaluate.Predictions
+    ) -> DecisionReport | None:
+        """Calibrate the model and choose its thresholds on the validation clips, if the config says so.
+
+        `logits` are those of the clips that the run reports.
+        """
+        config, validation, (name, clips) = self.config, self.split.validation, self.split.scored
+        if not (config.thresholds and len(validation)):
+            return None
+        fitting = logits if name == "validation" else self._predict([model], validation)[0]
+        fitted = decide(fitting, validation, model.config, precision_at=config.precision_at)
+        model.config = replace(model.config, decision=fitted.decision)
+        if remarks := fitted.summary(model.config.labels):
+            self.host.listener.tell(remarks)
+        return decision_report(
+            folder.path / "report",
+            logits,
+            clips,
+            config=model.config,
+            fitted=fitted,
+            is_validation=name == "validation",
+        )
+
     def conclude(self, folder: RunFolder, scores: Scores) -> Scores:
         """Scores of model.safetensors on the test split, else the validation split; writes the report."""
         name, clips = self.split.scored
@@ -209,11 +240,16 @@ class _Supervised(Training):
         model = zoo.load(path, str(self.host.device))
         (predictions,) = self._predict([model], clips)
         weights = f"{path.name}, the {self.config.result} of {self.steps} steps, on the {name} clips"
-        labels, task = model.config.labels, model.config.task
-        write_report(folder.path, predictions, clips, labels=labels, task=task, weights=weights)
-        evaluation = self._judge(predictions, clips)
+        decided = self._decide(folder, model, predictions)
+        calibrated = replace(predictions, scores=model.config.decision.scaled(predictions.scores))
+        write_report(folder.path, calibrated, clips, config=model.config, weights=weights, decided=decided)
+        evaluation = self._judge(calibrated, clips)
+        if decided:
+            self.host.listener.tell(decided.verdict)
+            evaluation.scores.update(decided.scores)
         if name == "test":
             self.tell_once((*predictions.failed, *predictions.warnings))
+        if name == "test" or decided:
             self.save(model, path, evaluation.scores)
         if evaluation.absent:
             self.host.listener.tell(f"{name} clips: {evaluation.unscored}")
