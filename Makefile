@@ -13,7 +13,7 @@ help:
 	@echo "make demo              tag synthetic sounds with the built-in model, draw demo/street.png"
 	@echo "make demo FILE=my.m4a  the same for your file (quote a name with spaces), draw demo/my.png"
 	@echo "make test              all tests, on a CPU, offline"
-	@echo "make fast              the tests that are not marked slow"
+	@echo "make fast              the tests that are not marked slow, in about a minute"
 	@echo "make check             format, lint and types"
 	@echo "make clean             delete .venv, demo and caches"
 	@echo "PYTHON=python3.12      in front of any of these: which Python makes .venv"
@@ -33,7 +33,7 @@ test: .venv/installed
 	$(BIN)/pytest
 
 fast: .venv/installed
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto -m "not slow"
 
 check: .venv/installed
 	$(BIN)/ruff format --check

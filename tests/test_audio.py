@@ -533,6 +533,7 @@ def test_damage_in_the_middle_leaves_the_rest() -> None:
         assert len(load(bytes(adts))) > 300000
 
 
+@pytest.mark.slow
 def test_whole_files_give_no_warning() -> None:
     for make in COMPRESSED.values():
         load(make(noise(96000), 48000))  # warnings are errors here

@@ -293,6 +293,7 @@ def test_damaged_scores_are_refused(content: bytes, class_folder: Path, tmp_path
 # -- whole runs ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True])
 def test_an_interrupted_distillation_ends_with_the_bits_of_a_whole_one(
     cached: bool, class_folder: Path, tmp_path: Path, teacher: str

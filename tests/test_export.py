@@ -84,6 +84,7 @@ def altered(file: Path, path: Path, change: Any) -> Path:
 # -- scores --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [4801, 4802, 8000, 20_000, 33_600])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_logits_and_scores_are_pytorchs_at_every_length(
@@ -98,6 +99,7 @@ def test_logits_and_scores_are_pytorchs_at_every_length(
     np.testing.assert_allclose(scores, expected.softmax(1), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_graph_holds_no_transform_but_one_convolution(file: Path) -> None:
     proto = onnx.load(file)
     operations = [node.op_type for node in proto.graph.node]
@@ -113,10 +115,12 @@ def test_the_graph_holds_no_transform_but_one_convolution(file: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_nothing_in_the_file_names_this_machine(file: Path) -> None:
     assert os.fspath(Path(patchout.__file__).parent).encode() not in file.read_bytes()
 
 
+@pytest.mark.slow
 def test_metadata_says_what_the_file_takes_and_knows(model: Passt, session: Any) -> None:
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["labels"]) == list(LABELS)
@@ -127,6 +131,7 @@ def test_metadata_says_what_the_file_takes_and_knows(model: Passt, session: Any)
     assert (metadata["licence"], metadata["task"], metadata["channel"]) == ("CC0", "multi_class", "mean")
 
 
+@pytest.mark.slow
 def test_a_fixed_length_is_the_only_one(tiny: Passt, tmp_path: Path) -> None:
     export(tiny, tmp_path / "a.onnx", seconds=0.5)
     session = verify.open_session(tmp_path / "a.onnx")
@@ -199,11 +204,13 @@ def test_the_built_in_model_says_of_real_clips_what_it_says_in_pytorch(
 # -- a file's own test ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_passes_its_self_test(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command(["export", "--verify", str(file)]) == 0
     assert "PaSST in fp32" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_changed_weight_fails_the_self_test(file: Path, tmp_path: Path) -> None:
     def change(proto: Any) -> None:
         weight = next(part for part in proto.graph.initializer if part.name.endswith("head.1.weight"))
@@ -213,6 +220,7 @@ def test_a_changed_weight_fails_the_self_test(file: Path, tmp_path: Path) -> Non
         verify.verify(altered(file, tmp_path / "a.onnx", change))
 
 
+@pytest.mark.slow
 def test_a_file_of_an_older_opset_is_refused(file: Path, tmp_path: Path) -> None:
     def change(proto: Any) -> None:
         proto.opset_import[0].version = 17
@@ -221,6 +229,7 @@ def test_a_file_of_an_older_opset_is_refused(file: Path, tmp_path: Path) -> None
         verify.verify(altered(file, tmp_path / "a.onnx", change))
 
 
+@pytest.mark.slow
 def test_a_file_of_another_tool_is_refused(file: Path, tmp_path: Path) -> None:
     foreign = altered(file, tmp_path / "a.onnx", lambda proto: proto.ClearField("metadata_props"))
     with pytest.raises(InputError, match="give a file of `patchout export`"):
@@ -234,6 +243,7 @@ def test_a_damaged_file_is_refused(content: bytes, tmp_path: Path) -> None:
         verify.verify(tmp_path / "a.onnx")
 
 
+@pytest.mark.slow
 def test_an_operation_that_the_runtime_does_not_know_is_refused(file: Path, tmp_path: Path) -> None:
     def change(proto: Any) -> None:
         proto.graph.node[0].op_type = "Unheard"
@@ -245,6 +255,7 @@ def test_an_operation_that_the_runtime_does_not_know_is_refused(file: Path, tmp_
 # -- what is refused -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_parity_there_is_no_file(
     tiny: Passt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +388,7 @@ def scores_by_example(done: subprocess.CompletedProcess[str]) -> dict[str, dict[
     return scores
 
 
+@pytest.mark.slow
 def test_the_example_gives_the_scores_of_tag_at_every_length(
     model: Passt, file: Path, tmp_path: Path
 ) -> None:
@@ -395,6 +407,7 @@ def test_the_example_gives_the_scores_of_tag_at_every_length(
         assert scores == pytest.approx(dict(zip(tags.labels, tags.scores, strict=True)), abs=2e-4)
 
 
+@pytest.mark.slow
 def test_the_example_names_files_that_it_cannot_tag_and_goes_on(file: Path, tmp_path: Path) -> None:
     broken = noise(0.5)
     broken[7] = np.nan

@@ -233,6 +233,7 @@ def test_results_are_copied_before_the_next_step_is_queued(monkeypatch: pytest.M
     assert order == ["recorded", "waited"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_of", [passt, classifier])
 def test_an_exported_model_takes_any_batch(model_of: Callable[[], Tagger]) -> None:
     model = model_of().eval()

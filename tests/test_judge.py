@@ -159,6 +159,7 @@ def test_the_interval_holds_the_distance_of_new_draws() -> None:
     assert interval.high - interval.low < 1.0
 
 
+@pytest.mark.slow
 def test_fd_inf_takes_the_bias_of_few_clips_away() -> None:
     rng = np.random.default_rng(0)
     one, two = rng.standard_normal((600, 64)), rng.standard_normal((600, 64)) * 1.1

@@ -54,6 +54,7 @@ def silence_of(folder: str) -> None:
         write_wav(file, np.zeros(32_000, np.float32))
 
 
+@pytest.mark.slow
 def test_an_inception_score_of_few_clips_says_how_high_it_can_be(sets: tuple[str, str], model: str) -> None:
     (text,) = [text for text in judge(*sets, model=model).warnings if "Inception" in text]
     assert "12 clips in 10 chunks is at most 1.2" in text
@@ -85,6 +86,7 @@ def test_the_numbers_are_those_of_the_model_on_the_protocol_s_windows(
     assert 1 <= judgement.values["is"].value <= 3
 
 
+@pytest.mark.slow
 def test_all_protocols_on_one_decoding(sets: tuple[str, str], model: str) -> None:
     decoded: list[tuple[int, float]] = []
     settings = Settings(on_progress=lambda clips, seconds: decoded.append((clips, seconds)))
@@ -99,12 +101,14 @@ def test_all_protocols_on_one_decoding(sets: tuple[str, str], model: str) -> Non
             assert alone.values[metric].value == pytest.approx(value.value, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_equal_sets_have_the_distance_zero(sets: tuple[str, str], model: str) -> None:
     judgement = judge(sets[1], sets[1], model=model)
     assert (judgement.values["fd"].value, judgement.values["kl"].value) == (0.0, 0.0)
     assert any("the sets overlap: 12 sounds are in both" in text for text in judgement.warnings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -170,6 +174,7 @@ def test_a_sound_of_minutes_is_read_when_its_turn_comes(tmp_path: Path, model: s
 # -- what is kept -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_reference_is_embedded_once(sets: tuple[str, str], model: str, tmp_path: Path) -> None:
     first = judge(*sets, model=model)
     done: list[float] = []
@@ -178,6 +183,7 @@ def test_a_reference_is_embedded_once(sets: tuple[str, str], model: str, tmp_pat
     assert second.values == first.values
 
 
+@pytest.mark.slow
 def test_a_killed_judgement_goes_on(sets: tuple[str, str], model: str, tmp_path: Path) -> None:
     settings = Settings(embeddings=tmp_path / "out" / "embeddings")
     judge(*sets, model=model, settings=settings)
@@ -187,6 +193,7 @@ def test_a_killed_judgement_goes_on(sets: tuple[str, str], model: str, tmp_path:
     assert sum(done) == pytest.approx(4.0)  # twelve clips are shards of eight and four
 
 
+@pytest.mark.slow
 def test_embeddings_of_a_judgement_are_a_set(sets: tuple[str, str], model: str, tmp_path: Path) -> None:
     whole = judge(*sets, model=model, settings=Settings(embeddings=tmp_path / "kept"))
     again = judge(str(tmp_path / "kept"), sets[1], model=model)
@@ -205,6 +212,7 @@ def test_scenes_of_patchout_embed_are_a_set(sets: tuple[str, str], model: str, t
         judge(sets[0], out, model=model, metrics=["kl"])
 
 
+@pytest.mark.slow
 def test_statistics_of_a_reference_are_enough_for_fd(
     sets: tuple[str, str], model: str, tmp_path: Path
 ) -> None:
@@ -334,6 +342,7 @@ def test_embeddings_of_an_interrupted_job_are_refused(
         judge(str(out), sets[1], model=model)
 
 
+@pytest.mark.slow
 def test_embeddings_of_a_judgement_are_both_sets(sets: tuple[str, str], model: str, tmp_path: Path) -> None:
     out = tmp_path / "embeddings"
     whole = judge(*sets, model=model, settings=Settings(embeddings=out))
@@ -365,6 +374,7 @@ def test_a_broken_reference_is_refused_before_work(
     assert heard == []
 
 
+@pytest.mark.slow
 def test_a_reference_that_another_judgement_embeds_is_waited_for(
     sets: tuple[str, str], model: str, tmp_path: Path
 ) -> None:
@@ -384,6 +394,7 @@ def test_a_reference_that_another_judgement_embeds_is_waited_for(
 # -- pairs ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pairs_stand_in_two_columns_of_a_list(sets: tuple[str, str], model: str, tmp_path: Path) -> None:
     rows = [f"generated/{index:02}.wav,reference/{11 - index:02}.wav" for index in range(12)]
     listed = tmp_path / "pairs.csv"
@@ -439,6 +450,7 @@ def test_missing_pairs_are_counted(sets: tuple[str, str], model: str) -> None:
     assert any(f"{sets[0]}: 1 of 12 clips have no pair" in text for text in judgement.warnings)
 
 
+@pytest.mark.slow
 def test_no_pair_by_name(sets: tuple[str, str], model: str) -> None:
     for file in Path(sets[1]).iterdir():
         file.rename(file.with_name(f"other-{file.name}"))
@@ -545,6 +557,7 @@ def run(capfd: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
     return code, printed.out, printed.err
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report(
     sets: tuple[str, str], model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -336,6 +336,7 @@ def test_masks_that_leave_nothing_are_refused_before_the_run(
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_folder_of_another_objective_is_refused(class_folder: Path, tmp_path: Path) -> None:
     pretrain.run(settings("codes", class_folder, tmp_path / "run", epochs=1))
     message = "run holds a run of --objective codes, not latent: choose another --out, or begin anew"
@@ -379,6 +380,7 @@ COLLAPSES: dict[
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", COLLAPSES)
 def test_collapse_stops_the_run(
     case: str, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -406,6 +408,7 @@ def test_codes_of_which_few_are_used_stop_the_run(
         pretrain.run(settings("codes", class_folder, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_probe_that_forgets_stops_the_run(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,6 +428,7 @@ def test_a_small_fall_of_the_probe_is_chance(class_folder: Path) -> None:
     assert not probe.is_lost(0.1, best=0.25)
 
 
+@pytest.mark.slow
 def test_nothing_stops_a_run_in_its_warm_up(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,6 +442,7 @@ def test_nothing_stops_a_run_in_its_warm_up(
 # -- whole runs ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEW)
 def test_a_stopped_run_ends_with_the_bits_of_a_whole_one(
     name: str, class_folder: Path, tmp_path: Path
@@ -460,6 +465,7 @@ def test_a_stopped_run_ends_with_the_bits_of_a_whole_one(
         assert not same(teachers[0], weights(tmp_path / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEW)
 def test_a_run_in_bf16_says_its_tokens_a_second(name: str, class_folder: Path, tmp_path: Path) -> None:
     scores = pretrain.run(settings(name, class_folder, tmp_path / "run", precision="bf16", epochs=1))
@@ -469,6 +475,7 @@ def test_a_run_in_bf16_says_its_tokens_a_second(name: str, class_folder: Path, t
     assert line["tokens_per_s"] == pytest.approx(visible * line["clips_per_s"], rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEW)
 def test_sounds_shorter_than_a_mask_are_padded(name: str, class_folder: Path, tmp_path: Path) -> None:
     write_wav(class_folder / "short.wav", noise(0.01))
@@ -504,6 +511,7 @@ def test_two_processes_have_the_loss_curves_of_one(class_folder: Path, tmp_path:
 # -- what comes of it ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEW)
 def test_an_encoder_embeds_runs_in_hear_and_starts_other_runs(
     name: str, class_folder: Path, tmp_path: Path

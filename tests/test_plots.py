@@ -86,6 +86,7 @@ def test_failure_while_saving_keeps_the_old_picture(tmp_path: Path, monkeypatch:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x.png": b"old"}
 
 
+@pytest.mark.slow
 def test_events_and_scores_change_the_picture(tmp_path: Path) -> None:
     plain = track()
     louder = np.minimum(plain.scores + 0.3, 1)
@@ -98,6 +99,7 @@ def test_events_and_scores_change_the_picture(tmp_path: Path) -> None:
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", [8, 8000])
 def test_scores_stand_at_their_time(tmp_path: Path, windows: int) -> None:
     given = track(windows=windows, labels=("dog",))
@@ -129,6 +131,7 @@ def test_silence_is_drawn(tmp_path: Path) -> None:
     assert png_size(tmp_path / "x.png")[0] == 1500
 
 
+@pytest.mark.slow
 def test_long_sound_makes_a_small_file(tmp_path: Path) -> None:
     tags_over_time(tmp_path / "x.svg", track(frames=200_000, windows=7_001))  # 33 minutes
     assert (tmp_path / "x.svg").stat().st_size < 3_000_000

@@ -101,6 +101,7 @@ def test_the_first_component_follows_the_notes(tmp_path: Path, drawn: list[Figur
     assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["1 (100%)", "2 (0%)"]
 
 
+@pytest.mark.slow
 def test_all_three_share_their_time_axis(tmp_path: Path, drawn: list[Figure]) -> None:
     embedding_over_time(tmp_path / "x.png", track(two_notes(81)))
     wide = [axes for axes in drawn[0].axes if axes.get_images() and axes.get_ylabel()]
@@ -167,6 +168,7 @@ def test_the_same_values_give_the_same_map() -> None:
     np.testing.assert_array_equal(neighbour_plane(values), neighbour_plane(values.copy()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [

@@ -70,6 +70,7 @@ def test_a_note_stands_over_the_reconstruction(tmp_path: Path, drawn: list[Figur
     assert drawn[1].get_supxlabel() == "level given"
 
 
+@pytest.mark.slow
 def test_the_title_counts_only_what_was_hidden(tmp_path: Path, drawn: list[Figure]) -> None:
     reconstruction(tmp_path / "x.png", sound(), title="dog.wav")
     assert drawn[0].get_suptitle() == "dog.wav  (75% hidden, mean error there 2.2 dB)"  # 0.1 of 21.7 dB

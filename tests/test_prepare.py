@@ -318,6 +318,7 @@ def interrupt_at(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return begun
 
 
+@pytest.mark.slow
 def test_a_stopped_job_goes_on_where_it_was(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ def test_what_all_published_recipes_share(name: str) -> None:
     assert found.label_smoothing == 0.0
 
 
+@pytest.mark.slow
 def test_numbers_that_only_some_recipes_have() -> None:
     audioset = config("audioset")
     assert (audioset.draws, audioset.balance, audioset.init) == (100_000, "sampling", "deit-base-384")

@@ -342,6 +342,7 @@ def test_training_adds_only_the_fields_of_its_config(
 # -- what an install brings ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_code_types_and_data(tmp_path: Path) -> None:
     """Built for real: an ignore rule or a moved folder would lose the class names or the built-in model."""
     pytest.importorskip("hatchling", reason="the build backend: installed by the dev extra")
