@@ -143,6 +143,7 @@ def test_compressed_files_give_their_sound(kind: str) -> None:
     assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
 
 
+@pytest.mark.slow
 def test_mp3_with_misleading_first_frames_is_read_to_its_end() -> None:
     loud_then_silent = np.concatenate([noise(320000), np.zeros(320000, np.float32)])
     assert len(load(mp3_without_count(loud_then_silent, 32000))) >= 640000
@@ -341,6 +342,7 @@ def test_impossible_segments_are_refused(start_s: float, end_s: float | None) ->
         Stream((sine(), 32000), start_s=start_s, end_s=end_s)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["WAV", "MP3"])
 def test_memory_does_not_grow_with_length(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio, "BLOCK_S", 2.0)
@@ -475,6 +477,7 @@ def test_playlists_cannot_reach_other_files(playlist: str, ending: str, tmp_path
             load(tmp_path / f"list.{ending}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, 0.95])
 @pytest.mark.parametrize("kind", ["MP3", "FLAC", "mkv"])
 def test_truncated_files_give_what_decodes_and_say_so(kind: str, share: float) -> None:

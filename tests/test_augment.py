@@ -196,6 +196,7 @@ def test_mel_bands_end_at_half_the_sample_rate() -> None:
     assert 6_000.0 < min(highest) < max(highest) <= 8_000.0
 
 
+@pytest.mark.slow
 def test_mel_bands_are_those_of_the_published_training() -> None:
     draws = rng()
     bands = [mel_band(15_000.0, draws) for _ in range(20_000)]
@@ -289,6 +290,7 @@ def test_shares_follow_the_beta_distribution() -> None:
     assert float(mixed.diagonal().mean()) == pytest.approx(0.75, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_mix_what_one_would(processes: int) -> None:
     """Mel and target are the same numbers here, so one gathered tensor stands for both."""

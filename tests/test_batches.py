@@ -282,6 +282,7 @@ def test_a_mix_is_heard_as_its_target_says(apart: Path) -> None:
     assert partners == set(range(8))
 
 
+@pytest.mark.slow
 def test_so_many_clips_are_mixed_as_the_probability_says(apart: Path) -> None:
     none, half = waves(apart, mix=WaveMix(0.0, 2.0)), waves(apart, mix=WaveMix(0.5, 2.0))
     keys = list(product(range(25), range(8)))

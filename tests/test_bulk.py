@@ -81,6 +81,7 @@ def do(items: Sequence[Item], job: EmbedJob, out: Path, **options: Any) -> Summa
 # -- values --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scenes_equal_those_of_single_calls(
     tiny: Passt, sounds: list[Item], make_job: MakeJob, tmp_path: Path
 ) -> None:
@@ -289,6 +290,7 @@ def test_no_items_are_refused(make_job: MakeJob, tmp_path: Path) -> None:
 # -- the folder ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -453,6 +455,7 @@ def test_the_process_ends_well_after_reading_shards(
 # -- bounds --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_decoding_keeps_order_and_runs_only_so_far_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

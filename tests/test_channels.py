@@ -100,6 +100,7 @@ DOORS = [
 LONG = [(in_bulk("scene"), 0.5), (in_bulk("timestamp"), 0.5)]  # that a job opens twice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("door", "held_s"), [*((door, ahead.HELD_S) for door in DOORS), *LONG])
 def test_the_left_model_hears_of_both_channels_the_left(
     door: Callable[[Tagger, Path], np.ndarray],

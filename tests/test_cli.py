@@ -103,6 +103,7 @@ def test_audacity_takes_one_file(run: Run, model: Path, sound: Path) -> None:
     assert "use --format csv" in ran.err
 
 
+@pytest.mark.slow
 def test_folders_and_patterns_are_searched(run: Run, model: Path, class_folder: Path) -> None:
     by_folder = json.loads(run("tag", class_folder, "--model", model, "--format", "json").out)
     by_pattern = json.loads(run("tag", f"{class_folder}/*/*.wav", "--model", model, "--format", "json").out)
@@ -372,6 +373,7 @@ def test_evaluate_names_what_it_could_not_read(run: Run, model: Path, class_fold
     assert "0.wav" in ran.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "reason"),
     [

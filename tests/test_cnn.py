@@ -78,6 +78,7 @@ def test_its_encoder_has_no_classes_and_says_so() -> None:
         check_labels(cnn(labels=()).config)
 
 
+@pytest.mark.slow
 def test_a_score_does_not_depend_on_what_shares_the_batch() -> None:
     """Frames that fill no further cell are left out, and norms see one clip."""
     model = cnn()

@@ -367,6 +367,7 @@ def whole(kind: str) -> tuple[bytes, np.ndarray]:
     return content, load(content, RATE)
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from((*LOSSLESS, "OGG VORBIS", "OGG OPUS", "ogg flac", "MP3", "mpegts", "avi")),
     st.sampled_from(("cut", "zero", "flip", "splice", "drop")),

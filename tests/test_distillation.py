@@ -240,6 +240,7 @@ def test_a_clip_that_cannot_be_read_has_no_scores(class_folder: Path, tmp_path: 
     assert [cache(clip)[1] for clip in range(3, 6)] == [True, False, True]
 
 
+@pytest.mark.slow
 def test_scores_are_computed_once_and_go_on_after_a_stop(
     class_folder: Path, tmp_path: Path, teacher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +424,7 @@ def test_teachers_that_cannot_teach_are_refused(
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_teacher_of_another_rate_is_refused_but_for_its_kept_scores(
     class_folder: Path, tmp_path: Path
 ) -> None:

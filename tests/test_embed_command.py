@@ -100,6 +100,7 @@ def test_timestamps(run: Run, clips: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "size"),
     [
@@ -132,6 +133,7 @@ def test_a_row_that_cannot_be_read_is_named_and_the_rest_is_embedded(
     assert "columns that are not used: start_ms" in done.err
 
 
+@pytest.mark.slow
 def test_the_built_in_model_is_named(run: Run, clips: Path, tmp_path: Path) -> None:
     done = run(clips / "bell", "--out", tmp_path / "x.parquet", "--model", "")
     assert "using the built-in model esc10-tiny" in done.err
@@ -187,6 +189,7 @@ def test_a_broken_file_fails_alone(run: Run, clips: Path, tmp_path: Path) -> Non
     assert pq.read_table(tmp_path / "x.parquet")["embedding"].null_count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "code", "reason"),
     [

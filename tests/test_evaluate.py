@@ -65,6 +65,7 @@ def clips(class_folder: Path) -> ClipSet:
 # -- what a model says ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["multi_class", "multi_label"])
 def test_logits_are_the_models_own_for_a_clip_of_one_window(task: str, clips: ClipSet) -> None:
     model = model_of(task=task)
@@ -163,6 +164,7 @@ def test_the_segment_of_a_row_is_what_is_scored(tiny: Passt, class_folder: Path)
     assert "2.wav" in found.failed[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3, 7])
 def test_parts_by_rank_join_to_the_whole(world: int, tiny: Passt, clips: ClipSet, class_folder: Path) -> None:
     """Seven ranks for six clips: one has none."""

@@ -272,6 +272,7 @@ class Undecided(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_exported_says_in_which_part(tiny: Passt, tmp_path: Path) -> None:
     tiny.encoder.blocks[1].mlp = Undecided()
     with pytest.raises(InputError, match=r"part 'encoder\.blocks\.1\.mlp' of the model cannot be exported"):

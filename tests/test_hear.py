@@ -341,6 +341,7 @@ def test_a_public_weight_file_is_taken(tmp_path: Path) -> None:
 # -- audio ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 320, 2560, 33_600, 33_601, 70_000])
 @pytest.mark.parametrize("sounds", [1, 3])
 def test_any_batch_and_length(sounds: int, samples: int, model_file: str) -> None:
@@ -408,6 +409,7 @@ def foreign(name: str, *, rate: int = 32_000, hop_ms: float = 50.0) -> ModuleTyp
     return made
 
 
+@pytest.mark.slow
 def test_a_fusion_concatenates_its_members(model_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "load", lambda name, **_: small_model(320))
     monkeypatch.setitem(sys.modules, "theirs", foreign("theirs"))

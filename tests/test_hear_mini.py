@@ -83,6 +83,7 @@ def tasks(few_office_files: None, tmp_path_factory: pytest.TempPathFactory) -> d
     }
 
 
+@pytest.mark.slow
 def test_five_whole_tasks_are_built(tasks: dict[str, Task]) -> None:
     assert list(tasks) == ["mini_digits", "mini_esc10", "mini_office", "mini_piano", "mini_pitch"]
     assert [inspect(task.folder)["problems"] for task in tasks.values()] == [[]] * 5
@@ -199,6 +200,7 @@ def test_a_broken_clip_is_named_and_left_out(data: Path, tmp_path: Path) -> None
     assert len(read_task(tmp_path / "out" / "mini_pitch-v1-mini").annotations["train"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [

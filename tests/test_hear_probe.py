@@ -209,6 +209,7 @@ def test_a_point_learns_in_a_group_what_it_learns_alone() -> None:
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_the_best_state_is_what_is_left() -> None:
     data, seen = toy(), list[Tensor]()
 

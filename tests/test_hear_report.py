@@ -92,6 +92,7 @@ def test_the_two_snapshots_differ_in_five_cells_of_fsd50k() -> None:
     assert official("fsd50k_before_2022_07").best["fsd50k"] == 0.6400519013
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "category", "quartiles", "tasks"),
     [

@@ -104,6 +104,7 @@ def results(tmp_path: Path, model: str = "loudness") -> dict[str, Any]:
 # -- what it writes ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["scene", "event"])
 @pytest.mark.parametrize("mode", ["trainvaltest", "presplit_kfold"])
 def test_every_kind_of_task_is_judged(tmp_path: Path, run: Run, kind: str, mode: str) -> None:
@@ -176,6 +177,7 @@ def test_our_models_are_judged_with_their_settings(
         run("--preset", "hop160base", model="tiny.safetensors")
 
 
+@pytest.mark.slow
 def test_the_precision_is_part_of_what_a_result_is(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +252,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, run: Run, models: list[L
     assert results(tmp_path) == record
 
 
+@pytest.mark.slow
 def test_a_failing_task_is_named_and_the_others_are_judged(tmp_path: Path, run: Run) -> None:
     add_task(tmp_path, "a_good_one")
     (add_task(tmp_path, "half") / "valid.json").unlink()

@@ -108,6 +108,7 @@ def two_labels(folder: Path) -> None:
     change(folder / "valid.json", **{"valid1.wav": ["high", "low"]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [

@@ -94,6 +94,7 @@ def test_a_set_of_one_split_may_have_folds_of_its_own() -> None:
     assert clips.names() == ["1.wav", "2.wav"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "given", "expected"),
     [

@@ -205,6 +205,7 @@ def test_ten_minutes_take_no_more_memory_than_one(tiny: Passt, tmp_path: Path) -
     assert peaks[1] - peaks[0] < 40_000  # KiB; ten minutes of samples are 77 MB
 
 
+@pytest.mark.slow
 def test_a_result_does_not_wait_for_the_end_of_a_longer_file(tiny: Passt, tmp_path: Path) -> None:
     """The short clip's batch never fills, the long file has 100 windows of another length."""
     long = Stream(write_wav(tmp_path / "long.wav", noise(60.0)), RATE)

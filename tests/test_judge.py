@@ -299,6 +299,7 @@ def by_formula(wave: Array, rate: int, new_rate: int, method: str) -> Array:
     return np.array(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["hann", "kaiser", "julius"])
 @pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 44_100, 48_000])
 def test_resamplers_are_the_documented_formula(method: str, rate: int) -> None:

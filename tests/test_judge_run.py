@@ -132,6 +132,7 @@ def test_each_rule_of_a_protocol_counts(sets: tuple[str, str], model: str, chang
     }
 
 
+@pytest.mark.slow
 def test_a_metric_alone_embeds_its_windows_alone(sets: tuple[str, str], model: str) -> None:
     rules = replace(PROTOCOLS["fastvideo"], logits_clip=Clip(policy="pieces", window_s=0.5))
     judgement = judge(*sets, protocol=rules, metrics=["kl"], model=model)
@@ -139,6 +140,7 @@ def test_a_metric_alone_embeds_its_windows_alone(sets: tuple[str, str], model: s
     assert all(np.isnan(record.distance) for record in judgement.files())
 
 
+@pytest.mark.slow
 def test_windows_are_averaged_or_rows_of_their_own(tmp_path: Path, model: str) -> None:
     for index in range(3):
         write_wav(tmp_path / "long" / f"{index}.wav", noise(2.5, index))
@@ -202,6 +204,7 @@ def test_embeddings_of_a_judgement_are_a_set(sets: tuple[str, str], model: str, 
         judge(str(tmp_path / "kept"), sets[1], protocol="kadtk", model=model)
 
 
+@pytest.mark.slow
 def test_scenes_of_patchout_embed_are_a_set(sets: tuple[str, str], model: str, tmp_path: Path) -> None:
     out = str(tmp_path / "scenes")
     assert run_command(["embed", sets[1], "--model", model, "--out", out]) == 0
@@ -332,6 +335,7 @@ def test_a_clip_without_finite_values_in_a_cache_is_named(tmp_path: Path) -> Non
         judge(str(tmp_path), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_embeddings_of_an_interrupted_job_are_refused(
     sets: tuple[str, str], model: str, tmp_path: Path
 ) -> None:
@@ -444,6 +448,7 @@ def test_two_files_are_a_pair(sets: tuple[str, str], model: str) -> None:
         judge(f"{sets[0]}/03.wav", f"{sets[1]}/07.wav", model=model, metrics=["fd"])
 
 
+@pytest.mark.slow
 def test_missing_pairs_are_counted(sets: tuple[str, str], model: str) -> None:
     Path(sets[1], "03.wav").unlink()
     judgement = judge(*sets, model=model)
@@ -461,6 +466,7 @@ def test_no_pair_by_name(sets: tuple[str, str], model: str) -> None:
         judge(*sets, model=model, protocol="stable-audio")
 
 
+@pytest.mark.slow
 def test_names_that_stand_twice_make_no_pairs(sets: tuple[str, str], model: str) -> None:
     (Path(sets[0]) / "more").mkdir()
     shutil.copy(Path(sets[0]) / "03.wav", Path(sets[0]) / "more" / "03.wav")
@@ -472,6 +478,7 @@ def test_names_that_stand_twice_make_no_pairs(sets: tuple[str, str], model: str)
 # -- what a reader should know ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_warnings_of_files(sets: tuple[str, str], model: str) -> None:
     write_wav(Path(sets[0]) / "00.wav", np.zeros(32_000, np.float32))
     write_wav(Path(sets[0]) / "01.wav", tone(0.5, rate=16_000), 16_000)
@@ -524,6 +531,7 @@ def test_a_model_without_logits_has_no_kl(sets: tuple[str, str], tmp_path: Path)
     assert "a model without logits" in judgement.left_out["kl"]
 
 
+@pytest.mark.slow
 def test_another_file_than_the_published_one_is_told(
     sets: tuple[str, str], model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -540,6 +548,7 @@ def test_an_unknown_metric_names_the_known_ones(sets: tuple[str, str]) -> None:
 # -- files, report, command -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_records_name_the_pair_the_nearest_and_the_classes(sets: tuple[str, str], model: str) -> None:
     shutil.copy(f"{sets[1]}/07.wav", f"{sets[0]}/05.wav")
     records = judge(*sets, model=model).files()
@@ -578,6 +587,7 @@ def test_the_command_writes_a_report(
     assert "Worst files" in (out / "report.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["json", "csv"])
 def test_formats(sets: tuple[str, str], model: str, capfd: pytest.CaptureFixture[str], format: str) -> None:
     code, printed, _ = run(capfd, *sets, "--model", model, "--format", format, "--cut-s", "0.5")
@@ -590,6 +600,7 @@ def test_formats(sets: tuple[str, str], model: str, capfd: pytest.CaptureFixture
         assert printed.startswith("protocol,metric,value,low,high\nav-benchmark,fd,")
 
 
+@pytest.mark.slow
 def test_a_saved_reference_is_used_by_the_command(
     sets: tuple[str, str], model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -615,6 +626,7 @@ def test_wrong_usage(capfd: pytest.CaptureFixture[str], args: Sequence[str], cod
     assert reason in (run(capfd, *args)[2])
 
 
+@pytest.mark.slow
 def test_a_failed_file_is_in_the_exit_code(
     sets: tuple[str, str], model: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

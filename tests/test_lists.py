@@ -372,6 +372,7 @@ def written(path: Path, header: Sequence[str], rows: list[tuple[str, ...]], dial
     return path
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.tuples(*map(st.sampled_from, ([*FILES], LABELS, [*TIMES]))), min_size=1, max_size=6),

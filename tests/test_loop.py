@@ -447,6 +447,7 @@ def test_too_many_unreadable_clips_stop_the_run(clips: int, allowed: int, tmp_pa
 # -- stop and resume -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("save_always")
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 @pytest.mark.parametrize("average", [{}, {"ema": 0.5}, {"swa": frozenset({1, 3, 4})}])

@@ -487,6 +487,7 @@ def statistics_variants() -> Iterator[MelConfig]:
     yield public_mel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("front_end", list(statistics_variants()))
 @pytest.mark.parametrize("normalize", [True, False])
 def test_a_reconstruction_is_in_units_of_the_plain_log_mel(front_end: MelConfig, normalize: bool) -> None:

@@ -83,6 +83,7 @@ def test_real_sounds_are_those_of_a_float64_computation() -> None:
         hold(load(path)[None], MelConfig())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"win_length": 801}, {"hop_length": 321}, {"f_max": 15_001.0}])
 def test_the_reference_knows_a_wrong_front_end(change: dict[str, Any]) -> None:
     other, _ = reference(golden_wave(1.0), MelConfig(**change))

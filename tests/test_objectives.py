@@ -203,6 +203,7 @@ def test_a_high_pass_takes_low_tones_and_a_band_stop_a_band() -> None:
     assert augmented(high, passed, 32_000, torch.zeros_like(low)).abs().max() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEW)
 def test_two_processes_have_the_mean_loss_and_gradient_of_one(name: str) -> None:
     """Negatives are those of all processes; a small share's rows weigh as much as others'."""
@@ -242,6 +243,7 @@ class Everyone:
         return self.rows.pop(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEW)
 def test_a_clip_that_could_not_be_read_teaches_nothing(name: str) -> None:
     chosen, model = objective(settings(name))
@@ -320,6 +322,7 @@ def test_groups_that_divide_no_decoder_are_refused() -> None:
         start(settings("latent", decoder=(32, 2, 5)), HEARD, device=CPU)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -398,6 +401,7 @@ def test_collapse_stops_the_run(
         pretrain.run(settings(name, class_folder, tmp_path / "run", base_lr=0.0))
 
 
+@pytest.mark.slow
 def test_codes_of_which_few_are_used_stop_the_run(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

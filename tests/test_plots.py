@@ -53,6 +53,7 @@ def test_more_labels_make_a_higher_picture_up_to_ten(tmp_path: Path) -> None:
     assert heights[0] < heights[1] == heights[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "start"), [("x.pdf", b"%PDF"), ("x.svg", b"<?xml"), ("X.PNG", b"\x89PNG")])
 def test_suffix_decides_the_format(tmp_path: Path, name: str, start: bytes) -> None:
     tags_over_time(str(tmp_path / name), track())
@@ -114,12 +115,14 @@ def test_scores_stand_at_their_time(tmp_path: Path, windows: int) -> None:
     assert np.flatnonzero(light[row]).max() < np.flatnonzero(dark[row]).min()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (300, 1), (300, 0), (1, 0)])
 def test_few_frames_and_few_windows(tmp_path: Path, shape: tuple[int, int]) -> None:
     tags_over_time(tmp_path / "x.png", track(frames=shape[0], windows=shape[1]))
     assert png_size(tmp_path / "x.png")[0] == 1500
 
 
+@pytest.mark.slow
 def test_no_labels_leave_the_spectrogram_alone(tmp_path: Path) -> None:
     tags_over_time(tmp_path / "with.png", track())
     tags_over_time(tmp_path / "without.png", track(labels=()))
@@ -137,6 +140,7 @@ def test_long_sound_makes_a_small_file(tmp_path: Path) -> None:
     assert (tmp_path / "x.svg").stat().st_size < 3_000_000
 
 
+@pytest.mark.slow
 def test_a_click_in_a_long_sound_still_shows(tmp_path: Path) -> None:
     log_mel = np.repeat([0.0, 10.0], 8)[:, None] * np.ones(200_000)  # low bands quiet, high bands loud
     log_mel[3, 100_000] = 10

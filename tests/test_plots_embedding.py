@@ -91,6 +91,7 @@ def test_moments_that_sound_alike_are_similar(tmp_path: Path, drawn: list[Figure
     np.testing.assert_allclose(similarity, similarity.T)
 
 
+@pytest.mark.slow
 def test_the_first_component_follows_the_notes(tmp_path: Path, drawn: list[Figure]) -> None:
     embedding_over_time(tmp_path / "x.png", track(two_notes(80)))
     axes = next(axes for axes in drawn[0].axes if axes.get_ylabel().startswith("component"))
@@ -120,6 +121,7 @@ def test_the_matrix_is_bounded(times: int, size: int, tmp_path: Path, drawn: lis
     np.testing.assert_allclose(image.get_array()[0, [0, size // 2, -1]], [1, -1, 1], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [np.ones((1, 4)), np.ones((2, 1)), np.ones((30, 4)), np.zeros((30, 4))])
 def test_embeddings_that_do_not_change_are_drawn(
     values: np.ndarray, tmp_path: Path, drawn: list[Figure]
@@ -128,6 +130,7 @@ def test_embeddings_that_do_not_change_are_drawn(
     assert not np.ma.getdata(matrix_of(drawn[0]).get_array()).any()
 
 
+@pytest.mark.slow
 def test_rounding_errors_are_no_pattern(tmp_path: Path, drawn: list[Figure]) -> None:
     values = 1 + 1e-8 * np.random.default_rng(0).normal(size=(30, 4))
     embedding_over_time(tmp_path / "x.png", track(values))
@@ -191,6 +194,7 @@ def test_few_equal_and_constant_embeddings_are_drawn(
         assert all(np.isfinite(points_of(one)).all() for one in axes.collections)
 
 
+@pytest.mark.slow
 def test_the_legend_counts_each_class(tmp_path: Path, drawn: list[Figure]) -> None:
     values, names = clouds(25, 3)
     map_2d(tmp_path / "x.png", values, names, title="clouds")
@@ -198,6 +202,7 @@ def test_the_legend_counts_each_class(tmp_path: Path, drawn: list[Figure]) -> No
     assert drawn[0].get_suptitle() == "clouds  (25 clips)"
 
 
+@pytest.mark.slow
 def test_classes_beyond_twenty_are_others(tmp_path: Path, drawn: list[Figure]) -> None:
     values, names = clouds(60, 30)
     names[:10] = ["class 0"] * 5 + ["class 29"] * 5

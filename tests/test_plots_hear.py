@@ -93,6 +93,7 @@ def test_a_pair_is_two_bars_a_task_with_the_cited_ones_as_marks(tmp_path: Path, 
     assert {"OpenL3 (cited)", "ours (measured)", "half (measured)"} <= set(texts_of(drawn[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", ["boxes", "bars", "pair"])
 def test_no_word_is_cut_and_the_legend_is_off_the_data(
     draw: str, tmp_path: Path, drawn: list[Figure]
@@ -124,6 +125,7 @@ def test_no_word_is_cut_and_the_legend_is_off_the_data(
     assert [axes for axes in figure.axes if axes.get_tightbbox().overlaps(legend)] == []  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_the_suffix_is_checked_and_the_picture_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no picture format"):
         hear_figures.rows(tmp_path / "x.jpg", LINES, {"a": ["a"]}, **WORDS)

@@ -47,6 +47,7 @@ def panel(figure: Figure, name: str) -> Axes:
     return next(axes for axes in figure.axes if axes.get_title(loc="left") == name)
 
 
+@pytest.mark.slow
 def test_the_four_panels_show_what_they_say(tmp_path: Path, drawn: list[Figure]) -> None:
     one = sound()
     reconstruction(tmp_path / "x.png", one, title="dog.wav")

@@ -378,6 +378,7 @@ def _session(leader: int) -> list[int]:
     return [int(line.split()[0]) for line in found.stdout.splitlines() if "Z" not in line]
 
 
+@pytest.mark.slow
 def test_a_finished_set_is_not_made_again(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,6 +389,7 @@ def test_a_finished_set_is_not_made_again(
     assert begun == []
 
 
+@pytest.mark.slow
 def test_files_that_change_while_a_job_is_stopped_are_packed_anew(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,6 +465,7 @@ def test_the_set_is_read_by_scan(many: Path, tmp_path: Path) -> None:
     assert len(clips.wave(0, 32_000)) == 640
 
 
+@pytest.mark.slow
 def test_the_hash_is_that_of_the_ids_a_line_each(many: Path, tmp_path: Path) -> None:
     info = prepare(plan("esc50", many, out=tmp_path / "out"))
     text = "".join(f"{index:03d}\n" for index in range(150))
@@ -470,6 +473,7 @@ def test_the_hash_is_that_of_the_ids_a_line_each(many: Path, tmp_path: Path) -> 
     assert done.stdout.split()[0] == info["ids_sha256"]
 
 
+@pytest.mark.slow
 def test_nothing_is_left_but_the_set(many: Path, tmp_path: Path) -> None:
     prepare(plan("esc50", many, out=tmp_path / "out"))
     names = {path.name for path in (tmp_path / "out").iterdir()} - {".lock"}
@@ -480,6 +484,7 @@ def test_nothing_is_left_but_the_set(many: Path, tmp_path: Path) -> None:
 # -- the command ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_tells_what_it_did(many: Path, tmp_path: Path, run: Run) -> None:
     done = run("esc50", "--source", many, "--out", tmp_path / "out")
     assert done.code == 0
@@ -496,6 +501,7 @@ def test_clips_that_were_left_out_make_it_fail(damaged: Path, tmp_path: Path, ru
         assert str(tmp_path / "out/report.csv") in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "why"),
     [

@@ -239,6 +239,7 @@ WAYS: dict[str, Callable[[Path], Path]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_audioset(tmp_path: Path, way: str) -> None:
     info, found = prepared("audioset", WAYS[way](tmp_path / "AudioSet"))

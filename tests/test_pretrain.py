@@ -520,6 +520,7 @@ def test_a_run_from_cached_log_mels_stops_and_goes_on(
     assert same(weights(tmp_path / "run"), weights(tmp_path / "other"))
 
 
+@pytest.mark.slow
 def test_sigterm_before_the_first_step_stops_quietly(class_folder: Path, tmp_path: Path) -> None:
     def terminate(note: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -530,6 +531,7 @@ def test_sigterm_before_the_first_step_stops_quietly(class_folder: Path, tmp_pat
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_a_long_recording_is_a_clip_a_stretch(tmp_path: Path) -> None:
     write_wav(tmp_path / "sounds" / "long.wav", noise(8.0))
     notes: list[str] = []

@@ -130,6 +130,7 @@ def test_strided_tensors_are_read_and_integers_refused() -> None:
 # -- one behaviour at every door -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("ending", ["pt", "pth", "bin", "ckpt", "safetensors"])
 def test_a_file_is_read_by_what_it_holds_not_by_its_ending(ending: str, door: str, tmp_path: Path) -> None:

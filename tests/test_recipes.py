@@ -146,6 +146,7 @@ def test_what_the_paper_says_otherwise() -> None:
     )  # Table 1; the SWA files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TOKENS))
 def test_tokens_of_a_training_step(name: str) -> None:
     assert tokens(config(name)) == TOKENS[name]
@@ -160,6 +161,7 @@ def test_names_say_the_data_set_and_the_variant() -> None:
     assert len(names()) == len(set(names()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_a_recipe_knows_its_name_and_its_docstring_its_command(name: str) -> None:
     found = recipe(name)
@@ -266,6 +268,7 @@ def test_the_published_numbers_of_maskspec(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MASKSPEC))
 def test_the_three_starts_of_maskspec(name: str) -> None:
     scratch = config(f"maskspec-{name}-scratch")

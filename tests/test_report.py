@@ -104,6 +104,7 @@ def test_pairs_come_by_their_number() -> None:
 # -- the text ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_scored(tmp_path: Path) -> None:
     text = written(tmp_path / "mine")
     found = judge(
@@ -172,6 +173,7 @@ def test_nothing_to_score_is_refused(tmp_path: Path) -> None:
 # -- pictures ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_picture_of_the_text_is_there(tmp_path: Path) -> None:
     log(tmp_path / "run", {"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "accuracy": 0.5})
     text = written(tmp_path / "run")
@@ -250,6 +252,7 @@ def test_of_many_classes_the_lowest_are_drawn(tmp_path: Path, monkeypatch: pytes
     assert [call[2] for call in calls] == ["0.50   1 clip", "0.10   1 clip"]
 
 
+@pytest.mark.slow
 def test_curves_are_those_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = drawn(monkeypatch, "plot")
     lines: list[dict[str, object]] = [

@@ -76,6 +76,7 @@ def test_the_start_weights_say_the_family(class_folder: Path, tmp_path: Path) ->
     assert (shape.mel, shape.width, shape.columns, shape.labels) == (MEL, 32, 6, LABELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -168,6 +169,7 @@ def test_layers_learn_at_their_own_rates(class_folder: Path) -> None:
     assert set(scale) == {0.125, 0.25, 0.5, 1.0}  # embedding, two blocks, head
 
 
+@pytest.mark.slow
 def test_a_pre_trained_model_is_fine_tuned_and_tags(class_folder: Path, tmp_path: Path) -> None:
     pretrained(tmp_path / "pre")
     train.run(config(class_folder, tmp_path / "run", **begun(tmp_path / "pre")))

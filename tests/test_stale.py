@@ -81,6 +81,7 @@ def assert_same(one: pa.Table, other: pa.Table) -> None:
 # -- again ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["scene", "timestamp"])
 def test_what_can_be_read_now_and_what_has_changed_is_embedded_anew(
     job: EmbedJob, items: list[Item], tmp_path: Path, kind: Any
@@ -138,6 +139,7 @@ def as_before(path: Path) -> None:
     pq.write_table(table.drop_columns([*STATES]), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["scene", "timestamp"])
 def test_a_folder_of_an_earlier_version_goes_on(
     job: EmbedJob, items: list[Item], tmp_path: Path, kind: Any
@@ -185,6 +187,7 @@ def stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["merge", "rename"])
 def test_a_retry_that_is_stopped_leaves_the_old_rows(
     job: EmbedJob, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
@@ -216,6 +219,7 @@ def finish(items: list[Item], job: EmbedJob, out: Path, format: Format) -> None:
     join(parts, job.num_shards(len(items)), out, format=format, failed=summary.num_failed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["scene", "timestamp"])
 @pytest.mark.parametrize(("format", "name"), RESULTS)
 def test_a_result_is_changed_where_files_have(

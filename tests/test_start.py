@@ -54,6 +54,7 @@ def test_a_file_and_a_run_folder(tmp_path: Path) -> None:
     assert same(begin(model.config, tmp_path), model)
 
 
+@pytest.mark.slow
 def test_a_zoo_name() -> None:
     built_in = zoo.load("esc10-tiny", "cpu")
     assert isinstance(built_in, Passt)
@@ -133,6 +134,7 @@ def test_fewer_blocks_are_every_other_one(tmp_path: Path) -> None:
 # -- what is refused -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

@@ -103,6 +103,7 @@ def test_an_embedding_file_is_known_again(capfd: pytest.CaptureFixture[str]) -> 
     assert np.isfinite(np.stack(pq.read_table("joined.parquet")["embedding"].to_pylist())).all()
 
 
+@pytest.mark.slow
 def test_hear_results_are_reported_and_not_computed_again(capfd: pytest.CaptureFixture[str]) -> None:
     scores = Path("hear/passt/toy-v1-full/test.predicted-scores.json")
     modified = scores.stat().st_mtime_ns

@@ -391,6 +391,7 @@ def train(tmp_path: Path) -> Train:
     return run_on
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_decision(train: Train) -> None:
     out, notes = train(pictures=True)
     config = patchout.load(out, "cpu").config

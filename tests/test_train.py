@@ -411,6 +411,7 @@ def test_two_processes_have_the_mean_loss_of_one(tiny: Passt) -> None:
     assert sum(parts) / 2 == pytest.approx(alone, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_one_class_a_clip_is_cross_entropy(smoothing: float, tiny: Passt) -> None:
     expected = nn.functional.cross_entropy(
@@ -667,6 +668,7 @@ def test_scores_are_told_by_device(folds: Path, tmp_path: Path) -> None:
     assert "accuracy/device=a" in scores
 
 
+@pytest.mark.slow
 def test_another_config_in_the_same_folder_is_refused_by_field(class_folder: Path, untouched: Path) -> None:
     with pytest.raises(ValueError, match=r"untouched holds .* \(lr 0.001 -> 0.01\)"):
         train.run(config(class_folder, untouched, ema=0.5, result="average", lr=0.01))
@@ -681,6 +683,7 @@ def test_a_batch_that_was_found_is_kept(class_folder: Path, tmp_path: Path) -> N
     assert (plans[0].training_tokens, plans[0].tokens) == (2 + 6 * 5, 2 + 8 * 6)
 
 
+@pytest.mark.slow
 def test_a_changed_data_set_in_the_same_folder_is_refused(class_folder: Path, untouched: Path) -> None:
     write_wav(class_folder / "cat" / "0.wav", tone(1.0))
     with pytest.raises(ValueError, match="untouched holds a run on other data"):
@@ -744,6 +747,7 @@ def test_a_broken_clip_of_the_held_out_fold_is_named_once(folds: Path, tmp_path:
     assert missing == "validation clips: no clip of 1 classes, which count in no mean over classes: dog"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -798,6 +802,7 @@ def test_two_processes_have_the_loss_curve_of_one(folds: Path, tmp_path: Path) -
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=2e-5)
 
 
+@pytest.mark.slow
 def test_sigterm_before_the_first_step_stops_quietly(class_folder: Path, tmp_path: Path) -> None:
     def terminate(plan: Plan) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

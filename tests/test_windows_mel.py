@@ -70,5 +70,6 @@ def test_sharing_saves_frames(field_ms: int, at_most: float, monkeypatch: pytest
     assert sum(frames) < at_most * mels.shape[0] * mels.shape[2]
 
 
+@pytest.mark.slow
 def test_the_public_windows_stays_a_function_beside_this_module() -> None:
     assert callable(patchout.audio.windows)

@@ -354,6 +354,7 @@ def test_a_model_that_cannot_be_saved_is_one_line(options: str, capfd: pytest.Ca
     assert capfd.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_any_public_maskspec_file_is_known_by_what_it_holds(tmp_path: Path) -> None:
     torch.save(public_maskspec(tuned=False), tmp_path / "checkpoint-75.pth")
     assert isinstance(zoo.load(tmp_path / "checkpoint-75.pth", "cpu"), MaskSpecClassifier)
