@@ -81,7 +81,7 @@ def infer_at(model: Passt, precision: InferencePrecision) -> Callable[[Tensor], 
 
     def infer(waves: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(CPU, inside):
-            return tagger(log_mel(waves, model.config.mel)).logits
+            return tagger.predict(log_mel(waves, model.config.mel)).logits
 
     return infer
 

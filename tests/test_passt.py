@@ -212,3 +212,18 @@ def test_width_must_divide_into_heads() -> None:
 
 def test_labels_are_the_classes(tiny: Passt) -> None:
     assert tiny.config.labels == LABELS
+
+
+def test_a_prediction_is_the_logits_and_embedding_of_a_forward_pass(tiny: Passt) -> None:
+    """Although its last block computes the class tokens alone."""
+    mel = torch.randn(3, 128, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        output, prediction = tiny(mel), tiny.predict(mel)
+        count = len(tiny.tokens)
+        seen: list[int] = []
+        last = tiny.get_submodule("encoder.blocks.1.mlp")
+        last.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+        tiny.predict(mel)
+    torch.testing.assert_close(prediction.logits, output.logits, atol=1e-6, rtol=0)
+    torch.testing.assert_close(prediction.embedding, output.embedding, atol=1e-6, rtol=0)
+    assert seen == [count]

@@ -185,7 +185,7 @@ def make(name: str, base: PasstConfig) -> Subject:
 
     tokens = (prefix + visible, prefix + patches)
     gflop = (passt_gflop(config, visible, training=True), passt_gflop(config, patches, training=False))
-    return Subject(model, config.mel, clip_s, learn, lambda mel: model(mel).logits, tokens, gflop)
+    return Subject(model, config.mel, clip_s, learn, lambda mel: model.predict(mel).logits, tokens, gflop)
 
 
 def _make_cnn14(num_classes: int) -> Subject:
@@ -242,9 +242,9 @@ def arithmetics(settings: Settings) -> Iterator[Arithmetic]:
     for precision in ARITHMETICS[device.type]:
         tagger, inside = at_precision(model, precision)
 
-        def infer(tagger: nn.Module = tagger, inside: Precision = inside) -> Tensor:
+        def infer(tagger: Tagger = tagger, inside: Precision = inside) -> Tensor:
             with torch.inference_mode(), autocast(device, inside):
-                return tagger(log_mel(wave, subject.mel)).logits
+                return tagger.predict(log_mel(wave, subject.mel)).logits
 
         peak = matrix_flops(settings, precision)
         clips_per_s = settings.clips / best_s(infer, device, seconds=settings.seconds)

@@ -79,7 +79,7 @@ class WaveformScores(nn.Module):
         """Log-mel before mean and deviation -> calibrated scores, and logits as they are."""
         if self.config.mel.mean is not None:
             mel = (mel - self.mean) / self.std
-        logits, decision = self.model(mel.to(self.dtype)).logits, self.config.decision
+        logits, decision = self.model.predict(mel.to(self.dtype)).logits, self.config.decision
         scaled = decision.slope * logits + decision.bias if decision.calibrates else logits
         return scaled.softmax(dim=1) if self.config.task == "multi_class" else scaled.sigmoid(), logits
 

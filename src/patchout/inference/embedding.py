@@ -287,7 +287,7 @@ class Embedder:
         parts = {"low": low}
         if levels != ("low",):
             with autocast(mel.device, self.precision):
-                out = self.model(mel)
+                out = self.model.predict(mel)
             parts |= {"mid": out.embedding, "high": out.logits}
         return torch.cat([parts[level].float() for level in levels], dim=1)
 

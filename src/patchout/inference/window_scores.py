@@ -222,7 +222,7 @@ class _Batcher:
         with torch.inference_mode():
             mels = window_mels([window.wave for window in windows], self.config, self.device)
             with autocast(self.device, self.precision):
-                logits = torch.stack([model(mels).logits for model in self.models], dim=1)
+                logits = torch.stack([model.predict(mels).logits for model in self.models], dim=1)
             scores = logits.softmax(2) if self.config.task == "multi_class" else logits.sigmoid()
             copy = HostCopy(scores)
         self._deliver()

@@ -12,6 +12,13 @@ from patchout.models.decision import Decision
 from patchout.models.fill import fill
 
 
+class Prediction(NamedTuple):
+    """Class logits and clip embedding alone."""
+
+    logits: Float[Tensor, "batch class"]
+    embedding: Float[Tensor, "batch width"]
+
+
 class Output(NamedTuple):
     """Output of a forward pass: class logits, clip embedding, token sequence."""
 
@@ -148,6 +155,11 @@ class Tagger(nn.Module):
     def forward(self, mel: Float[Tensor, "batch mel frame"], *, rng: Generator | None = None) -> Output:
         """Log-mel (batch, n_mels, frames) -> Output; the randomness of training is drawn from `rng`."""
         raise NotImplementedError
+
+    def predict(self, mel: Float[Tensor, "batch mel frame"]) -> Prediction:
+        """Logits and embedding of `forward`; a family may leave out what only other tokens need."""
+        out = self(mel)
+        return Prediction(out.logits, out.embedding)
 
     def adapted(self, config: Any, name: str, *, rng: Generator | None) -> "Tagger":
         """A model of `config` initialised with these weights (`name` in errors); other labels: a new head."""

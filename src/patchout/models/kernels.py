@@ -163,10 +163,10 @@ def int8_linear(
 
 
 def attend(
-    q: Float[Tensor, "batch head token key"],
+    q: Float[Tensor, "batch head query key"],
     k: Float[Tensor, "batch head token key"],
     v: Float[Tensor, "batch head token key"],
-) -> Float[Tensor, "batch head token key"]:
+) -> Float[Tensor, "batch head query key"]:
     """Scaled dot-product attention: torch's fused kernel, or ours for bfloat16 on CPUs where it is faster.
 
     There the fused one computes in float32; explicit products of some heads at a time may take half its time.

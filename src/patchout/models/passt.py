@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from patchout.audio.mel import MelConfig
 from patchout.audio.pcm import Channel
 from patchout.models.decision import NO_DECISION, Decision
-from patchout.models.family import Output, Tagger, TaggerConfig
+from patchout.models.family import Output, Prediction, Tagger, TaggerConfig
 from patchout.models.fill import fill
 from patchout.models.patches import PatchEmbed, Patchout, Positions
 from patchout.models.patches import patchout as draw
@@ -114,12 +114,26 @@ class Passt(Tagger):
         batch = mel.shape[0]  # not len(): an exported graph would fix it
         grid = draw(config.rows, columns, patchout, batch=batch, rng=rng) if patchout is not None else None
         patches = self.embed(mel, grid, time_offset=time_offset)
-        prefix = (self.tokens + self.token_position).expand(batch, -1, -1)
-        tokens = self.encoder(torch.cat([prefix, patches], dim=1))  # (B, 2 + N, D)
-        with torch.autocast(mel.device.type, enabled=False):
-            embedding = tokens[:, : len(self.tokens)].float().mean(dim=1)
-            logits = self.head(embedding) if self.config.labels else embedding[:, :0]
-        return Output(logits, embedding, tokens)
+        tokens = self.encoder(self._with_class_tokens(patches))  # (B, 2 + N, D)
+        return Output(*self._classified(tokens[:, : len(self.tokens)]), tokens)
+
+    def predict(self, mel: Float[Tensor, "batch mel frame"]) -> Prediction:
+        """Logits and embedding of `forward`; the last block computes C and D alone."""
+        self.config.check(mel)
+        tokens = self._with_class_tokens(self.embed(mel, None))
+        return self._classified(self.encoder.first(tokens, len(self.tokens)))
+
+    def _with_class_tokens(
+        self, patches: Float[Tensor, "batch patch width"]
+    ) -> Float[Tensor, "batch token width"]:
+        prefix = (self.tokens + self.token_position).expand(patches.shape[0], -1, -1)
+        return torch.cat([prefix, patches], dim=1)
+
+    def _classified(self, class_tokens: Float[Tensor, "batch prefix width"]) -> Prediction:
+        """Head on the mean of C and D (section 2)."""
+        with torch.autocast(class_tokens.device.type, enabled=False):
+            embedding = class_tokens.float().mean(dim=1)
+            return Prediction(self.head(embedding) if self.config.labels else embedding[:, :0], embedding)
 
     def adapted(self, config: PasstConfig, name: str, *, rng: Generator | None) -> "Passt":
         """A model of `config` initialised with these weights, for fine-tuning; `name` is theirs in errors.

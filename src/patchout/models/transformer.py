@@ -27,6 +27,14 @@ class Attention(nn.Module):
         q, k, v = (part.transpose(1, 2) for part in qkv)  # views, whose gradients are stacked without a copy
         return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
+    def first(
+        self, x: Float[Tensor, "batch token width"], count: int
+    ) -> Float[Tensor, "batch {count} width"]:
+        """The first `count` tokens attend to all."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k, v = (part.transpose(1, 2) for part in qkv)
+        return self.proj(attend(q[:, :, :count], k, v).transpose(1, 2).flatten(2))
+
 
 class Mlp(nn.Module):
     """Feed-forward network: two linear layers around an exact (erf) GELU, hidden width 4 x width."""
@@ -56,6 +64,13 @@ class Block(nn.Module):
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
+    def first(
+        self, x: Float[Tensor, "batch token width"], count: int
+    ) -> Float[Tensor, "batch {count} width"]:
+        """The first `count` tokens of the result, without computing the others."""
+        x = x[:, :count] + self.attn.first(self.norm1(x), count)
+        return x + self.mlp(self.norm2(x))
+
 
 class Encoder(nn.Module):
     """Transformer encoder: a stack of blocks, and a final LayerNorm over all tokens."""
@@ -70,6 +85,14 @@ class Encoder(nn.Module):
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
         """Tokens in, normalised tokens out."""
         return self.norm(self.blocks(x))
+
+    def first(
+        self, x: Float[Tensor, "batch token width"], count: int
+    ) -> Float[Tensor, "batch {count} width"]:
+        """The first `count` normalised tokens: the last block computes no others."""
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        return self.norm(last.first(self.blocks[:-1](x), count))
 
 
 def compile_transformer(model: nn.Module) -> None:
