@@ -298,7 +298,7 @@ def test_the_memory_budget_changes_no_value(
     scenes, (values, _) = embedder.scenes(wave), embedder.timestamps(wave)
     sizes = []
     monkeypatch.setattr(token_budget, "CPU_TOKENS", tokens)
-    tiny.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    tiny.embed.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     np.testing.assert_allclose(embedder.scenes(wave).numpy(), scenes.numpy(), **CLOSE)
     np.testing.assert_allclose(embedder.timestamps(wave)[0].numpy(), values.numpy(), **CLOSE)
     assert max(sizes) == max(1, tokens // 14)  # a window of 160 ms is 12 patches and two tokens
@@ -445,17 +445,9 @@ def test_sounds_of_any_lengths_together_equal_each_alone(
     assert embedder.scenes_of_each([]) == embedder.timestamps_of_each([]) == []
 
 
-def test_sounds_of_nearly_one_length_share_a_forward_pass(
-    tiny: Passt, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sounds_of_nearly_one_length_share_a_forward_pass(tiny: Passt) -> None:
     passes: list[int] = []
-    real = Passt.forward
-
-    def counting(self: Passt, mel: torch.Tensor, **options: Any) -> Any:
-        passes.append(len(mel))
-        return real(self, mel, **options)
-
-    monkeypatch.setattr(Passt, "forward", counting)
+    tiny.embed.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
     embedder = Embedder(tiny, EmbedConfig(levels=("mid",), scene_levels=("mid",), fields_ms=(160.0,)))
     waves = [noise((8_100 + index) / RATE, index) for index in range(20)]
     embedder.scenes_of_each(waves)
