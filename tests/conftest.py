@@ -53,7 +53,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from what is imported: a look at all of it costs a third of a second."""
     gc.freeze()
-    gc.set_threshold(100_000, 20, 100)  # a heap of modules is large: every file collects at its end
     gc.enable()
 
 
