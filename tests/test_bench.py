@@ -328,7 +328,8 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path, capfd: pytest.C
     assert cli.run_command([*args, "--out", str(tmp_path / "new" / "out")]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert lines[0].startswith("device ")
-    assert [line.split()[0] for line in lines[-2:]] == ["S", "S-N"]
+    assert [line.split()[0] for line in lines if line.startswith("S")] == ["S", "S-N"]
+    assert [line.split()[0] for line in lines[-3:]] == ["fp32", "bf16", "int8"]
     record = json.loads((tmp_path / "new" / "out" / "bench.json").read_text())
     assert [row["measured"]["tokens"] for row in record["rows"]] == [474, 254]
     assert record["rows"][0]["cited"]["mAP"] == 0.471

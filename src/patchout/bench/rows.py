@@ -137,13 +137,17 @@ TABLES: dict[TableName, tuple[str, ...]] = {
 def passt_gflop(config: PasstConfig, patches: int, *, training: bool) -> float:
     """GFLOP of the matrix products of one clip, a multiply-add counted as two.
 
-    Forward: 24 n d^2 + 4 n^2 d a block, for n tokens of width d. Backward: twice that, without the pixels.
+    Forward: 24 n d^2 + 4 n^2 d a block, for n tokens of width d. Backward: twice that, without the pixels. In
+    inference the last block computes the queries of all tokens, and the rest for the class tokens alone.
     """
-    width, tokens = config.width, patches + (2 if config.distilled else 1)
+    width, prefix = config.width, config.num_class_tokens
+    tokens = patches + prefix
     block = 24 * tokens * width**2 + 4 * tokens**2 * width
-    projection = 2 * patches * config.patch**2 * width
-    blocks_and_head = config.depth * block + 2 * width * len(config.labels)
-    return (3 * blocks_and_head + 2 * projection if training else blocks_and_head + projection) / 1e9
+    last = (6 * tokens + 18 * prefix) * width**2 + 4 * prefix * tokens * width
+    projection, head = 2 * patches * config.patch**2 * width, 2 * width * len(config.labels)
+    if training:
+        return (3 * (config.depth * block + head) + 2 * projection) / 1e9
+    return ((config.depth - 1) * block + last + head + projection) / 1e9
 
 
 def checked(names: Sequence[str]) -> tuple[str, ...]:
