@@ -107,6 +107,7 @@ def cluster() -> Iterator[None]:
     }
     resources = {"num_cpus": 3, "num_gpus": 1, "object_store_memory": 2**28}
     with mock.patch.dict(os.environ, changes):
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # that hides real GPUs from the tests
         ray.init(address="local", **resources, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()
