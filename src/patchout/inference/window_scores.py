@@ -14,7 +14,7 @@ from torch import Tensor
 from patchout.audio import stream as audio
 from patchout.audio.mel import log_mel
 from patchout.inference.events import EventRule
-from patchout.models.device import HostCopy, InferencePrecision, autocast, to_device
+from patchout.models.device import HostCopy, InferencePrecision, Precision, autocast, to_device
 from patchout.models.int8 import at_precision
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels
 
@@ -185,8 +185,9 @@ class _Batcher:
     def __init__(self, models: Sequence[Tagger], *, batch_size: int, precision: InferencePrecision) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.models = [at_precision(model, precision)[0] for model in models]
-        self.precision = at_precision(models[0], precision)[1]
+        taggers, precisions = zip(*(at_precision(model, precision) for model in models), strict=True)
+        self.models: tuple[Tagger, ...] = taggers
+        self.precision: Precision = precisions[0]
         self.config = models[0].config
         self.batch_size = batch_size
         self.device = next(models[0].parameters()).device

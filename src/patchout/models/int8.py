@@ -78,7 +78,7 @@ def is_quantised(model: nn.Module) -> bool:
 def quantised(model: Tagger) -> Tagger:
     """Quantise a model to int8: a copy for inference on a CPU. A quantised model is returned as it is.
 
-    ValueError for a model on another device, or one without transformer blocks. Warns once where int8 is the
+    ValueError for a model on another device, or one without transformer blocks. Warns where int8 is the
     slower one on this processor.
     """
     if is_quantised(model):
