@@ -2,9 +2,9 @@
 
 import os
 import queue
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from multiprocessing.pool import ThreadPool
 
 import numpy as np
 
@@ -21,11 +21,10 @@ def read_ahead(streams: Iterable[Stream], *, threads: int = 0) -> Generator[Stre
     """
     threads = threads or min(MAX_THREADS, os.cpu_count() or 1)
     readers, source = deque[_Reader](), iter(streams)
-    pool = ThreadPool(threads + 1)  # daemons: an interpreter that ends does not wait for them
     try:
         while True:
             while len(readers) <= threads and (stream := next(source, None)) is not None:
-                readers.append(_Reader(stream, pool))
+                readers.append(_Reader(stream))
             if not readers:
                 return
             yield readers[0].stream
@@ -35,39 +34,47 @@ def read_ahead(streams: Iterable[Stream], *, threads: int = 0) -> Generator[Stre
             reader.is_over = True
         for reader in readers:
             reader.end()
-        pool.close()
-        pool.join()
 
 
 class _Reader:
     """A stream that a thread decodes into a queue, and whose iteration reads from there."""
 
-    def __init__(self, stream: Stream, pool: ThreadPool) -> None:
+    def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.is_over = False  # nobody reads on
+        self._error: BaseException | None = None
         self._queue: queue.Queue[np.ndarray | None] = queue.Queue(BLOCKS)
-        self._decoding = pool.apply_async(self._decode, (iter(stream),))
+        # A daemon: an interpreter that ends does not wait for the reader of a stream
+        self._thread = threading.Thread(target=self._decode, args=(iter(stream),), daemon=True)
+        self._thread.start()
         stream.replace_blocks(self._blocks())
 
     def _decode(self, blocks: Iterator[np.ndarray]) -> None:
-        try:
+        with self:
             for block in blocks:
                 self._queue.put(block)
                 if self.is_over:
                     break
-        finally:
-            self._queue.put(None)
+        self._queue.put(None)
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self._error = error  # for the stream's reader
+        return True
 
     def _blocks(self) -> Iterator[np.ndarray]:
         """The decoded blocks, then the error that ended them, if one did."""
         while (block := self._queue.get()) is not None:
             yield block
-        self._decoding.get()
+        if self._error is not None:
+            raise self._error
 
     def end(self) -> None:
         """End the thread's work on this stream, read to its end or not."""
         self.is_over = True
-        while not self._decoding.ready():
+        while self._thread.is_alive():
             try:
                 self._queue.get(timeout=0.02)
             except queue.Empty:
