@@ -61,7 +61,7 @@ class _Reader:
         return
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        self._error = error  # for the stream's reader
+        self._error = error  # raised again by `_blocks`: a thread has nobody else to tell
         return True
 
     def _blocks(self) -> Iterator[np.ndarray]:
