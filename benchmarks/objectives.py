@@ -18,7 +18,6 @@ import json
 import shutil
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from unlabelled import digits_and_notes
 
 from patchout.audio import stream as audio
 from patchout.audio.mel import log_mel
@@ -57,15 +57,7 @@ def unlabelled(data: Path) -> Iterator[tuple[str, list[Path]]]:
     """Name and files of each group of sounds; short ones of a group follow one another in streams of 6 s."""
     for folder in sorted(path for path in (data / "free").iterdir() if path.is_dir()):
         yield f"free_{folder.name}", sorted(path for path in folder.rglob("*") if path.is_file())
-    digits, notes = defaultdict(list), defaultdict(list)
-    for path in sorted((data / "fsdd" / "recordings").glob("*.wav")):
-        _, speaker, take = path.stem.split("_")
-        if int(take) >= 5:
-            digits[f"digits_{speaker}"].append(path)
-    for row in csv.DictReader((data / "gm" / "pitch.csv").open()):
-        if row["split"] == "train":
-            notes[f"notes_{row['gm_program']}"].append(data / "gm" / "pitch" / row["file"])
-    yield from {**digits, **notes}.items()
+    yield from digits_and_notes(data).items()
     pieces = json.loads((data / "gm" / "piano.json").read_text())
     yield "piano", [data / "gm" / "piano" / name for name in pieces if pieces[name]["split"] == "train"]
     rows = csv.DictReader((data / "esc50" / "meta" / "esc50.csv").open())

@@ -22,18 +22,23 @@ RATE, STREAM_S = 32_000, 6.0
 HELD_OUT = "5"  # fold of ESC-10
 
 
-def sounds(data: Path) -> Iterator[tuple[str, list[Path]]]:
-    """Name and sounds of each stream that is cut into files."""
-    rng = np.random.default_rng(0)
-    digits, notes = defaultdict(list), defaultdict(list)
+def digits_and_notes(data: Path) -> dict[str, list[Path]]:
+    """Spoken digits by speaker (training takes) and single notes by program (training part)."""
+    groups: dict[str, list[Path]] = defaultdict(list)
     for path in sorted((data / "fsdd" / "recordings").glob("*.wav")):
         _, speaker, take = path.stem.split("_")
         if int(take) >= 5:
-            digits[f"digits_{speaker}"].append(path)
+            groups[f"digits_{speaker}"].append(path)
     for row in csv.DictReader((data / "gm" / "pitch.csv").open()):
         if row["split"] == "train":
-            notes[f"notes_{row['gm_program']}"].append(data / "gm" / "pitch" / row["file"])
-    for name, paths in {**digits, **notes}.items():
+            groups[f"notes_{row['gm_program']}"].append(data / "gm" / "pitch" / row["file"])
+    return groups
+
+
+def sounds(data: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Name and sounds of each stream that is cut into files."""
+    rng = np.random.default_rng(0)
+    for name, paths in digits_and_notes(data).items():
         yield name, [paths[index] for index in rng.permutation(len(paths))]
 
 

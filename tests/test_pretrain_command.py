@@ -30,6 +30,10 @@ SMALL = (
 )
 
 
+def pretrain_own(sounds: Path, out: Path) -> list[str]:
+    return ["pretrain", "own", "--data", str(sounds), "--out", str(out), "--probe", str(sounds)]
+
+
 @pytest.fixture
 def run(
     class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -40,16 +44,7 @@ def run(
     monkeypatch.setattr(survey, "LEAST_S", 1.0)
     monkeypatch.setitem(passt.SIZES, "tiny", (32, 2))
     out = tmp_path / "run"
-    command = [
-        "pretrain",
-        "own",
-        "--data",
-        str(class_folder),
-        "--out",
-        str(out),
-        "--probe",
-        str(class_folder),
-    ]
+    command = pretrain_own(class_folder, out)
     assert run_command([*command, *SMALL]) == 0
     for name, text in zip(("told", "said"), capfd.readouterr(), strict=True):
         (out / name).write_text(text)
@@ -70,16 +65,7 @@ def test_it_goes_on_as_it_began_when_the_recipe_has_changed(
     run: Path, class_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(RECIPES, "own", replace(RECIPES["own"], base_lr=2e-3))
-    command = [
-        "pretrain",
-        "own",
-        "--data",
-        str(class_folder),
-        "--out",
-        str(run),
-        "--probe",
-        str(class_folder),
-    ]
+    command = pretrain_own(class_folder, run)
     assert run_command([*command, *SMALL]) == 0
     assert "goes on as it began (base_lr 0.002 -> 0.001); --accept-changes takes" in capfd.readouterr().err
 
