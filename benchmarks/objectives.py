@@ -18,7 +18,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ HELD_OUT = "5"  # fold of ESC-50
 
 
 def unlabelled(data: Path) -> Iterator[tuple[str, list[Path]]]:
-    """Name and files of each group of sounds; short ones of a group follow one another in streams of 6 s."""
+    """Name and files of each group of sounds."""
     for folder in sorted(path for path in (data / "free").iterdir() if path.is_dir()):
         yield f"free_{folder.name}", sorted(path for path in folder.rglob("*") if path.is_file())
     yield from digits_and_notes(data).items()
@@ -64,22 +64,22 @@ def unlabelled(data: Path) -> Iterator[tuple[str, list[Path]]]:
     yield "esc50", [data / "esc50" / "audio" / row["filename"] for row in rows if row["fold"] != HELD_OUT]
 
 
-def sounds(data: Path, out: Path) -> None:
-    """Write the folder."""
+def write_streams(groups: Iterable[tuple[str, list[Path]]], out: Path, rate: int = RATE) -> None:
+    """Write each group's sounds into a new folder, short ones one after the other in streams of 6 s."""
     out.mkdir(parents=True)
     seconds = 0.0
-    for name, paths in unlabelled(data):
+    for name, paths in groups:
         order = np.random.default_rng(0).permutation(len(paths))
         waiting: list[np.ndarray] = []
         files = 0
         for place, index in enumerate(order):
-            wave = audio.load(paths[index], RATE)
+            wave = audio.load(paths[index], rate)
             waiting.append(wave)
             length = sum(map(len, waiting))
-            if len(wave) < SHORT_S * RATE and length < STREAM_S * RATE and place + 1 < len(order):
+            if len(wave) < SHORT_S * rate and length < STREAM_S * rate and place + 1 < len(order):
                 continue
-            soundfile.write(out / f"{name}_{files:04d}.wav", np.concatenate(waiting), RATE, subtype="PCM_16")
-            waiting, files, seconds = [], files + 1, seconds + length / RATE
+            soundfile.write(out / f"{name}_{files:04d}.wav", np.concatenate(waiting), rate, subtype="PCM_16")
+            waiting, files, seconds = [], files + 1, seconds + length / rate
     print(f"{len(list(out.iterdir()))} files, {seconds / 3600:.2f} hours")
 
 
@@ -330,7 +330,7 @@ def main() -> None:
     if options.command == "judge":
         judge(options.data, options.runs)
     elif options.command == "sounds":
-        sounds(options.data, options.out)
+        write_streams(unlabelled(options.data), options.out)
     else:
         run(options.objective, options.sounds, options.out, options.minutes, options.seed)
 
