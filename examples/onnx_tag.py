@@ -17,9 +17,28 @@ import numpy.typing as npt
 import onnxruntime
 import soundfile
 import soxr
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 Wave = npt.NDArray[np.float32]
 BLOCK = 16384  # samples read at a time
+FORMAT = "patchout-onnx-1"
+REFUSED = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoModel)
+UNABLE = (state.NoSuchFile, state.NotImplemented, state.RuntimeException)
+
+
+def open_model(path: Path) -> onnxruntime.InferenceSession:
+    """The session of an exported tagger; another file, or one that is damaged, ends the program."""
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except (*REFUSED, *UNABLE) as error:
+        reason = str(error).partition("\n")[0]
+        raise SystemExit(f"{path}: onnxruntime {onnxruntime.__version__} cannot run it: {reason}") from None
+    about = session.get_modelmeta().custom_metadata_map
+    if about.get("format") != FORMAT:
+        raise SystemExit(f"{path}: no {FORMAT!r} in its metadata: give a file of `patchout export`")
+    if about["input"] != "waveform":
+        raise SystemExit(f"{path}: takes a log-mel: give a file of `patchout export` without --front-end")
+    return session
 
 
 def resampled(file: Path, rate: int, channel: str) -> Iterator[Wave]:
@@ -52,8 +71,6 @@ def windows(pieces: Iterator[Wave], size: int) -> Iterator[Wave]:
 def scores_of(session: onnxruntime.InferenceSession, file: Path) -> npt.NDArray[np.float64]:
     """The mean of every class's score over all windows; ValueError for a sound without proper samples."""
     about = session.get_modelmeta().custom_metadata_map
-    if about.get("input") != "waveform":
-        raise SystemExit("give a file of `patchout export` without --front-end: a waveform goes in")
     size = int(about["window_samples"])
     shortest = max(int(about["min_samples"]), int(about["pad_samples"]))
     scores = []
@@ -72,7 +89,7 @@ def main() -> int:
     parser.add_argument("sounds", type=Path, nargs="+")
     parser.add_argument("--top", type=int, default=5, help="labels a sound (default: 5)")
     options = parser.parse_args()
-    session = onnxruntime.InferenceSession(options.model, providers=["CPUExecutionProvider"])
+    session = open_model(options.model)
     labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
     table, exit_code = csv.writer(sys.stdout, lineterminator="\n"), 0
     for sound in options.sounds:

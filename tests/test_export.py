@@ -304,7 +304,8 @@ def test_a_length_beyond_the_table_is_refused(tiny: Passt, tmp_path: Path, secon
         ("esc10-tiny --out a.pt", "exported as .onnx"),
         ("esc10-tiny --out a.onnx --seconds ten", "a number or any, got 'ten'"),
         ("esc10-tiny --out a.onnx --seconds nan", "a number or any, got 'nan'"),
-        ("esc10-tiny --verify a.onnx", "leave MODEL and --out away"),
+        ("esc10-tiny --verify a.onnx", "leave MODEL, --out and the other options away"),
+        ("--verify a.onnx --precision int8", "leave MODEL, --out and the other options away"),
     ],
 )
 def test_a_wrong_request_exits_with_2(
@@ -419,6 +420,22 @@ def test_the_example_names_files_that_it_cannot_tag_and_goes_on(file: Path, tmp_
     assert done.returncode == 1
     assert [*scores_by_example(done)] == [str(sounds[3])]
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == [*map(str, sounds[:3])]
+
+
+@pytest.mark.slow
+def test_the_example_says_what_is_wrong_with_a_model(file: Path, tmp_path: Path) -> None:
+    sound = write_wav(tmp_path / "noise.wav", noise(1.0))
+    foreign = altered(file, tmp_path / "foreign.onnx", lambda proto: proto.ClearField("metadata_props"))
+    for path, said in (
+        (foreign, "give a file of `patchout export`"),
+        (sound, "cannot run it"),
+        (tmp_path / "not-there.onnx", "cannot run it"),
+    ):
+        done = run_example(path, [sound])
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+        assert done.stderr.startswith(f"{path}: ")
+        assert said in done.stderr
 
 
 # -- sherpa-onnx ---------------------------------------------------------------------------------------------
