@@ -27,7 +27,7 @@ from patchout.data.batches import Batch
 from patchout.inference.embedding import EmbedConfig, Embedder
 from patchout.inference.window_scores import score
 from patchout.models import maskspec_classifier, patches
-from patchout.models.device import HostCopy, Precision, to_device
+from patchout.models.device import HostCopy, Precision, Upload, to_device
 from patchout.models.kernels import attend
 from patchout.models.maskspec import MaskSpec, MaskSpecConfig
 from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
@@ -205,6 +205,41 @@ def test_a_copy_to_a_gpu_goes_through_pinned_memory(monkeypatch: pytest.MonkeyPa
     assert calls == ["pinned", (CUDA, {"non_blocking": True}), (CPU, {"non_blocking": False})]
 
 
+def test_a_batch_is_copied_beside_the_work_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stream of its own, which later work waits for; its memory is not given away before that."""
+    calls: list[str] = []
+
+    class Stream:
+        def __init__(self, *_: object) -> None:
+            self.name = f"stream {calls.count('stream')}"
+            calls.append("stream")
+
+        def wait_stream(self, other: "Stream") -> None:
+            calls.append(f"{self.name} waits for {other.name}")
+
+    def move(tensor: Tensor, target: torch.device, **options: bool) -> Tensor:
+        calls.append(f"copy {options}")
+        return tensor
+
+    @contextlib.contextmanager
+    def inside(stream: Stream) -> Iterator[None]:
+        calls.append(f"on {stream.name}")
+        yield
+        calls.append("off")
+
+    work = Stream()
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", inside)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: work)
+    monkeypatch.setattr(Tensor, "to", move)
+    monkeypatch.setattr(
+        Tensor, "record_stream", lambda tensor, stream: calls.append(f"held by {stream.name}")
+    )
+    Upload(CUDA)(torch.ones(2))
+    copied = ["on stream 1", "copy {'non_blocking': True}", "off"]
+    assert calls[2:] == [*copied, "stream 0 waits for stream 1", "held by stream 0"]
+
+
 def test_a_tensor_on_the_cpu_is_read_as_it_is() -> None:
     tensor = torch.tensor([1.0, 2.0])
     assert HostCopy(tensor).read() is tensor
@@ -328,6 +363,22 @@ def test_no_step_waits_for_the_gpu(kind: str, precision: Precision, tmp_path: An
             stepper.train([batch], 0)
     stepper.check()
     assert len(stepper.losses) == 6
+
+
+@pytest.mark.gpu
+def test_a_batch_arrives_while_the_gpu_works() -> None:
+    upload, batch = Upload(CUDA), torch.rand(2**22).pin_memory()
+    upload(batch)  # allocate
+    torch.cuda.synchronize()
+    torch.cuda._sleep(2**31)  # type: ignore[no-untyped-call]  # cycles: about a second of work
+    busy = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    busy.record()
+    with no_waits():
+        (copy,) = upload(batch)
+    assert upload._stream is not None
+    upload._stream.synchronize()
+    assert not busy.query()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(copy.cpu(), batch)
 
 
 @pytest.mark.gpu

@@ -23,8 +23,8 @@ class Options:
     out: Path | None = None
     """the .onnx file to write"""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """fp16 is half as large, for GPUs and browsers; int8 is a quarter, and faster on a CPU: there the clips of a
-    batch share one scale, and move each other's scores a little"""
+    """fp16 is half as large, for GPUs and browsers; int8 is a quarter, and faster on a CPU, where clips of a
+    batch move each other's scores a little"""
     seconds: str = "any"
     """length of every clip, e.g. 10, or any"""
     front_end: Literal["waveform", "sherpa"] = "waveform"

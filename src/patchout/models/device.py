@@ -67,6 +67,27 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=is_cuda)
 
 
+class Upload:
+    """Copies to a device; those to a GPU from pinned memory run beside its work, on a stream of their own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        is_cuda = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        """The tensors on the device, for work that is queued after this call."""
+        if self._stream is None:
+            return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+        with torch.cuda.stream(self._stream):
+            copies = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+        work = torch.cuda.current_stream(self.device)
+        work.wait_stream(self._stream)
+        for copy in copies:
+            copy.record_stream(work)  # its memory is free for the next copy only after this work
+        return copies
+
+
 class HostCopy:
     """An asynchronous copy of a tensor to the CPU, which can be read later without waiting for later work."""
 

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from patchout.data.batches import Batch, share
 from patchout.errors import InputError
-from patchout.models.device import HostCopy, Precision, pick_precision
+from patchout.models.device import HostCopy, Precision, Upload, pick_precision
 from patchout.models.transformer import compile_transformer
 
 MAX_UNREADABLE = 0.01  # share of the clips, of a small set up to FEW_UNREADABLE or a quarter
@@ -74,6 +74,7 @@ class Stepper:
     def __init__(self, work: Work, accelerator: Accelerator, on_problem: Callable[[str], None]) -> None:
         self.work, self.accelerator, self.on_problem = work, accelerator, on_problem
         self.device = next(work.model.parameters()).device
+        self._upload = Upload(self.device)
         if work.compile:
             compile_transformer(work.model)
         self._model = accelerator.prepare_model(work.model, device_placement=False)
@@ -120,10 +121,8 @@ class Stepper:
     def _backward(self, batch: Batch, part: int) -> Tensor:
         """The loss of a part of the step, its gradient added; the last part averages over the processes."""
         work, world = self.work, self.accelerator
-        names = ("wave", "target", "weight")
-        batch = batch._replace(
-            **{name: getattr(batch, name).to(self.device, non_blocking=True) for name in names}
-        )
+        wave, target, weight = self._upload(batch.wave, batch.target, batch.weight)
+        batch = batch._replace(wave=wave, target=target, weight=weight)
         total = work.batch // work.parts
         mine = share(total, world.process_index, world.num_processes)
         place = Place(self.step, part, mine.start, total, partial(self._gather, total))
