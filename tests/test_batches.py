@@ -1,4 +1,5 @@
 import gc
+import shutil
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,17 @@ from prepared_set import write_prepared
 from torch import Generator, Tensor
 
 from patchout.data import augment
+from patchout.data import batches as module
 from patchout.data.augment import WaveMix, keyed
-from patchout.data.batches import Batch, StepSampler, Waves, balance_weights, batches, share
+from patchout.data.batches import (
+    Batch,
+    StepSampler,
+    Waves,
+    balance_weights,
+    batches,
+    share,
+    shared_memory_note,
+)
 from patchout.data.clips import ClipSet, DataError
 from patchout.data.sets import scan, scan_sounds
 
@@ -429,3 +439,28 @@ def test_memory_is_pinned_only_where_it_is_asked_for(
     sampler = StepSampler(12, 12, seed=0, first=0, last=1)
     assert not batches(waves(class_folder), sampler, workers=0).pin_memory
     assert batches(waves(class_folder), sampler, workers=0, pin_memory=True).pin_memory
+
+
+@pytest.mark.parametrize(("batch_bytes", "ahead"), [(2**30, 2), (2**30 + 1, 1)])
+def test_large_batches_wait_one_a_worker(class_folder: Path, batch_bytes: int, ahead: int) -> None:
+    """Two workers fill 4 GiB of shared memory with two batches of 1 GiB each."""
+    sampler = StepSampler(12, 12, seed=0, first=0, last=1)
+    loader = batches(waves(class_folder), sampler, workers=2, batch_bytes=batch_bytes)
+    assert loader.prefetch_factor == ahead
+
+
+def test_a_clip_takes_the_memory_of_its_samples(class_folder: Path) -> None:
+    sounds = waves(class_folder)
+    assert sounds.clip_bytes == sounds[0, 0].wave.nbytes
+
+
+def test_too_little_shared_memory_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "SHARED", tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=64e6))
+    note = shared_memory_note(32_000_001, 2)
+    assert "take up to 0.13 GB of shared memory" in note
+    assert "has 0.06 free: give more (docker run --shm-size)" in note
+    assert shared_memory_note(16_000_000, 2) == ""
+    assert shared_memory_note(32_000_001, 0) == ""
+    monkeypatch.setattr(module, "SHARED", tmp_path / "not there")
+    assert shared_memory_note(32_000_001, 2) == ""

@@ -130,6 +130,10 @@ def test_a_long_clip_is_cropped_in_bounded_memory_and_not_kept(
     assert not (cache.folder / "0" / "0.npy").exists()
 
 
+def test_a_crop_takes_the_memory_of_its_float16_values(cache: MelCache) -> None:
+    assert cache.clip_bytes == cache[0, 0].wave.nbytes
+
+
 def test_a_clip_that_cannot_be_read_has_no_weight_and_leaves_nothing(cache: MelCache, sounds: Path) -> None:
     (sounds / "1.wav").write_text("no sound")
     (batch,) = batches(cache, StepSampler(4, 4, seed=0, first=0, last=1), workers=0)

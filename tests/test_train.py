@@ -528,6 +528,19 @@ def test_the_result_is_a_model_that_loads_with_all_it_needs(folds: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_too_little_shared_memory_for_the_workers_is_told(
+    class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(training, "shared_memory_note", lambda size, workers: f"{workers} times {size} bytes")
+    monkeypatch.setattr(loop, "run", lambda *_, **__: {})
+    monkeypatch.setattr(train._Supervised, "conclude", lambda *_: {})
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    train.run(config(class_folder, tmp_path / "run", workers=3, parts=2), Listener(on_problem=told.append))
+    assert f"6 times {3 * 4 * 32_000} bytes" in told
+
+
 def test_the_run_folder_says_what_was_done(folds: Path, tmp_path: Path) -> None:
     settings = config(folds, tmp_path / "run", split="3")
     scores = train.run(settings)

@@ -1,9 +1,11 @@
 """Batches of clips that depend on (seed, step) alone, whatever the workers, processes and restarts."""
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +19,8 @@ from patchout.data.clips import LONG_S
 from patchout.data.sets import ClipSet, DataError
 
 CACHE_HOURS = 2.0  # sets up to this long are decoded once and kept in memory (460 MB an hour at 32 kHz)
+SHARED_BYTES = 2**32  # that the batches of all workers may take before each makes one ahead, not two
+SHARED = Path("/dev/shm")  # where they lie on Linux
 
 Key = tuple[int, int]  # epoch, index of the clip
 Augment = Callable[[Float[Tensor, "sample"], Generator], Float[Tensor, "sample"]]
@@ -72,6 +76,11 @@ class Waves(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    @property
+    def clip_bytes(self) -> int:
+        """Memory of a clip in a batch."""
+        return 4 * self.num_samples
 
     def __getitem__(self, key: Key) -> Item:
         epoch, index = key
@@ -205,14 +214,38 @@ class StepSampler(Sampler[list[Key]]):
         return drawn[torch.randperm(len(drawn), generator=rng)]  # heavy clips tend to be drawn first
 
 
+def num_ahead(batch_bytes: int, workers: int) -> int:
+    """Batches that each worker makes ahead, in shared memory: two, or one where they are large."""
+    return 2 if 2 * workers * batch_bytes <= SHARED_BYTES else 1
+
+
+def shared_memory_note(batch_bytes: int, workers: int) -> str:
+    """What helps where shared memory may not hold the batches made ahead, as in a container; else ""."""
+    if not (workers and SHARED.is_dir()):
+        return ""
+    needed, free = workers * num_ahead(batch_bytes, workers) * batch_bytes, shutil.disk_usage(SHARED).free
+    todo = "give more (docker run --shm-size), lower --workers, or raise --parts"
+    sizes = f"up to {needed / 1e9:.2f} GB of shared memory, {SHARED} has {free / 1e9:.2f} free"
+    return "" if needed <= free else f"the batches of {workers} workers take {sizes}: {todo}"
+
+
 def batches(
-    waves: Dataset[Item], sampler: StepSampler, *, workers: int, pin_memory: bool = False
+    waves: Dataset[Item],
+    sampler: StepSampler,
+    *,
+    workers: int,
+    pin_memory: bool = False,
+    batch_bytes: int = 0,
 ) -> DataLoader[Item]:
-    """A data loader of `Batch`, whose workers are spawned; `pin_memory` is for training on CUDA."""
+    """A data loader of `Batch`, whose workers are spawned; `pin_memory` is for training on CUDA.
+
+    `batch_bytes`, the memory of a batch, decides how many are made ahead.
+    """
     return DataLoader(
         waves,
         batch_sampler=sampler,
         num_workers=workers,
+        prefetch_factor=num_ahead(batch_bytes, workers) if workers else None,
         multiprocessing_context="spawn" if workers else None,
         collate_fn=_collate,
         pin_memory=pin_memory,

@@ -45,6 +45,11 @@ class MelCache(Dataset[Item]):
     num_samples: int  # of a stretch
     seed: int
 
+    @property
+    def clip_bytes(self) -> int:
+        """Memory of a clip in a batch."""
+        return BYTES * self.mel.n_mels * self.mel.num_frames(self.num_samples)
+
     def __getitem__(self, key: Key) -> Item:
         epoch, index = key
         frames = self.mel.num_frames(self.num_samples)

@@ -1,5 +1,7 @@
 """Common parts of supervised and masked training: cost estimate, run folder, batches, training, scoring."""
 
+import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 import patchout
 from patchout.checkpoint import own as checkpoint
-from patchout.data.batches import Batch, StepSampler, Waves, batches
+from patchout.data.batches import Batch, StepSampler, Waves, batches, shared_memory_note
 from patchout.data.clips import ClipSet, DataError
 from patchout.data.mel_cache import MelCache
 from patchout.files import finite
@@ -209,7 +211,15 @@ class Training(ABC):
             weights=self.draw_weights,
         )
         is_cuda = self.host.device.type == "cuda"
-        return batches(self.sounds(), sampler, workers=config.workers, pin_memory=is_cuda)
+        return batches(
+            self.sounds(), sampler, workers=config.workers, pin_memory=is_cuda, batch_bytes=self.batch_bytes
+        )
+
+    @property
+    def batch_bytes(self) -> int:
+        """Memory of the largest batch that a process loads."""
+        processes = self.host.world.num_processes
+        return self.sounds().clip_bytes * math.ceil(self.config.batch // self.config.parts / processes)
 
     def save(self, model: nn.Module, path: Path, scores: Scores) -> None:
         """Write weights with their provenance."""
@@ -254,7 +264,9 @@ def run(
         opened = open_run(config.out, settings, data, **options)
         folder = loop.agreed(lambda: stack.enter_context(opened))
         notes = loop.agreed(lambda: training.begin() if main else ())
-        for note in filter(None, (folder.replaced, *notes)):
+        workers = training.config.workers * int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun
+        shared = shared_memory_note(training.batch_bytes, workers)
+        for note in filter(None, (folder.replaced, shared, *notes)):
             host.listener.tell(note)
         host.listener.on_plan(plan)
         job = training.job(folder)
