@@ -52,6 +52,15 @@ def settings(**changes: object) -> bench.Settings:
     return bench.Settings(**(values | changes))  # type: ignore[arg-type]
 
 
+def test_the_encoder_is_compiled_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(bench, "compile_transformer", compiled.append)
+    bench.measure("S", settings(), 1e12)
+    assert compiled == []
+    bench.measure("S", settings(compile=True), 1e12)
+    assert [type(model) for model in compiled] == [Passt]
+
+
 # -- the rows ------------------------------------------------------------------------------------------------
 
 

@@ -308,3 +308,19 @@ def test_auto_precision_is_the_faster_one(
     monkeypatch.setattr(kernels, "chosen", lambda: kernels.Kernels(False, False, False, speed))
     options = embed.Options(paths=("x",), out="y", model="esc10-tiny", device="cpu")
     assert embed._job(options).precision == precision
+
+
+@pytest.mark.parametrize(("precision", "is_told"), [("auto", True), ("bf16", False)])
+def test_a_precision_that_this_machine_chose_for_a_cluster_is_told(
+    precision: str, is_told: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = embed.Options(
+        paths=("x",),
+        out="y",
+        model="esc10-tiny",
+        engine="ray",
+        precision=precision,  # type: ignore[arg-type]
+    )
+    job = embed._job(options)
+    said = f"precision {job.precision}, the faster one on this machine: name the cluster's with --precision"
+    assert (said in capfd.readouterr().err) is is_told

@@ -268,6 +268,26 @@ def test_results_are_copied_before_the_next_step_is_queued(monkeypatch: pytest.M
     assert order == ["recorded", "waited"]
 
 
+@pytest.mark.parametrize(("levels", "means"), [(("mid",), 0), (("low", "mid"), 3)])
+def test_the_mean_of_a_log_mel_is_taken_only_for_low(
+    levels: Any, means: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launch a clip."""
+    shapes, mean = [], Tensor.mean
+
+    def noted(tensor: Tensor, *args: Any, **options: Any) -> Tensor:
+        shapes.append(tensor.shape)
+        return mean(tensor, *args, **options)
+
+    monkeypatch.setattr(Tensor, "mean", noted)
+    embedder = Embedder(passt().eval(), EmbedConfig(levels=levels, scene_levels=levels))
+    embedder.scenes_of_each([noise(1.0, seed) for seed in range(3)])
+    assert len([shape for shape in shapes if shape[0] == tiny_config().mel.n_mels]) == means
+    shapes.clear()
+    embedder.timestamps_of_each([noise(1.0)])
+    assert len([shape for shape in shapes if shape[1] == tiny_config().mel.n_mels]) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model_of", [passt, classifier])
 def test_an_exported_model_takes_any_batch(model_of: Callable[[], Tagger]) -> None:

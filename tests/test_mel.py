@@ -1,5 +1,6 @@
 """Numbers of the front end that can be looked up or worked out by hand."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from conftest import DATA, RATE, needs_data, tone
 from golden_recipe import golden_wave
 from mel_reference import hold, reference
+from torch import Tensor
 
 from patchout.audio.mel import MelConfig, log_mel, mel_bank
 from patchout.audio.statistics import audioset_statistics, frame_statistics
@@ -214,6 +216,26 @@ def test_the_low_pass_keeps_full_band_sound_out_of_the_empty_bands() -> None:
     assert deaf[120:].abs().max().item() < 0.1
     below = MelConfig().band_hz < 10_000
     torch.testing.assert_close(deaf[below], full[below])
+
+
+@pytest.mark.parametrize("per_band", [True, False])
+def test_statistics_are_in_float64_only_on_the_cpu(per_band: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU of Apple has no float64."""
+    calls: list[str] = []
+
+    def noted(name: str) -> Callable[[Tensor], Tensor]:
+        plain = getattr(Tensor, name)
+
+        def call(tensor: Tensor) -> Tensor:
+            calls.append(name)
+            return plain(tensor)
+
+        return call
+
+    for name in ("cpu", "double"):
+        monkeypatch.setattr(Tensor, name, noted(name))
+    frame_statistics([torch.rand(4, 10)], per_band=per_band)
+    assert calls == ["cpu", "double"]
 
 
 def test_statistics_are_those_of_all_frames() -> None:

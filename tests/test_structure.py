@@ -66,7 +66,7 @@ OPTIONS = {
     "hear run": "tasks out task weights preset levels fields-ms grid seed device precision",
     "hear report": "out base best",
     "judge": "protocol metrics compare cut-s model format out save-reference device engine",
-    "bench": "device precision rows table batch seconds out format",
+    "bench": "device precision rows table batch seconds compile no-compile out format",
     "export": "out precision seconds front-end labels verify",
     "models": "format save half-precision no-half-precision",
     "train": "data out restart accept-changes",

@@ -39,7 +39,8 @@ def frame_statistics(
     """
     count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for mel in mels:
-        values = mel.double().cpu() if per_band else mel.double().cpu().reshape(1, -1)
+        values = mel.cpu().double()  # in this order: MPS has no float64
+        values = values if per_band else values.reshape(1, -1)
         count += values.shape[1]
         total, squares = total + values.sum(dim=1), squares + values.square().sum(dim=1)
     if count == 0:

@@ -20,6 +20,7 @@ from patchout.models.device import HALF, InferencePrecision, Precision, autocast
 from patchout.models.int8 import at_precision
 from patchout.models.passt import Passt, PasstConfig
 from patchout.models.tagger import Tagger
+from patchout.models.transformer import compile_transformer
 from patchout.training.plan import activation_bytes
 
 BATCH = {"cuda": 64, "mps": 8, "cpu": 2}
@@ -34,12 +35,16 @@ MATRIX = {"cuda": 8192, "mps": 4096, "cpu": 2048}  # size of the matrix product 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of a measurement; `batch` 0 is that of the device, `seconds` is for each timing of a row."""
+    """Settings of a measurement: `batch` 0 is that of the device, `seconds` is for each timing of a row.
+
+    `compile` compiles the encoder of training steps, as a run with --compile does.
+    """
 
     device: torch.device
     precision: Precision = "auto"
     batch: int = 0
     seconds: float = 3.0
+    compile: bool = False
     base: PasstConfig = field(default_factory=lambda: PasstConfig(labels=label_names("audioset")))
 
     @property
@@ -114,6 +119,8 @@ def measure(name: str, settings: Settings, peak_flops: float) -> Measured:
     device, subject = settings.device, make(name, settings.base)
     model = subject.model.to(device).train()
     activations = activation_bytes(training_forward(subject, settings))
+    if settings.compile:
+        compile_transformer(model)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     step_s = best_s(training_step(subject, settings), device, seconds=settings.seconds)
@@ -271,5 +278,6 @@ def machine(settings: Settings, peak_flops: float) -> dict[str, Any]:
         "precision": pick_precision(settings.precision, device),
         "auto": auto(device),
         "batch": settings.clips,
+        "compile": settings.compile,
         "matrix_tflops": peak_flops / 1e12,
     }

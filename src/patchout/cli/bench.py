@@ -34,6 +34,8 @@ class Options:
     """clips a step; 0: 64 on cuda, 8 on mps, 2 on cpu"""
     seconds: float = 3.0
     """at least so long are training and inference of a row timed; the best time counts"""
+    compile: bool = False
+    """compile the encoder of the training steps, as --compile of a run"""
     out: Path | None = None
     """folder for bench.json and bench.png"""
     format: Literal["table", "json"] = "table"
@@ -52,7 +54,13 @@ def main(args: Sequence[str]) -> int:
     from patchout.models.device import pick_device
 
     device = pick_device(options.device)
-    settings = measure.Settings(device=device, precision=options.precision, batch=batch, seconds=seconds)
+    settings = measure.Settings(
+        device=device,
+        precision=options.precision,
+        batch=batch,
+        seconds=seconds,
+        compile=options.compile,
+    )
     names = TABLES[name] if name else checked(options.rows)
     peak_flops = measure.matrix_flops(settings)
     machine = measure.machine(settings, peak_flops)

@@ -137,6 +137,8 @@ def _job(options: Options) -> "EmbedJob":
     device = "auto" if options.engine == "ray" else options.device  # this machine may lack the cluster's
     name = options.precision
     precision: InferencePrecision = name if name == "int8" else pick_precision(name, pick_device(device))
+    if options.engine == "ray" and name == "auto":  # this machine may have no GPU, and the cluster has
+        say(f"precision {precision}, the faster one on this machine: name the cluster's with --precision")
     return EmbedJob(model=model, kind=options.kind, config=config, precision=precision)
 
 

@@ -162,9 +162,12 @@ class Embedder:
             frames, size = config.num_frames(columns), self._batch_size(columns)
             for first in range(0, len(mels), size):
                 batch = [*islice(mels.values(), first, first + size)]
-                low = torch.stack([mel.mean(dim=-1) for mel in batch])
-                whole_patches = torch.stack([mel[:, :frames] for mel in batch])
-                rows.append(self._levels(whole_patches, low, self.config.scene_levels))
+                whole_patches, levels = (
+                    torch.stack([mel[:, :frames] for mel in batch]),
+                    self.config.scene_levels,
+                )
+                low = torch.stack([mel.mean(dim=-1) for mel in batch]) if "low" in levels else None
+                rows.append(self._levels(whole_patches, low, levels))
         if rows:  # read once all passes are queued
             scenes |= zip(chain(*by_columns.values()), torch.cat(rows).cpu().numpy(), strict=True)
         return [scenes[place] for place in range(len(waves))]
@@ -213,7 +216,8 @@ class Embedder:
         total, count, levels = torch.zeros(()), 0, self.config.scene_levels
         for padded, number in segments(chain(parts, reader), self.scene_window // 2, self.scene_hop):
             scenes = self._run_windows(padded[None], levels, size=self.scene_window, hop=self.scene_hop)
-            total = total + scenes[0].double().sum(dim=0)
+            rows = scenes[0] if scenes.is_cuda else scenes[0].cpu()  # MPS has no float64
+            total = total + rows.double().sum(dim=0)
             count += number
         return (total / count).float().cpu().numpy()
 
@@ -260,7 +264,8 @@ class Embedder:
                 last = min(time + num_times, count) - 1
                 part = wave[clip : clip + num_clips, time * hop : last * hop + size]
                 mel = self._mels(part, size=size, hop=hop)
-                batch = self._levels(mel, mel.mean(dim=-1), levels) if levels else mel.flatten(1)
+                low = mel.mean(dim=-1) if "low" in levels else None
+                batch = self._levels(mel, low, levels) if levels else mel.flatten(1)
                 values.append(batch.view(len(part), -1, batch.shape[1]))
             rows.append(torch.cat(values, dim=1))
         return torch.cat(rows)
@@ -280,11 +285,11 @@ class Embedder:
     def _levels(
         self,
         mel: Float[Tensor, "window mel frame"],
-        low: Float[Tensor, "window mel"],
+        low: Float[Tensor, "window mel"] | None,
         levels: tuple[Level, ...],
     ) -> Float[Tensor, "window value"]:
-        """The model's embeddings and logits of log-mels, beside their means (`low`), on the device."""
-        parts = {"low": low}
+        """The model's embeddings and logits of log-mels, with their means (`low`), on the device."""
+        parts = {} if low is None else {"low": low}
         if levels != ("low",):
             with autocast(mel.device, self.precision):
                 out = self.model.predict(mel)
