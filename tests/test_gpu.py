@@ -24,6 +24,8 @@ import patchout
 from patchout.audio.mel import log_mel
 from patchout.data import augment
 from patchout.data.batches import Batch
+from patchout.hear import probe_network
+from patchout.hear.probe_network import Check, Data, Point, Probe, predict, train_group
 from patchout.inference.embedding import EmbedConfig, Embedder
 from patchout.inference.window_scores import score
 from patchout.models import maskspec_classifier, patches
@@ -472,3 +474,36 @@ def test_embeddings_of_any_lengths_are_those_of_the_cpu() -> None:
         results.append([*embedder.scenes_of_each(waves), *tracks, embedder.scene_of(iter([waves[2]]))])
     for on_cpu, on_gpu in zip(*results, strict=True):
         assert on_gpu == pytest.approx(on_cpu, abs=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_group_of_probes_learns_on_a_gpu_what_each_learns_on_a_cpu() -> None:
+    """In float64: in float32, Adam makes whole steps of the rounding of gradients that are nothing."""
+    values = torch.randn(40, 5, generator=rng(), dtype=torch.float64)
+    target = F.one_hot(values[:, :3].argmax(1), 3).double()
+    points = [Point(8, 2, 0.0, 6, layers, "xavier_normal_", 1e-2, 8, 9) for layers in (1, 2, 2)]
+    outputs: list[list[Tensor]] = []
+    torch.set_default_dtype(torch.float64)
+    try:
+        for device in (CPU, CUDA):
+            data = Data(values.to(device), target.to(device), one_label=True)
+            probes = [Probe(point, data, rng(seed)) for seed, point in enumerate(points)]
+            for group in [[probe] for probe in probes] if device == CPU else [probes]:
+                draw = torch.Generator(device).manual_seed(0)
+                train_group(group, data, data.values, lambda logits: Check(float(logits.abs().mean())), draw)
+            outputs.append([predict(probe, data.values) for probe in probes])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(outputs[1], outputs[0], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.gpu
+def test_probes_wait_for_the_gpu_only_where_they_are_judged() -> None:
+    data = Data(torch.randn(40, 5, device=CUDA), torch.eye(5, device=CUDA).repeat(8, 1), one_label=True)
+    points = [Point(8, 1, 0.1, 6, layers, "xavier_normal_", 1e-2, 9, 9) for layers in (2, 2, 1)]
+    probes, draw = [Probe(point, data, rng()) for point in points], torch.Generator(CUDA).manual_seed(0)
+    group = probe_network._Group(probes)
+    optimizer = torch.optim.Adam([value for probe in probes for value in probe.parameters()], fused=True)
+    probe_network._train_epochs(group, data, 1, optimizer, draw)  # allocate
+    with no_waits():
+        probe_network._train_epochs(group, data, 2, optimizer, draw)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from patchout.hear.embeddings import EmbeddingError, read_embeddings
 from patchout.hear.probe import grid_points, probe_task
@@ -174,7 +175,7 @@ def test_a_probe_learns_as_plain_pytorch_does(layers: int, one_label: bool) -> N
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     train_group([probe], data, data.values, never_better(), rng())
-    (ours,) = predict([probe], data.values)
+    ours = predict(probe, data.values)
     assert torch.allclose(ours, model.eval()(data.values), atol=1e-7)
 
 
@@ -209,6 +210,23 @@ def test_a_point_learns_in_a_group_what_it_learns_alone() -> None:
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
 
 
+@pytest.mark.parametrize("epochs", [2, 8])
+def test_the_weights_of_a_group_are_stacked_once(epochs: int) -> None:
+    """Not in every batch: a copy of all weights forwards, and of all gradients backwards."""
+    stacks: list[Any] = []
+
+    class Stacks(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            stacks.extend([func] * (func is torch.ops.aten.stack.default))
+            return func(*args, **(kwargs or {}))
+
+    data = toy()
+    probes = [Probe(point(layers, max_epochs=epochs), data, rng()) for layers in (1, 2, 2)]
+    with Stacks():  # type: ignore[no-untyped-call]
+        train_group(probes, data, data.values, lambda logits: Check(0.0), rng())
+    assert len(stacks) == 12  # weights and biases of three layers; gains, shifts and statistics of two
+
+
 @pytest.mark.slow
 def test_the_best_state_is_what_is_left() -> None:
     data, seen = toy(), list[Tensor]()
@@ -220,7 +238,7 @@ def test_the_best_state_is_what_is_left() -> None:
     probe = Probe(point(2), data, rng())
     train_group([probe], data, data.values, judge, rng())
     assert (len(seen), probe.best_epoch) == (5, 3)  # three checks of patience after that of epoch 3
-    assert torch.equal(predict([probe], data.values)[0], seen[1])
+    assert torch.equal(predict(probe, data.values), seen[1])
 
 
 @pytest.mark.parametrize(("score", "kept"), [(math.nan, -math.inf), (math.inf, math.inf)])
@@ -248,7 +266,7 @@ def test_a_last_batch_of_one_row_joins_the_one_before() -> None:
     joined, whole = (Probe(point(batch_size=size, max_epochs=2), data, rng()) for size in (8, 9))
     for probe in (joined, whole):
         train_group([probe], data, data.values, never_better(), rng())
-    assert torch.equal(predict([joined], data.values)[0], predict([whole], data.values)[0])
+    assert torch.equal(predict(joined, data.values), predict(whole, data.values))
 
 
 def test_dropout_is_drawn_from_the_generator() -> None:
@@ -257,7 +275,7 @@ def test_dropout_is_drawn_from_the_generator() -> None:
     def trained(dropout: float, seed: int) -> Tensor:
         probe = Probe(point(dropout=dropout, max_epochs=2), data, rng())
         train_group([probe], data, data.values, never_better(), rng(seed))
-        return predict([probe], data.values)[0]
+        return predict(probe, data.values)
 
     assert torch.equal(trained(0.5, 1), trained(0.5, 1))
     assert not torch.allclose(trained(0.5, 1), trained(0.5, 2))

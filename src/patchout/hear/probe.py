@@ -147,7 +147,7 @@ class _Fit:
     def test(self, split: str, probe: Probe) -> tuple[dict[str, Any], dict[str, Any]]:
         """Scores and predictions of a test split, in the kit's format."""
         exam = Exam(self.task, split)
-        (logits,) = predict([probe], self._tensor([exam.rows.values]))
+        logits = predict(probe, self._tensor([exam.rows.values]))
         scores, predictions = exam.report(logits, probe.best.detail)
         validation = exam.sign * probe.best.score
         return scores | {"validation_score": validation, "epoch": probe.best_epoch}, predictions

@@ -115,24 +115,25 @@ def train_group(
         by_rate[probe.point.lr] += probe.parameters()
     optimizer = torch.optim.Adam([{"params": values, "lr": lr} for lr, values in by_rate.items()], fused=True)
     live = sorted(probes, key=lambda probe: -probe.point.hidden_layers)
-    max_epochs = probes[0].point.max_epochs
+    group, max_epochs = _Group(live), probes[0].point.max_epochs
     every = min(probes[0].point.check_val_every_n_epoch, max_epochs)  # validate once at least
     for epoch in range(every - 1, max_epochs, every):
-        _train_epochs(live, data, every, optimizer, rng)
-        outputs = zip(live, predict(live, validation), strict=True)
+        _train_epochs(group, data, every, optimizer, rng)
+        outputs = zip(live, group.predict(validation), strict=True)
         live = [probe for probe, logits in outputs if probe.consider(judge(logits), epoch)]
         if not live:
             break
+        if len(live) < len(group.probes):
+            optimizer.zero_grad()
+            group = _Group(live)
     for probe in probes:
         probe.restore()
 
 
-def predict(probes: Sequence[Probe], values: Float[Tensor, "row value"]) -> list[Tensor]:
-    """Logits (row, class) of each probe, on the CPU; `probes` are in order of depth, deepest first."""
-    running = _stacked_statistics(probes)
-    with torch.no_grad():
-        parts = [_logits(probes, rows, running, None).cpu() for rows in torch.split(values, ROWS_AT_ONCE)]
-    return [logits.contiguous() for logits in torch.cat(parts).unbind(1)]
+def predict(probe: Probe, values: Float[Tensor, "row value"]) -> Float[Tensor, "row class"]:
+    """Logits of a probe, on the CPU."""
+    (logits,) = _Group([probe]).predict(values)
+    return logits
 
 
 def loss(logits: Float[Tensor, "*row class"], target: Float[Tensor, "*row class"], one_label: bool) -> Tensor:
@@ -143,68 +144,78 @@ def loss(logits: Float[Tensor, "*row class"], target: Float[Tensor, "*row class"
 
 
 def _train_epochs(
-    probes: Sequence[Probe], data: Data, epochs: int, optimizer: torch.optim.Adam, rng: Generator
+    group: "_Group", data: Data, epochs: int, optimizer: torch.optim.Adam, rng: Generator
 ) -> None:
     """Train for some epochs; a last batch of one row, which has no variance, joins the one before."""
-    edges = [*range(0, len(data.values), probes[0].point.batch_size), len(data.values)]
+    count = len(group.probes)
+    edges = [*range(0, len(data.values), group.probes[0].point.batch_size), len(data.values)]
     if len(edges) > 2 and edges[-1] - edges[-2] == 1:
         del edges[-2]
-    running = _stacked_statistics(probes)
     for _ in range(epochs):
         for first, last in pairwise(edges):
-            logits = _logits(probes, data.values[first:last], running, rng)
+            logits = group.logits(data.values[first:last], rng)
             target = data.target[first:last, None].expand_as(logits)
-            optimizer.zero_grad()
-            total = len(probes) * loss(logits, target, data.one_label)  # the sum over probes of their means
+            optimizer.zero_grad(set_to_none=count == 1)  # gradients that are views stay
+            total = count * loss(logits, target, data.one_label)  # the sum over probes of their means
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
 
-def _stacked_statistics(probes: Sequence[Probe]) -> list[Float[Tensor, "2 probe width"]]:
-    """Stack the BatchNorm statistics of each hidden layer; the probes keep views of the stacks."""
-    stacks = []
-    for layer in range(probes[0].point.hidden_layers):
-        members = _with_layer(probes, layer)
-        stacks.append(torch.stack([probe.running[layer] for probe in members], dim=1))
-        for index, probe in enumerate(members):
-            probe.running[layer] = stacks[-1][:, index]
-    return stacks
+class _Group:
+    """Probes, deepest first, whose parameters and statistics are views of one tensor for each layer."""
+
+    def __init__(self, probes: Sequence[Probe]) -> None:
+        """Take the probes' values and those of their gradients' places."""
+        self.probes, depth = probes, probes[0].point.hidden_layers
+        members = [[probe for probe in probes if probe.point.hidden_layers > layer] for layer in range(depth)]
+        layers = [*enumerate(members), (-1, probes)]
+        self.weights = [_stacked([probe.weights[layer] for probe in some]) for layer, some in layers]
+        self.biases = [_stacked([probe.biases[layer] for probe in some]) for layer, some in layers]
+        self.gains = [_stacked([probe.gains[layer] for probe in some]) for layer, some in layers[:-1]]
+        self.shifts = [_stacked([probe.shifts[layer] for probe in some]) for layer, some in layers[:-1]]
+        self.running = []  # (2, probe, width) of each hidden layer: means and variances
+        for layer, some in layers[:-1]:
+            self.running.append(torch.stack([probe.running[layer] for probe in some], dim=1))
+            for index, probe in enumerate(some):
+                probe.running[layer] = self.running[-1][:, index]
+
+    @torch.no_grad()
+    def predict(self, values: Float[Tensor, "row value"]) -> list[Float[Tensor, "row class"]]:
+        """Logits of each probe, on the CPU."""
+        parts = [self.logits(rows, None).cpu() for rows in torch.split(values, ROWS_AT_ONCE)]
+        return [logits.contiguous() for logits in torch.cat(parts).unbind(1)]
+
+    def logits(
+        self, rows: Float[Tensor, "row value"], rng: Generator | None
+    ) -> Float[Tensor, "row probe class"]:
+        """Forward pass of all probes; in training mode if `rng` is given."""
+        hidden, dropout = rows[:, None].expand(-1, len(self.probes), -1), self.probes[0].point.dropout
+        for layer, (mean, variance) in enumerate(self.running):
+            new = self._linear(hidden[:, : len(mean)], layer)
+            norm = self.gains[layer].flatten(), self.shifts[layer].flatten()
+            statistics = mean.view(-1), variance.view(-1)  # updated in place
+            new = F.batch_norm(new.flatten(1), *statistics, *norm, training=rng is not None).view_as(new)
+            if rng is not None and dropout:
+                new = new * torch.empty_like(new).bernoulli_(1 - dropout, generator=rng).div_(1 - dropout)
+            new = new.relu()
+            hidden = new if len(mean) == len(self.probes) else torch.cat([new, hidden[:, len(mean) :]], dim=1)
+        return self._linear(hidden, -1)
+
+    def _linear(self, hidden: Float[Tensor, "row probe value"], layer: int) -> Float[Tensor, "row probe out"]:
+        """Linear layer of each probe, as one batched product."""
+        weight, bias = self.weights[layer], self.biases[layer]
+        if hidden.shape[1] == 1:
+            return F.linear(hidden[:, 0], weight, bias)[:, None]
+        product = torch.baddbmm(bias[:, None], hidden.transpose(0, 1), weight.transpose(1, 2))
+        return product.transpose(0, 1)
 
 
-def _with_layer(probes: Sequence[Probe], layer: int) -> list[Probe]:
-    """Probes that have this hidden layer."""
-    return [probe for probe in probes if probe.point.hidden_layers > layer]
-
-
-def _logits(
-    probes: Sequence[Probe],
-    rows: Float[Tensor, "row value"],
-    running: Sequence[Tensor],
-    rng: Generator | None,
-) -> Float[Tensor, "row probe class"]:
-    """Forward pass of all probes, deepest first; in training mode if `rng` is given."""
-    hidden = rows[:, None].expand(-1, len(probes), -1)
-    for layer, (mean, variance) in enumerate(running):
-        members = _with_layer(probes, layer)
-        new = _linear(hidden[:, : len(members)], members, layer)
-        gain = torch.cat([probe.gains[layer] for probe in members])
-        shift = torch.cat([probe.shifts[layer] for probe in members])
-        statistics = mean.view(-1), variance.view(-1)  # updated in place
-        new = F.batch_norm(new.flatten(1), *statistics, gain, shift, training=rng is not None).view_as(new)
-        dropout = probes[0].point.dropout
-        if rng is not None and dropout:
-            new = new * torch.empty_like(new).bernoulli_(1 - dropout, generator=rng).div_(1 - dropout)
-        new = new.relu()
-        hidden = new if len(members) == len(probes) else torch.cat([new, hidden[:, len(members) :]], dim=1)
-    return _linear(hidden, probes, -1)
-
-
-def _linear(
-    hidden: Float[Tensor, "row probe value"], probes: Sequence[Probe], layer: int
-) -> Float[Tensor, "row probe out"]:
-    """Linear layer of each probe, as one batched product."""
-    weights, biases = zip(*((probe.weights[layer], probe.biases[layer]) for probe in probes), strict=True)
-    if len(probes) == 1:
-        return F.linear(hidden[:, 0], weights[0], biases[0])[:, None]
-    weight, bias = torch.stack(weights).transpose(1, 2), torch.stack(biases)[:, None]
-    return torch.baddbmm(bias, hidden.transpose(0, 1), weight).transpose(0, 1)
+def _stacked(parts: list[Tensor]) -> Tensor:
+    """One tensor of parameters, which become views of it, as do their gradients; one stays as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    stack = torch.stack([part.detach() for part in parts]).requires_grad_()
+    stack.grad = torch.zeros_like(stack)
+    for part, value, gradient in zip(parts, stack.detach(), stack.grad, strict=True):
+        part.data, part.grad = value, gradient
+    return stack
