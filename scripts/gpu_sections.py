@@ -109,8 +109,10 @@ def bench(setting: Setting) -> Iterator[Row]:
         )
 
 
-def stepped(setting: Setting, model: nn.Module, loss: Any, clips: int, **changes: Any) -> float:
-    """Clips a second of the real training step on batches in pinned memory; no wait is allowed in it."""
+def stepped(
+    setting: Setting, model: nn.Module, loss: Any, clips: int, *, may_wait: bool = False, **changes: Any
+) -> float:
+    """Clips a second of the real training step on batches in pinned memory, whose waits are errors."""
     group = {"params": [*model.parameters()], "scale": 1.0, "weight_decay": 0.0}
     classes = len(getattr(model.config, "labels", ()))
     wave = torch.from_numpy(np.stack(waves(clips, setting.clip_s)))
@@ -124,7 +126,7 @@ def stepped(setting: Setting, model: nn.Module, loss: Any, clips: int, **changes
         stepper = Stepper(Work(**values, **changes), loop.engine(setting.device, Path(folder)), print)
         for _ in range(3):
             stepper.train([batch], 0)
-        if setting.is_cuda and not changes.get("compile"):
+        if setting.is_cuda and not may_wait:
             torch.cuda.set_sync_debug_mode("error")
         try:
             stepper.train([batch], 0)
@@ -138,21 +140,27 @@ def stepped(setting: Setting, model: nn.Module, loss: Any, clips: int, **changes
 
 def training(setting: Setting) -> Iterator[Row]:
     """Supervised steps of PaSST-S: log-mel, SpecAugment, mixup, Patchout, AdamW."""
-    modes: list[tuple[int, Precision, bool]] = [
-        (12, "bf16", False),
-        (64, "bf16", False),
-        (256, "bf16", False),
+    modes: list[tuple[int, Precision, str]] = [
+        (12, "bf16", ""),
+        (64, "bf16", ""),
+        (256, "bf16", ""),
+        (64, "fp16", ""),
+        (12, "bf16", "compiled"),
+        (64, "bf16", "compiled"),
+        (12, "bf16", "CUDA graphs"),  # last: nobody has tried them
     ]
-    modes += [(64, "fp16", False), (12, "bf16", True), (64, "bf16", True)]
-    for clips, precision, compiled in [(4, setting.precision(), False)] if setting.quick else modes:
+    for clips, precision, way in [(4, setting.precision(), "")] if setting.quick else modes:
         model = setting.passt().to(setting.device)
         drops: dict[str, Any] = {"patchout_freq": 1, "patchout_time": 2} if setting.quick else {}
         config = TrainConfig(
             recipe="check", clip_s=setting.clip_s, precision=precision, mel_jitter=True, **drops
         )
         loss = StepLoss(config, model.config, torch.ones(len(model.config.labels)))
-        rate = stepped(setting, model, loss, clips, precision=precision, compile=compiled)
-        name = f"train PaSST-S, {clips} clips a step, {precision}{', compiled' if compiled else ''}"
+        if way == "CUDA graphs":
+            model.encoder.compile(dynamic=False, mode="reduce-overhead")
+        changes = {"may_wait": bool(way), "compile": way == "compiled"}
+        rate = stepped(setting, model, loss, clips, precision=precision, **changes)
+        name = f"train PaSST-S, {clips} clips a step, {precision}{', ' * bool(way)}{way}"
         yield Row(name, rate, "clips/s", "1450" if (clips, precision) == (64, "bf16") else "")
         across = columns(model.config, setting.clip_s)
         visible = config.patchout.num_kept(model.config.rows, across)
@@ -177,7 +185,8 @@ def pretraining(setting: Setting) -> Iterator[Row]:
         precision = setting.precision()
         config = PretrainConfig(recipe="check", clip_s=setting.clip_s, precision=precision, mel_jitter=True)
         loss = Pixels(config, model)
-        rate = stepped(setting, model, loss, clips, precision=precision, compile=compiled)
+        changes = {"may_wait": compiled, "compile": compiled}
+        rate = stepped(setting, model, loss, clips, precision=precision, **changes)
         name = f"pre-train MaskSpec Base, {clips} clips a step{', compiled' if compiled else ''}"
         yield Row(name, rate, "clips/s", "2500" if clips == 512 else "")
 

@@ -215,7 +215,7 @@ def test_the_weights_of_a_group_are_stacked_once(epochs: int) -> None:
     """Not in every batch: a copy of all weights forwards, and of all gradients backwards."""
     stacks: list[Any] = []
 
-    class Stacks(TorchDispatchMode):
+    class Stacks(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             stacks.extend([func] * (func is torch.ops.aten.stack.default))
             return func(*args, **(kwargs or {}))

@@ -22,17 +22,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
-    "audio": 1476,
-    "models": 1904,
+    "audio": 1477,
+    "models": 1925,
     "checkpoint": 1433,
-    "data": 2927,
-    "inference": 3114,
+    "data": 2965,
+    "inference": 3116,
     "export": 547,
-    "hear": 2788,
+    "hear": 2799,
     "judge": 1988,
-    "training": 5335,
-    "bench": 683,
-    "cli": 1817,
+    "training": 5346,
+    "bench": 691,
+    "cli": 1828,
 }
 NOUNS = ("errors", "files", "figures")  # what every room may import, and which imports no room
 DOORS = ("__init__", "__main__")  # of the package: they lead to every room

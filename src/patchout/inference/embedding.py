@@ -145,7 +145,7 @@ class Embedder:
 
     def scenes_of_each(self, waves: Waves) -> list[Float[np.ndarray, "value"]]:
         """Scene embeddings of sounds of any lengths; those with as many patch columns run together."""
-        config, scenes = self.model.config, dict[int, np.ndarray]()
+        config, levels, scenes = self.model.config, self.config.scene_levels, dict[int, np.ndarray]()
         by_length: dict[int, list[int]] = {}
         for place, wave in enumerate(waves):
             if len(wave) > self.scene_window:
@@ -162,10 +162,7 @@ class Embedder:
             frames, size = config.num_frames(columns), self._batch_size(columns)
             for first in range(0, len(mels), size):
                 batch = [*islice(mels.values(), first, first + size)]
-                whole_patches, levels = (
-                    torch.stack([mel[:, :frames] for mel in batch]),
-                    self.config.scene_levels,
-                )
+                whole_patches = torch.stack([mel[:, :frames] for mel in batch])
                 low = torch.stack([mel.mean(dim=-1) for mel in batch]) if "low" in levels else None
                 rows.append(self._levels(whole_patches, low, levels))
         if rows:  # read once all passes are queued
@@ -216,7 +213,7 @@ class Embedder:
         total, count, levels = torch.zeros(()), 0, self.config.scene_levels
         for padded, number in segments(chain(parts, reader), self.scene_window // 2, self.scene_hop):
             scenes = self._run_windows(padded[None], levels, size=self.scene_window, hop=self.scene_hop)
-            rows = scenes[0] if scenes.is_cuda else scenes[0].cpu()  # MPS has no float64
+            rows = scenes[0].cpu() if scenes.is_mps else scenes[0]  # MPS has no float64
             total = total + rows.double().sum(dim=0)
             count += number
         return (total / count).float().cpu().numpy()
@@ -272,8 +269,8 @@ class Embedder:
 
     def _batch_size(self, columns: int) -> int:
         """Windows of so many patch columns that one forward pass takes."""
-        tokens = self.model.config.rows * max(1, columns) + 2
-        return max(1, tokens_per_batch(next(self.model.parameters()).device) // tokens)
+        device = next(self.model.parameters()).device
+        return max(1, tokens_per_batch(device) // (self.model.config.rows * max(1, columns) + 2))
 
     @torch.inference_mode()
     def _mels(self, wave: Batch, *, size: int, hop: int) -> Float[Tensor, "window mel frame"]:
