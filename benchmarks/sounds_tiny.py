@@ -3,7 +3,7 @@
 python benchmarks/sounds_tiny.py DATA OUT
 
 DATA holds `esc10/`, `free/`, `fsdd/` and `gm/`; ESC-50 is not read. OUT gets `train.csv` (file, start, end,
-label, split, group) for `patchout train`, and `streams/`, 32 kHz, for `patchout pretrain`, without the split
+labels, split, group) for `patchout train`, and `streams/`, 32 kHz, for `patchout pretrain`, without the split
 test. Splits: test is fold 5 of ESC-10 and the takes 0-4 of the digits; valid is half of fold 4 and a sixth of
 the others, whole sources; train is the rest. Classes are read off the file names by `RULES`; what no rule
 names is background, and what may hold a class that its name does not tell is left out.
@@ -200,7 +200,7 @@ def main() -> None:
     counts: Counter[tuple[str, str]] = Counter()
     with (args.out / "train.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(("file", "start", "end", "label", "split", "group"))
+        rows.writerow(("file", "start", "end", "labels", "split", "group"))
         for sound in held_out(
             [sound for read in (esc10, free, digits, rendered) for sound in read(args.data)]
         ):

@@ -255,7 +255,8 @@ def _lowest(values: np.ndarray, *, by: np.ndarray) -> np.ndarray:
 def class_indices(clips: ClipSet, classes: Sequence[str] = ()) -> ClipSet:
     """Labels by name -> by index into `classes`, by default all names in alphabetical order.
 
-    The task follows from the number of labels a clip. A class that is called like a missing value is a note.
+    The task follows from the number of labels a clip. Classes called like a missing value, or like several
+    classes, are notes.
     """
     names = clips.table["labels"].combine_chunks()
     ordered = pa.array(classes, pa.string()) if classes else pc.unique(names.values).sort()
@@ -267,6 +268,9 @@ def class_indices(clips: ClipSet, classes: Sequence[str] = ()) -> ClipSet:
         for name, count in zip(clips.classes, clips.class_counts(), strict=True)
         if name.casefold() in EMPTY_WORDS
     ]
+    if joint := [name for name in clips.classes if ";" in name]:
+        todo = "call the column labels if they are several"
+        notes.append(f"{len(joint)} names with a semicolon are a class each, e.g. {joint[0]!r}: {todo}")
     return replace(clips, notes=(*clips.notes, *notes))
 
 
