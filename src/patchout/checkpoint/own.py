@@ -37,17 +37,18 @@ KINDS: dict[str, tuple[type[Any], type[Any]]] = {  # class name in a file's head
 PUBLIC_STRIDES = (10, 12, 14, 16)
 
 
-def save(model: Model, path: Path_, *, half: bool = False) -> None:
+def save(model: Model, path: Path_, *, half: bool = False, transformers: bool = False) -> None:
     """Write weights and config into one .safetensors file, in one step; `half` stores float16 weights.
 
-    ValueError for a model in int8.
+    `transformers` marks the file as one that this library reads too. ValueError for a model in int8.
     """
     if is_quantised(model):
         raise ValueError(f"{path}: an int8 model is for inference: save the float32 model it was made from")
     config = json.dumps(asdict(model.config))
     dtype = torch.float16 if half else torch.float32
     weights = {name: x.detach().cpu().to(dtype).contiguous() for name, x in model.state_dict().items()}
-    metadata = {"format": FORMAT, "model": type(model).__name__, "config": config}
+    mark = {"format": "pt", "patchout": FORMAT} if transformers else {"format": FORMAT}
+    metadata = {**mark, "model": type(model).__name__, "config": config}
     metadata["sha256"] = _digest(config, weights)
     with write_aside(path) as aside:
         try:
@@ -63,7 +64,7 @@ def load(path: Path_) -> Model:
     Raises FileNotFoundError, or CheckpointError for a truncated, altered or foreign file, NaN or infinity.
     """
     metadata, weights = read_file(path)
-    if metadata.get("format") != FORMAT:
+    if not _is_ours(metadata):
         raise CheckpointError(
             f"{path}: a file of another tool (no {FORMAT!r} in a .safetensors header): public weights are "
             "read by patchout.load, or by import_passt and import_maskspec of this module"
@@ -82,7 +83,12 @@ def load(path: Path_) -> Model:
 
 def is_own(path: Path_) -> bool:
     """Whether `save` wrote this file; its weights are not read."""
-    return read_header(path).get("format") == FORMAT
+    return _is_ours(read_header(path))
+
+
+def _is_ours(metadata: Mapping[str, str]) -> bool:
+    """Whether a header was written by `save`; transformers wants "pt" as the format."""
+    return metadata.get("patchout", metadata.get("format")) == FORMAT
 
 
 def config_from_json(text: str, kind: str = "Passt") -> Any:

@@ -1,0 +1,1 @@
+"""Models for the hub: the pushed folder, its card, and the code that transformers runs."""
