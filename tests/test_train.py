@@ -521,8 +521,16 @@ def test_the_result_is_a_model_that_loads_with_all_it_needs(folds: Path, tmp_pat
         "init": "",
         "clips": 9,
         "scores": finite(scores),
+        "command": "patchout train test --data sounds --out run",
+        "data": {"name": "sounds", "clips": 9},
+        "scored": "3 clips, validation split of sounds",
     }
-    assert model.config.provenance == about
+    provenance = dict(model.config.provenance)
+    low, high = provenance.pop("intervals")["accuracy"]
+    assert low <= scores["accuracy"] <= high
+    seconds = sum(line["seconds"] for line in log(tmp_path / "run"))
+    assert provenance.pop("cost")["seconds"] == pytest.approx(seconds, abs=0.1)
+    assert provenance == about
     assert {"accuracy", "mAP"} <= set(scores)
     assert len(patchout.tag(model, (tone(1.0), RATE), top=3).labels) == 3
 

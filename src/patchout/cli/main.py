@@ -23,6 +23,7 @@ COMMANDS = {  # module of patchout.cli -> its description
     "judge": "measure generated sounds by a reference (FD, KL, IS)",
     "hear": "judge embeddings as the HEAR benchmark does",
     "export": "write a model as ONNX, for programs without Python",
+    "push": "put a model on the hub, with its card",
     "models": "list the published models",
     "bench": "measure the papers' models on this machine",
 }

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import tyro
 
@@ -12,6 +13,8 @@ from patchout.models.device import Precision
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(ABC):
     """Settings of a run of either kind; each kind redeclares what it names or defaults otherwise."""
+
+    command: ClassVar[str]  # of `patchout`
 
     recipe: tyro.conf.Suppress[str]
     """name of the recipe, no flag"""

@@ -28,6 +28,7 @@ from patchout.models.tagger import Tagger
 from patchout.training import loop, optim
 from patchout.training.config import RunConfig
 from patchout.training.plan import LARGEST_BATCH, Plan, fitting_batch, measure
+from patchout.training.provenance import command_line, data_of
 from patchout.training.run_folder import RunFolder, open_run, settings_of, stored_config
 from patchout.training.step import Place
 from patchout.training.supervised.repeats import Scores
@@ -81,6 +82,7 @@ class Training(ABC):
     classes: tuple[str, ...] = ()  # that the loss compares with
     soft_targets: bool = False  # whether the clips bring further ones, as many as classes
     sources: Mapping[str, Any] = field(default_factory=dict)  # of the targets: no resumed run has others
+    history: dict[str, Any] = field(default_factory=dict)  # further facts for a model's provenance
     averages: bool  # whether averaged weights are kept beside the trained ones
     draws: int = 0  # clips an epoch; 0: all
     draw_weights: Float[Tensor, "clip"] | None = None  # how likely each clip is drawn
@@ -227,7 +229,8 @@ class Training(ABC):
         config = self.config
         provenance = {"recipe": config.recipe, "seed": config.seed, "version": patchout.__version__}
         provenance |= {"init": config.init, "clips": len(self.clips), "scores": finite(scores)}
-        provenance |= self.sources
+        provenance |= {"command": command_line(config, self.recipe), "data": data_of(config, self.clips)}
+        provenance |= {**self.sources, **self.history}
         model.config = replace(model.config, provenance=provenance)
         checkpoint.save(model, path)
 

@@ -1,6 +1,6 @@
 """Audio taggers of patchout for transformers: waveform -> class logits (PaSST, MaskSpec, CNN).
 
-Self-contained: torch, numpy and transformers. For inference; patchout itself trains and reads the same weights.
+Needs torch, numpy and transformers alone. For inference; patchout trains, and reads the same weights.
 """
 
 import math
@@ -17,7 +17,7 @@ WINDOWS = 16  # of a long sound that are computed at a time
 
 
 class PatchoutConfig(PretrainedConfig):
-    """`tagger`: front end and sizes as patchout stores them; `thresholds`: label -> score it is decided at."""
+    """`tagger`: front end and sizes as patchout stores them; `thresholds`: label -> least score."""
 
     model_type = "patchout"
 
@@ -33,7 +33,9 @@ class PatchoutFeatureExtractor(SequenceFeatureExtractor):
     model_input_names = ["input_values", "attention_mask"]  # noqa: RUF012 (the name and type of transformers)
 
     def __init__(self, sampling_rate: int = 32_000, **kwargs: Any) -> None:
-        super().__init__(**{"feature_size": 1, "padding_value": 0.0, "sampling_rate": sampling_rate, **kwargs})
+        super().__init__(
+            **{"feature_size": 1, "padding_value": 0.0, "sampling_rate": sampling_rate, **kwargs}
+        )
 
     def __call__(
         self, raw_speech: Any, sampling_rate: int | None = None, return_tensors: Any = None, **_: Any
@@ -41,7 +43,9 @@ class PatchoutFeatureExtractor(SequenceFeatureExtractor):
         """One sound (samples,), or a list of them, at the model's rate, full scale 1."""
         if sampling_rate != self.sampling_rate:
             heard = "no rate" if sampling_rate is None else f"{sampling_rate} Hz"
-            todo = f"resample it (soxr.resample(wave, rate, {self.sampling_rate})) and say so by sampling_rate="
+            todo = (
+                f"resample it (soxr.resample(wave, rate, {self.sampling_rate})) and say so by sampling_rate="
+            )
             raise ValueError(f"this model hears sounds of {self.sampling_rate} Hz, got {heard}: {todo}")
         is_single = isinstance(raw_speech, np.ndarray | Tensor) and raw_speech.ndim == 1
         waves = [np.asarray(wave, np.float32) for wave in ([raw_speech] if is_single else raw_speech)]
@@ -69,7 +73,7 @@ class PatchoutModel(PreTrainedModel):
         raise NotImplementedError
 
     def forward(self, input_values: Tensor, attention_mask: Tensor | None = None) -> SequenceClassifierOutput:
-        """Waveforms (batch, samples), full scale 1 -> calibrated logits; the mask says where padding begins."""
+        """Waveforms (batch, samples), full scale 1 -> calibrated logits; the mask is 0 in padding."""
         lengths = [input_values.shape[1]] * len(input_values)
         if attention_mask is not None:
             lengths = attention_mask.long().sum(dim=1).tolist()
@@ -81,7 +85,7 @@ class PatchoutModel(PreTrainedModel):
         return SequenceClassifierOutput(logits=decision["slope"] * logits + decision["bias"])
 
     def clip_logits(self, wave: Tensor) -> Tensor:
-        """Logits (batch, class) of whole clips, those of the mean score of overlapping windows if too long."""
+        """Logits (batch, class) of whole clips; of long ones those of the mean score of windows."""
         tagger, mel = self.config.tagger, self.config.tagger["mel"]
         size = (self.patch + tagger["columns"] * self.stride[1] - 1) * mel["hop_length"]  # most samples
         least = max(mel["n_fft"] // 2 + 2, (self.patch - 1) * mel["hop_length"] + 1)
@@ -245,7 +249,7 @@ class MaskSpecEmbed(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """Log-mel (batch, mel, frame) -> (batch, 1 + patch, width)."""
         patches = self.proj(mel[:, None]).permute(0, 2, 3, 1)
-        position = self.position[1:].unflatten(0, (self.rows, -1))[:, : patches.shape[2]]
+        position = self.position[1:].reshape(self.rows, -1, patches.shape[3])[:, : patches.shape[2]]
         class_token = (self.class_token + self.position[0]).expand(len(mel), 1, -1)
         return torch.cat([class_token, (patches + position).flatten(1, 2)], dim=1)
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from patchout.audio.mel import MelConfig
 from patchout.models.masking import num_kept
@@ -19,6 +19,8 @@ FRONT_ENDS = {  # without statistics; "coarse" has a quarter of the patches (BES
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(RunConfig):
     """One pre-training. A recipe fills it; every field is a flag of `patchout pretrain`."""
+
+    command: ClassVar[str] = "pretrain"
 
     exclude: tuple[str, ...] = ()
     """folds or splits that are not listened to"""

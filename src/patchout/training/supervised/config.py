@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from patchout.models.patches import Patchout
 from patchout.training.config import RunConfig
@@ -24,6 +24,8 @@ LIMITS: tuple[tuple[float, float, tuple[str, ...]], ...] = (  # lowest value, wh
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
     """One training run. A recipe fills it; every field is a flag of `patchout train`."""
+
+    command: ClassVar[str] = "train"
 
     seeds: int = 1
     """runs with seeds seed, seed + 1, ...; mean and spread of their scores are the result"""

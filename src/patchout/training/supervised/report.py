@@ -54,8 +54,8 @@ def write_report(
     config: TaggerConfig,
     weights: str,
     decided: DecisionReport | None = None,
-) -> Path:
-    """Write `run`/report/report.md and its figures for predictions on these clips; returns the path.
+) -> Evaluation:
+    """Write `run`/report/report.md and its figures for predictions on these clips; returns their scores.
 
     `weights` says in words which weights of the run predicted, `decided` what their thresholds are worth. The
     curves come from `run`/metrics.jsonl where there is one. DataError: no clip could be read, or one has a
@@ -90,7 +90,7 @@ def write_report(
         parts.append(f"## Clips that could not be read\n\n{problems}")
     with write_aside(folder / "report.md") as aside:
         aside.write_text("\n".join(parts), encoding="utf-8", errors="replace")  # a file name may be any bytes
-    return folder / "report.md"
+    return evaluation
 
 
 def _summary(evaluation: Evaluation, clips: ClipSet, weights: str, num_classes: int) -> str:

@@ -22,6 +22,7 @@ from patchout.inference.thresholds import decide
 from patchout.models.tagger import Tagger, TaggerConfig
 from patchout.training import loop, optim
 from patchout.training import run as training
+from patchout.training.provenance import cost, licences_of
 from patchout.training.recipes import names, recipe
 from patchout.training.run import MAY_CHANGE, SILENT, Host, Listener, Training
 from patchout.training.run_folder import RunFolder
@@ -96,6 +97,7 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
         may_change={**MAY_CHANGE, **fixed, **stored},
         classes=clips.classes,
         soft_targets=cache is not None,
+        history={"init_licence": licences_of(initial.model.config)} if initial.model else {},
         sources={"teachers": [teacher.sha256 for teacher in teachers]} if teachers else {},
         averages=bool(config.ema or config.swa_start),
         draws=config.draws,
@@ -242,15 +244,18 @@ class _Supervised(Training):
         weights = f"{path.name}, the {self.config.result} of {self.steps} steps, on the {name} clips"
         decided = self._decide(folder, model, predictions)
         calibrated = replace(predictions, scores=model.config.decision.scaled(predictions.scores))
-        write_report(folder.path, calibrated, clips, config=model.config, weights=weights, decided=decided)
+        config = model.config
+        report = write_report(folder.path, calibrated, clips, config=config, weights=weights, decided=decided)
         evaluation = self._judge(calibrated, clips)
         if decided:
             self.host.listener.tell(decided.verdict)
             evaluation.scores.update(decided.scores)
         if name == "test":
             self.tell_once((*predictions.failed, *predictions.warnings))
-        if name == "test" or decided:
-            self.save(model, path, evaluation.scores)
+        self.history["intervals"] = {score: [*map(finite, ends)] for score, ends in report.intervals.items()}
+        self.history["scored"] = f"{report.clips} clips, {name} split of {Path(self.config.data).name}"
+        self.history["cost"] = cost(folder.path, self.host.device, self.host.world.num_processes)
+        self.save(model, path, evaluation.scores)
         if evaluation.absent:
             self.host.listener.tell(f"{name} clips: {evaluation.unscored}")
         content = {"clips": name, "scores": evaluation.scores, "validation": scores}
