@@ -70,6 +70,13 @@ def unreachable(url: str) -> str:
     return ""
 
 
+def hub_errors() -> tuple[type[Exception], ...]:
+    """The errors of huggingface_hub and of its HTTP client, which differs by version."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (OSError, *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)))
+
+
 def by_hand(url: str, path: Path, reason: str) -> DownloadError:
     """The error that tells how to install the file without a network."""
     hint = f"bring it by hand: get it on another machine and put it at {path}"

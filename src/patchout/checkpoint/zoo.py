@@ -62,7 +62,7 @@ def load(
     precision: Literal["fp32", "int8"] = "fp32",
     progress: Progress | None = None,
 ) -> "Tagger":
-    """Load a model in evaluation mode: from a file, a zoo name or a hub id ("owner/name", "hf://...").
+    """Load a model in evaluation mode: from a file, a zoo name or a hub id ("owner/name@revision").
 
     A name that is a file, a run folder, or ends like a weight file is a path; then the zoo is asked, then the
     hub. `device` "auto" is cuda, else mps, else cpu. `labels` replaces the class names. A public weight file
@@ -182,7 +182,8 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None) -> Pat
         raise ValueError(f"{path}: {reason}: give a weight file or a finished run")
     if path.parent.is_dir() and "/" in name:
         raise FileNotFoundError(f"{path}: no such file or run folder")
-    if name.count("/") == 1 and all(name.split("/")):
+    repo_id = name.partition("@")[0]
+    if repo_id.count("/") == 1 and all(repo_id.split("/")):
         return from_hub(name)
     raise _unknown(name)
 
@@ -190,7 +191,7 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None) -> Pat
 def _from_address(address: str, scheme: str) -> Path:
     """The file of "hf://owner/name"; ValueError for any other address."""
     owner, _, name = address.partition(":/")[2].strip("/").partition("/")
-    if scheme == "hf" and name and "/" not in name:
+    if scheme == "hf" and name and "/" not in name.partition("@")[0]:
         return from_hub(f"{owner}/{name}")
     hint = "give hf://owner/name" if scheme == "hf" else "download the file and give its path"
     allowed = "names that `patchout models` lists and hub ids owner/name"
@@ -198,17 +199,27 @@ def _from_address(address: str, scheme: str) -> Path:
 
 
 def from_hub(repo_id: str) -> Path:
-    """`model.safetensors` of a hub repository, by huggingface_hub; from its cache if it is unreachable."""
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    """`model.safetensors` of a hub repository, by huggingface_hub; from its cache if it is unreachable.
 
-    from patchout.checkpoint.download import DownloadError, is_offline, unreachable
+    "owner/name@revision" is a branch, tag or commit of it. Raises DownloadError.
+    """
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+
+    from patchout.checkpoint.download import DownloadError, hub_errors, is_offline, unreachable
 
     offline = "HF_HUB_OFFLINE is set" if is_offline() else unreachable(constants.ENDPOINT)
+    name, _, revision = repo_id.partition("@")
+    errors: tuple[type[Exception], ...] = (EntryNotFoundError, HFValidationError, *hub_errors())
     try:
-        return Path(hf_hub_download(repo_id, "model.safetensors", local_files_only=bool(offline)))
-    except (OSError, EntryNotFoundError, HFValidationError) as error:
+        file = hf_hub_download(
+            name, "model.safetensors", revision=revision or None, local_files_only=bool(offline)
+        )
+        return Path(file)
+    except errors as error:
         reason = str(error).split("\n\n")[-1].partition("\n")[0].rstrip(".")
+        if isinstance(error, RepositoryNotFoundError):
+            reason = "none of this name, or a private one: `hf auth login`, or set HF_TOKEN"
         reason = f"not cached, and {offline}" if offline else reason
         raise DownloadError(
             f"{repo_id!r} is no file and no folder here, and the hub gave no model.safetensors for it "

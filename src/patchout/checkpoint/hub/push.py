@@ -1,13 +1,12 @@
 """Upload of a folder to the hub by huggingface_hub, in one commit."""
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from patchout.checkpoint.download import is_offline, unreachable
+from patchout.checkpoint.download import hub_errors, is_offline, unreachable
 from patchout.checkpoint.hub.folder import FILES
 
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -69,13 +68,13 @@ def _explained(repo_id: str) -> Iterator[None]:
     """Turn what the hub's client raises into a PushError that says what to do."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    network: tuple[type[Exception], ...] = (OSError,)
-    if importlib.util.find_spec("httpx"):  # the client of newer versions, whose errors are no OSErrors
-        import httpx
-
-        network = (OSError, httpx.HTTPError)
     try:
-        yield
+        try:
+            yield
+        except RuntimeError as error:  # that of a single file; its cause is what happened
+            if isinstance(error.__cause__, hub_errors()):
+                raise error.__cause__ from None
+            raise
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         owner = repo_id.partition("/")[0]
@@ -85,8 +84,8 @@ def _explained(repo_id: str) -> Iterator[None]:
             404: f"the hub has no {owner} that this token may write to: check OWNER",
             409: "exists on the hub: --overwrite adds a revision with these files, others stay",
         }
-        reason = reasons.get(status) or str(error).strip().splitlines()[-1]
+        reason = reasons.get(status) or f"HTTP {status}: {str(error).strip().splitlines()[-1]}"
         raise PushError(f"{repo_id}: not pushed, {reason}") from error
-    except network as error:
+    except hub_errors() as error:
         todo = "the same command with --overwrite begins anew"
         raise PushError(f"{repo_id}: not pushed, the connection failed ({error}): {todo}") from error
