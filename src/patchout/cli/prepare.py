@@ -25,11 +25,14 @@ class Options:
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """audioset audioset20k esc50 openmic fsd50k dcase2018 dcase2019 dcase2020 speechcommands: an official
-    download; folder: your own sounds (class folders, a CSV or a JSONL)"""
+    download (`patchout prepare NAME --help` says where it is, its size, licence and layout); folder: your own
+    sounds (class folders, a CSV or a JSONL)"""
     source: Path
     """folder of the download, unpacked"""
-    out: Path
+    out: Path | None = None
     """folder to fill"""
+    check: tyro.conf.FlagCreatePairsOff[bool] = False
+    """say which files of the download are missing, and pack nothing"""
     encoding: Literal["original", "flac", "mp3"] = "original"
     """keep the files' bytes, or encode all channels anew at 32 kHz"""
     mp3_kbps: int | None = None
@@ -40,30 +43,59 @@ class Options:
 
 def main(args: Sequence[str]) -> int:
     """Run `patchout prepare`."""
-    options = tyro.cli(Options, args=args, prog="patchout prepare")
+    from patchout.data.prepare.downloads import DOWNLOADS, describe
+
+    about_set = describe(args[0]) if args and args[0] in DOWNLOADS else None
+    options = tyro.cli(Options, args=args, prog="patchout prepare", description=about_set)
+    if options.check:
+        return _check(options)
+    if (out := options.out) is None:
+        raise ValueError("give --out, the folder to fill, or --check")
     if options.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")
     encoding = _encoding(options)
     from patchout.data.prepare.job import REPORT, newer_files, plan, prepare
-    from patchout.data.prepare.layouts import LAYOUTS
 
-    if (name := options.dataset) not in LAYOUTS:
-        hint = near(name, LAYOUTS)
-        raise ValueError(f"unknown data set {name!r}{hint}: data sets are {', '.join(LAYOUTS)}")
-    planned = plan(name, options.source, out=options.out, encoding=encoding)
+    planned = plan(_known(options.dataset), options.source, out=out, encoding=encoding)
     for note in planned.listing.notes:
         say(note)
     try:
         with output.Bar("clips", planned.listed.total(), sys.stderr) as bar:
             info = prepare(planned, workers=options.workers, on_progress=bar.sounds)
     except KeyboardInterrupt:
-        say(f"{options.out}: what is done stays: the same command goes on")
+        say(f"{out}: what is done stays: the same command goes on")
         raise
-    _say_summary(options.out, info, REPORT)
+    _say_summary(out, info, REPORT)
     if files := newer_files(planned):
         reason = f"{len(files)} files are newer than what was packed of them ({files[0]} is one)"
-        say(f"{options.out}: {reason}: if they were changed, give a new --out")
+        say(f"{out}: {reason}: if they were changed, give a new --out")
     return FAILED if info["left_out"] else DONE
+
+
+def _known(name: str) -> str:
+    """The name of a data set; ValueError for another word."""
+    from patchout.data.prepare.layouts import LAYOUTS
+
+    if name not in LAYOUTS:
+        hint = near(name, LAYOUTS)
+        raise ValueError(f"unknown data set {name!r}{hint}: data sets are {', '.join(LAYOUTS)}")
+    return name
+
+
+def _check(options: Options) -> int:
+    """Say how many clips of each split are there, and name some that are not."""
+    from patchout.data.prepare.presence import presence
+
+    if options.out is not None:
+        raise ValueError("--check packs nothing: leave --out out")
+    splits, is_whole = presence(_known(options.dataset), options.source), True
+    for split, clips in splits.items():
+        name = f"{split}: " if split else ""
+        output.line(f"{name}{clips.present} of {clips.listed} clips are there", sys.stdout)
+        is_whole = is_whole and clips.present >= clips.listed
+        for file in clips.missing:
+            output.line(f"  missing: {file}", sys.stdout)
+    return DONE if is_whole else FAILED
 
 
 def _encoding(options: Options) -> "Encoding":

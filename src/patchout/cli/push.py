@@ -33,9 +33,9 @@ class Options:
     """name of a licence that restricts sharing (NC, ND, unknown), if its terms let you share the model"""
     labels: Path | None = None
     """class names for models that bring none"""
-    private: bool = False
+    private: tyro.conf.FlagCreatePairsOff[bool] = False
     """make the repository private"""
-    overwrite: bool = False
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """into a repository, or a --dry-run folder, that exists"""
 
 

@@ -25,6 +25,7 @@ from pyarrow.csv import WriteOptions, write_csv
 from patchout.data.job_folder import claim, only_writer
 from patchout.data.packed import mapped_rows
 from patchout.data.prepare.check import ORIGINAL, Encoding
+from patchout.data.prepare.downloads import DOWNLOADS
 from patchout.data.prepare.layouts import read_layout
 from patchout.data.prepare.listing import Clip, Listing
 from patchout.data.prepare.shard import CHECKED, CHECKS, Shards, write_shard
@@ -192,6 +193,8 @@ def _finish(plan: Plan) -> dict[str, Any]:
         "left_out": len(checks) - len(usable) + len(listing.problems),
         "problems": Counter(report["problem"].to_pylist()),
     }
+    if download := DOWNLOADS.get(plan.identity["name"]):
+        info |= {"licence": download.licence, "source": download.source}
     _describe(shards)
     write_json(shards.out / PREPARED, info)
     shutil.rmtree(shards.out / CHECKED)

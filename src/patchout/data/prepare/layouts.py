@@ -16,6 +16,7 @@ from patchout.data.prepare import audioset
 from patchout.data.prepare.listing import Clip, LayoutError, Listing, Places, read_rows
 from patchout.data.sets import scan
 
+ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 RELEVANT = 0.5  # OpenMIC: a annotated instrument above this is a label
 WORDS = {"train": 84_843, "valid": 9_981, "test": 11_005}  # Speech Commands v2; no list has those of training
 
@@ -45,8 +46,15 @@ def read_layout(name: str, source: Path) -> Listing:
     }
     root = min(missing, key=lambda root: len(missing[root]))
     if missing[root]:
-        raise LayoutError(f"{source}: {name} needs {', '.join(needs)}; missing: {', '.join(missing[root])}")
+        reason = f"{name} needs {', '.join(needs)}; missing: {', '.join(missing[root])}"
+        raise LayoutError(f"{source}: {reason}{_packed(source)}")
     return reader(root)
+
+
+def _packed(source: Path) -> str:
+    """The hint at archives that lie in a folder; "": there are none."""
+    archives = sorted(path.name for path in source.iterdir() if path.name.endswith(ARCHIVES))
+    return f"; {archives[0]} lies there ({len(archives)} archives): unpack it" if archives else ""
 
 
 def _esc50(root: Path) -> Listing:
