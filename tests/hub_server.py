@@ -11,6 +11,7 @@ from threading import Thread
 from typing import Any
 
 TOKEN = "hf_ada"
+CUT = -1  # status: no answer, the connection is closed
 Files = dict[str, bytes]
 
 
@@ -93,6 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.body().decode()
         status = next((code for part, code in self.server.refused.items() if part in self.path), 0)
+        if status == CUT:
+            self.close_connection = True
+            return None
         if status or self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.answer({"error": "refused"}, status or 401)
         if self.path == "/api/validate-yaml":

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABELS, RATE, noise, tiny_config, tone, write_wav
-from hub_server import TOKEN, Hub, running
+from hub_server import CUT, TOKEN, Hub, running
 from huggingface_hub import constants
 
 import patchout
@@ -132,6 +132,11 @@ def test_paths_of_this_machine_stay_here(saved: Path, tmp_path: Path) -> None:
     assert "--init start" in (tmp_path / "dry" / "README.md").read_text()
 
 
+def test_a_hub_id_is_no_path_of_this_machine() -> None:
+    facts = {"init": "ada/start", "command": "patchout train folder --init ada/start"}
+    assert shareable(passt(provenance=facts), Terms()).config.provenance == facts
+
+
 def test_config_json_has_labels_front_end_and_thresholds(saved: Path, tmp_path: Path) -> None:
     assert push(saved, "ada/barks", "--dry-run", tmp_path / "dry") == 0
     content = json.loads((tmp_path / "dry" / "config.json").read_text())
@@ -165,7 +170,8 @@ def test_what_may_not_be_shared_is_refused(changes: dict[str, Any], terms: Terms
 def test_a_restricting_licence_is_accepted_by_its_name() -> None:
     model = passt()
     model.config = replace(model.config, licence="")
-    terms = Terms(licence="CC-BY-NC-4.0", data_licence="CC BY-NC 3.0", accept="CC-BY-NC-4.0")
+    both = "CC-BY-NC-4.0; CC BY-NC 3.0"
+    terms = Terms(licence="CC-BY-NC-4.0", data_licence="CC BY-NC 3.0", accept=both)
     config = shareable(model, terms).config
     assert (config.licence, config.provenance["data"]["licence"]) == ("CC-BY-NC-4.0", "CC BY-NC 3.0")
 
@@ -264,6 +270,7 @@ def test_without_network_the_dry_run_is_named(
         ("/api/repos/create", 403, "the token may not write as ada"),
         ("/commit/", 401, "the hub does not accept the token"),
         ("/commit/", 413, "413"),
+        ("/api/repos/create", CUT, "the connection failed"),
         ("/lfs/", 403, "the token may not write as ada"),  # of a file that is sent by itself
     ],
 )

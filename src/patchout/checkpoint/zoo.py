@@ -204,7 +204,8 @@ def from_hub(repo_id: str) -> Path:
     "owner/name@revision" is a branch, tag or commit of it. Raises DownloadError.
     """
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError
+    from huggingface_hub.errors import RepositoryNotFoundError as NotFoundError
 
     from patchout.checkpoint.download import DownloadError, hub_errors, is_offline, unreachable
 
@@ -218,8 +219,10 @@ def from_hub(repo_id: str) -> Path:
         return Path(file)
     except errors as error:
         reason = str(error).split("\n\n")[-1].partition("\n")[0].rstrip(".")
-        if isinstance(error, RepositoryNotFoundError):
-            reason = "none of this name, or a private one: `hf auth login`, or set HF_TOKEN"
+        if isinstance(error, NotFoundError):
+            is_gated = isinstance(error, GatedRepoError)
+            reason = "accept its terms on its page" if is_gated else "none of this name, or a private one"
+            reason += ": `hf auth login`, or set HF_TOKEN"
         reason = f"not cached, and {offline}" if offline else reason
         raise DownloadError(
             f"{repo_id!r} is no file and no folder here, and the hub gave no model.safetensors for it "

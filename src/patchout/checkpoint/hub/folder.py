@@ -1,7 +1,6 @@
 """The folder that is pushed: weights, config.json, card; for transformers also the code that it runs."""
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -120,8 +119,8 @@ def shareable(model: Tagger, terms: Terms) -> Tagger:
 
 
 def restriction(licences: Iterable[str]) -> str:
-    """The first of these licences that restricts sharing; "": none does."""
-    return next((licence for licence in licences if RESTRICTED.search(licence)), "")
+    """Those of the licences that restrict sharing, in one line; "": none does."""
+    return "; ".join(dict.fromkeys(licence for licence in licences if RESTRICTED.search(licence)))
 
 
 def _agreed(flag: str, option: str, stored: str) -> str:
@@ -132,12 +131,13 @@ def _agreed(flag: str, option: str, stored: str) -> str:
 
 
 def _without_paths(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The provenance with the last part of each path in it alone: folders may tell names of people."""
-    initial = provenance.get("init") or ""
-    if os.sep not in initial:
-        return dict(provenance)
-    name = Path(initial).name
-    cleaned = {"init": name}
+    """The provenance with the last part of each absolute path alone: folders may tell names of people."""
+    cleaned = {name: _name_of(text) if isinstance(text, str) else text for name, text in provenance.items()}
     if command := provenance.get("command"):
-        cleaned["command"] = command.replace(initial, name)
-    return {**provenance, **cleaned}
+        cleaned["command"] = shlex.join(map(_name_of, shlex.split(command)))
+    return cleaned
+
+
+def _name_of(text: str) -> str:
+    """The last part of an absolute path, any other text as it is."""
+    return Path(text).name if text.startswith("~") or Path(text).is_absolute() else text
