@@ -19,14 +19,14 @@ from patchout.audio.mel import MelConfig, log_mel
 from patchout.checkpoint import own
 from patchout.checkpoint.download import DownloadError
 from patchout.checkpoint.hub.card import card
-from patchout.checkpoint.hub.folder import Terms, restriction, shareable, write_folder
+from patchout.checkpoint.hub.folder import CLASSES, CODE, Terms, restriction, shareable, write_folder
 from patchout.cli.main import run_command
 from patchout.errors import InputError
 from patchout.models.cnn import Cnn, CnnConfig
 from patchout.models.decision import Decision, OperatingPoint
 from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.models.passt import Passt
-from patchout.models.tagger import Tagger
+from patchout.models.tagger import FAMILIES, Tagger
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the hub's client
 
@@ -376,11 +376,18 @@ def test_the_snippets_of_the_card_run(
 
 
 def test_the_code_for_transformers_is_one_short_file_that_needs_nothing_of_ours() -> None:
-    source = Path(patchout.__file__).parent / "checkpoint" / "hub" / "modeling_patchout.py"
+    source = Path(patchout.__file__).parent / "checkpoint" / "hub" / CODE
     text = source.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 300
     imported = set(re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE))
     assert imported == {"math", "typing", "numpy", "torch", "transformers"}
+
+
+def test_every_family_has_a_class_in_that_file() -> None:
+    source = Path(patchout.__file__).parent / "checkpoint" / "hub" / CODE
+    text = source.read_text(encoding="utf-8")
+    assert CLASSES.keys() == FAMILIES.keys()
+    assert [name for name in CLASSES.values() if f"class {name}ForAudioClassification(" not in text] == []
 
 
 def test_a_model_for_transformers_is_ours_too(tmp_path: Path) -> None:
