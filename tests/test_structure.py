@@ -24,15 +24,15 @@ PACKAGE = ROOT / "src" / "patchout"
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
     "audio": 1477,
     "models": 1925,
-    "checkpoint": 1433,
-    "data": 2969,
+    "checkpoint": 2226,
+    "data": 3158,
     "inference": 3116,
     "export": 547,
     "hear": 2799,
     "judge": 1988,
-    "training": 5346,
+    "training": 5431,
     "bench": 691,
-    "cli": 1828,
+    "cli": 1931,
 }
 NOUNS = ("errors", "files", "figures")  # what every room may import, and which imports no room
 DOORS = ("__init__", "__main__")  # of the package: they lead to every room
