@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ os.environ |= {"OMP_NUM_THREADS": "1", "PATCHOUT_UNMEASURED": "1"}
 install_import_hook("patchout", "beartype.beartype")  # before the first import of the package
 gc.disable()  # nothing that is imported is garbage: until all is collected
 
+from patchout.data.clips import ClipSet  # noqa: E402
+from patchout.inference.evaluate import Evaluation, Predictions, judge  # noqa: E402
 from patchout.models.passt import Passt, PasstConfig  # noqa: E402
 
 RATE = 32_000
@@ -127,6 +130,12 @@ def tiny_config(**changes: object) -> PasstConfig:
         "task": "multi_class",
     }
     return PasstConfig(**(sizes | changes))  # type: ignore[arg-type]
+
+
+def undrawn_report(run: Path, predictions: Predictions, clips: ClipSet, **options: Any) -> Evaluation:
+    """The scores of `write_report` without the report: a second of drawing."""
+    config = options["config"]
+    return judge(predictions, clips, labels=config.labels, task=config.task)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import LABELS, noise, tiny_config, tone, write_wav
+from conftest import LABELS, noise, tiny_config, tone, undrawn_report, write_wav
 from test_train import QUIET, batch_of, config, log, place_of, plain_logits, same, weights
 from torch import Tensor, nn
 
@@ -341,7 +341,7 @@ def test_a_resumed_run_has_the_teachers_of_its_beginning(
 def test_every_fold_keeps_scores_of_its_own(
     class_folder: Path, tmp_path: Path, teacher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "write_report", lambda *args, **options: None)  # a second of drawing
+    monkeypatch.setattr(train, "write_report", undrawn_report)
     rows = [
         f"{path.relative_to(class_folder)},{path.parent.name},{1 + int(path.stem) // 2}"
         for path in sorted(class_folder.rglob("*.wav"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import give_memory_back, noise, tiny_config
+from conftest import give_memory_back, noise, tiny_config, undrawn_report
 from prepared_set import wav
 
 from patchout.checkpoint import own as checkpoint
@@ -109,7 +109,7 @@ def memory_of_a_recipe() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_it_trains(name: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "write_report", lambda *args, **options: None)  # a second of drawing
+    monkeypatch.setattr(train, "write_report", undrawn_report)
     config = recipe(name).config
     if config.distill:
         config = replace(config, distill=(str(teacher(tmp_path)),))

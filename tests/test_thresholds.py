@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import noise, tiny_config, tone, write_wav
+from conftest import noise, tiny_config, tone, undrawn_report, write_wav
 from scipy import special
 
 import patchout
@@ -384,7 +384,7 @@ def train(tmp_path: Path) -> Train:
         with pytest.MonkeyPatch.context() as patch:
             if not pictures:
                 patch.setattr(figures, "reliability_diagram", lambda *bins: None)
-                patch.setattr(train_run, "write_report", lambda *parts, **options: None)
+                patch.setattr(train_run, "write_report", undrawn_report)
             run(config, Listener(on_note=notes.append))
         return tmp_path / name, notes
 
