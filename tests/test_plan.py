@@ -1,5 +1,7 @@
 """What a run will take: counted by hand on a linear layer."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -21,6 +23,18 @@ def test_what_the_backward_pass_keeps_is_counted_once_and_weights_are_not() -> N
     )  # the input for the weight's gradient, the output for the square's
     assert trial.seconds > 0
     assert layer.weight.grad is None
+
+
+def test_a_measured_model_can_be_freed() -> None:
+    """A sigmoid's backward pass needs its output, which knows the graph that it came from."""
+    layer = nn.Linear(100, 50)
+    weight = weakref.ref(layer.weight)
+    measure(
+        layer, lambda model, batch, place: model(batch.wave).sigmoid().sum(), num_samples=100, num_classes=2
+    )
+    del layer
+    gc.collect()
+    assert weight() is None
 
 
 @pytest.mark.parametrize(("clips", "batch"), [(1000, 32), (40, 8), (10, 2), (3, 2)])

@@ -132,7 +132,7 @@ def activation_bytes(forward: Callable[[int], Tensor]) -> int:
         def save(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # an output that keeps its own graph would never be freed
 
         with saved_tensors_hooks(save, lambda tensor: tensor):
             forward(clips)
