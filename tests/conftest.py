@@ -19,6 +19,9 @@ from jaxtyping import install_import_hook
 # for each other), and kernels that are not measured.
 torch.set_num_threads(1)
 os.environ |= {"OMP_NUM_THREADS": "1", "PATCHOUT_UNMEASURED": "1"}
+# Bytecode is kept even where the environment forbids it: else every process compiles the package anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 install_import_hook("patchout", "beartype.beartype")  # before the first import of the package
 gc.disable()  # nothing that is imported is garbage: until all is collected
 
