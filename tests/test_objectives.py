@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import noise, write_wav
+from ranks import run_ranks
 from safetensors.torch import load_file
 from test_pretrain import CPU, HEARD, batch_of, config, place_of, same, weights
 from torch import Tensor
@@ -488,24 +486,21 @@ def test_sounds_shorter_than_a_mask_are_padded(name: str, class_folder: Path, tm
     )
 
 
+def pretrain_all(data: Path, out: Path) -> None:
+    for name in NEW:
+        pretrain.run(settings(name, data, out / name, batch=5, warm_up_epochs=1.9))
+
+
+def rank_pretrains(data: str, out: str) -> None:
+    survey.LEAST_S, SIZES["tiny"] = 1.0, (32, 2)
+    pretrain_all(Path(data), Path(out))
+
+
 @pytest.mark.slow
 def test_two_processes_have_the_loss_curves_of_one(class_folder: Path, tmp_path: Path) -> None:
     """Shares of two and three clips; negatives and the teacher are those of both."""
-    script = tmp_path / "pre.py"
-    script.write_text(
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\n"
-        "from test_objectives import NEW, SIZES, pretrain, settings, survey\n"
-        "survey.LEAST_S, SIZES['tiny'] = 1.0, (32, 2)\n"
-        "for name in NEW:\n"
-        f"    data, out = Path({str(class_folder)!r}), Path(sys.argv[2], name)\n"
-        "    pretrain.run(settings(name, data, out, batch=5, warm_up_epochs=1.9))\n"
-    )
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for count, more in (("one", []), ("two", launch)):
-        command = [sys.executable, *more, str(script), str(Path(__file__).parent), str(tmp_path / count)]
-        subprocess.run(command, check=True, capture_output=True, env=environment)
+    pretrain_all(class_folder, tmp_path / "one")
+    run_ranks(rank_pretrains, class_folder, tmp_path / "two")
     for name in NEW:
         logs = ((tmp_path / count / name / "metrics.jsonl").read_text() for count in ("one", "two"))
         one, two = ([json.loads(line)["loss"] for line in log.splitlines()] for log in logs)

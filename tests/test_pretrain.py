@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import noise, write_wav
+from ranks import run_ranks
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -541,22 +540,15 @@ def test_a_long_recording_is_a_clip_a_stretch(tmp_path: Path) -> None:
     assert stored["data"]["clips"] == 8
 
 
+def rank_pretrains(data: str, out: str) -> None:
+    survey.LEAST_S, SIZES["tiny"] = 1.0, (32, 2)
+    pretrain.run(config(Path(data), Path(out), batch=4, probe=data))
+
+
 @pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(class_folder: Path, tmp_path: Path) -> None:
-    script = tmp_path / "pre.py"
-    script.write_text(
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\n"
-        "from test_pretrain import config\n"
-        "from patchout.training.masked import run as pretrain, survey\n"
-        "survey.LEAST_S = 1.0\n"
-        f"pretrain.run(config({str(class_folder)!r}, sys.argv[2], batch=4, probe={str(class_folder)!r}))\n"
-    )
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for name, more in (("one", []), ("two", launch)):
-        command = [sys.executable, *more, str(script), str(Path(__file__).parent), str(tmp_path / name)]
-        subprocess.run(command, check=True, capture_output=True, env=environment)
+    pretrain.run(config(class_folder, tmp_path / "one", batch=4, probe=str(class_folder)))
+    run_ranks(rank_pretrains, class_folder, tmp_path / "two")
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")

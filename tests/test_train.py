@@ -4,8 +4,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import LABELS, RATE, noise, tiny_config, tone, write_wav
+from ranks import run_ranks
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -795,29 +794,17 @@ def test_what_cannot_work_is_refused_before_the_run_folder_is_bound(
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+MIXED = {"split": "3", "batch": 4, "epochs": 2, "mixup": 0.3, "wave_mix": 0.5}
+
+
+def rank_trains(data: str, out: str) -> None:
+    train.run(config(Path(data), Path(out), **MIXED))
+
+
 @pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(folds: Path, tmp_path: Path) -> None:
-    settings = {"split": "3", "batch": 4, "epochs": 2, "mixup": 0.3, "wave_mix": 0.5}
-    train.run(config(folds, tmp_path / "one", **settings))
-    script = tmp_path / "two.py"
-    script.write_text(
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\n"
-        "from test_train import config\n"
-        "from patchout import train\n"
-        f"train.run(config(Path({str(folds)!r}), Path({str(tmp_path / 'two')!r}), **{settings!r}))\n"
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        str(script),
-    ]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    subprocess.run([*command, str(Path(__file__).parent)], check=True, capture_output=True, env=environment)
+    train.run(config(folds, tmp_path / "one", **MIXED))
+    run_ranks(rank_trains, folds, tmp_path / "two")
     one, two = log(tmp_path / "one"), log(tmp_path / "two")
     assert [line["step"] for line in two] == [line["step"] for line in one]
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=2e-5)
