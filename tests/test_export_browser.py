@@ -2,10 +2,7 @@
 
 import functools
 import http.server
-import json
 import os
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, PATIENCE_S, Browser
 from conftest import RATE, write_wav
 from exported import no_shape_checks
 
@@ -21,8 +19,6 @@ import patchout
 from patchout.export.write import export
 
 PAGE = Path(__file__).parent.parent / "examples" / "browser"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE_S = 240  # on a busy machine
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,55 +29,8 @@ pytestmark = [
 ]
 
 
-class Browser:
-    """Chromium by its DevTools protocol, over the pipes 3 and 4: no driver, no port."""
-
-    def __init__(self, profile: Path, sound: Path) -> None:
-        assert CHROMIUM is not None
-        to_browser, self._out = os.pipe()
-        self._in, from_browser = os.pipe()
-        quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
-        quiet += " --disable-background-networking --disable-component-update --mute-audio"
-        fake = "--use-fake-ui-for-media-stream --use-fake-device-for-media-stream"
-        command = [CHROMIUM, *quiet.split(), *fake.split(), "--autoplay-policy=no-user-gesture-required"]
-        command += [f"--use-file-for-fake-audio-capture={sound}", f"--user-data-dir={profile}"]
-        pipes = f'exec 3<&{to_browser} 4>&{from_browser}; exec "$@" --remote-debugging-pipe'
-        self._process = subprocess.Popen(
-            ["bash", "-c", pipes, "bash", *command],
-            pass_fds=(to_browser, from_browser),
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(to_browser)
-        os.close(from_browser)
-        self._number, self._buffer = 0, b""
-        self._session: str | None = None
-
-    def ask(self, method: str, **parameters: Any) -> Any:
-        """One command and its answer; events between are passed over."""
-        self._number += 1
-        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._out, json.dumps(message).encode() + b"\0")
-        while True:
-            while b"\0" not in self._buffer:
-                piece = os.read(self._in, 65536)
-                assert piece, "Chromium has ended"
-                self._buffer += piece
-            text, _, self._buffer = self._buffer.partition(b"\0")
-            answer = json.loads(text)
-            if answer.get("id") == self._number:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    def open(self, address: str) -> None:
-        """Load a page."""
-        target = self.ask("Target.createTarget", url=address)["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-
-    def value(self, script: str) -> Any:
-        """What an expression is on the page."""
-        return self.ask("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+class Page(Browser):
+    """The page of examples/browser."""
 
     def wait(self, state: str) -> None:
         """Until the page is in a state."""
@@ -96,13 +45,6 @@ class Browser:
         """The labels on the page, best first, with their scores."""
         rows = self.value("[...document.querySelectorAll('#tags li')].map((li) => li.innerText.split('\\n'))")
         return {row[0]: float(row[-1]) for row in rows}
-
-    def close(self) -> None:
-        """End it."""
-        self._process.terminate()
-        self._process.wait()
-        os.close(self._out)
-        os.close(self._in)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -124,7 +66,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory, sound: Path) -> Iterator[Browser]:
+def browser(tmp_path_factory: pytest.TempPathFactory, sound: Path) -> Iterator[Page]:
     """The page with the built-in model, loaded from a static server."""
     site = tmp_path_factory.mktemp("site")
     for entry in PAGE.iterdir():
@@ -136,7 +78,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory, sound: Path) -> Iterator[B
         ("127.0.0.1", 0), functools.partial(Quiet, directory=os.fspath(site))
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    browser = Browser(tmp_path_factory.mktemp("profile"), sound)
+    browser = Page(tmp_path_factory.mktemp("profile"), sound)
     try:
         browser.open(f"http://127.0.0.1:{server.server_port}/")
         browser.wait("ready")
@@ -147,7 +89,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory, sound: Path) -> Iterator[B
         server.server_close()
 
 
-def test_a_file_gets_the_tags_that_python_gives_it(browser: Browser, sound: Path) -> None:
+def test_a_file_gets_the_tags_that_python_gives_it(browser: Page, sound: Path) -> None:
     root = browser.ask("DOM.getDocument")["root"]["nodeId"]
     node = browser.ask("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
     browser.ask("DOM.setFileInputFiles", files=[os.fspath(sound)], nodeId=node)
@@ -158,7 +100,7 @@ def test_a_file_gets_the_tags_that_python_gives_it(browser: Browser, sound: Path
     assert shown == pytest.approx(dict(zip(tags.labels, tags.scores, strict=True)), abs=2e-3)
 
 
-def test_the_microphone_hears_what_is_played_into_it(browser: Browser, sound: Path) -> None:
+def test_the_microphone_hears_what_is_played_into_it(browser: Page, sound: Path) -> None:
     browser.value("document.getElementById('microphone').click()")
     browser.wait("heard")
     end = time.monotonic() + PATIENCE_S

@@ -22,6 +22,7 @@ COMMANDS = {  # module of patchout.cli -> its description
     "evaluate": "score a model on labelled sounds",
     "judge": "measure generated sounds by a reference (FD, KL, IS)",
     "hear": "judge embeddings as the HEAR benchmark does",
+    "web": "open a page to listen, label and retrain",
     "export": "write a model as ONNX, for programs without Python",
     "push": "put a model on the hub, with its card",
     "models": "list the published models",

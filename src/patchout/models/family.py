@@ -146,6 +146,7 @@ class Tagger(nn.Module):
     """Base class of the taggers: an encoder of log-mels with a classification `head`."""
 
     config: TaggerConfig
+    head: Any  # embedding -> logits; None of an encoder without classes
 
     def __init__(self, config: TaggerConfig, *, rng: Generator | None = None) -> None:
         """Random weights drawn from `rng` (a CPU generator; torch's own when None)."""
@@ -160,6 +161,10 @@ class Tagger(nn.Module):
         """Logits and embedding of `forward`; a family may leave out what only other tokens need."""
         out = self(mel)
         return Prediction(out.logits, out.embedding)
+
+    def classified(self, embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch class"]:
+        """Logits of clip embeddings: the head alone."""
+        return self.head(embedding)
 
     def adapted(self, config: Any, name: str, *, rng: Generator | None) -> "Tagger":
         """A model of `config` initialised with these weights (`name` in errors); other labels: a new head."""

@@ -1,0 +1,1 @@
+"""The page of `patchout web`: look at the sounds of a folder, listen, label, retrain."""

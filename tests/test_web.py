@@ -1,0 +1,1 @@
+"""The page of `patchout web`: its server, its labels, its bad inputs."""
