@@ -43,12 +43,18 @@ def main(args: Sequence[str]) -> int:
     options = tyro.cli(Options, args=args, prog="patchout web")
     if missing := [name for name in ("starlette", "uvicorn") if not find_spec(name)]:
         raise ValueError(f"the page needs {' and '.join(missing)}: pip install 'patchout[web]'")
+    with _listening(options.port) as listener:
+        _serve(options, listener)
+    return DONE
+
+
+def _serve(options: Options, listener: socket.socket) -> None:
+    """Serve the page until it is stopped."""
     import uvicorn
 
     from patchout.web.server import application
     from patchout.web.session import Session
 
-    listener = _listening(options.port)
     session = Session(options.folder.expanduser().absolute(), options.model, options.device)
     token = secrets.token_urlsafe(16)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/"
@@ -65,7 +71,6 @@ def main(args: Sequence[str]) -> int:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         session.close()
-    return DONE
 
 
 def _listening(port: int) -> socket.socket:
@@ -75,6 +80,7 @@ def _listening(port: int) -> socket.socket:
     try:
         listener.bind(("127.0.0.1", port))
     except (OSError, OverflowError) as error:
+        listener.close()
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"port {port}: {reason}: give another --port, or none") from None
     listener.listen()

@@ -15,12 +15,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 import patchout
 from patchout.checkpoint import own as checkpoint
-from patchout.data.batches import Batch, StepSampler, Waves, batches, shared_memory_note
+from patchout.data.batches import Batch, Item, StepSampler, batches, shared_memory_note
 from patchout.data.clips import ClipSet, DataError
-from patchout.data.mel_cache import MelCache
 from patchout.files import finite
 from patchout.models.device import pick_device, pick_precision
 from patchout.models.maskspec import MaskedEncoder
@@ -99,8 +99,13 @@ class Training(ABC):
         """Steps of the whole run."""
         return self.config.epochs * self.epoch // self.config.batch
 
+    @property
+    def input_size(self) -> int:
+        """Values of a clip in a batch: its samples."""
+        return round(self.config.clip_s * self.model.config.mel.sample_rate)
+
     @abstractmethod
-    def sounds(self) -> Waves | MelCache:
+    def sounds(self) -> Dataset[Item]:
         """The data set of clips that batches are made of."""
 
     @abstractmethod
@@ -132,9 +137,9 @@ class Training(ABC):
     def plan(self) -> Plan:
         """Estimate the cost of the run from a few clips; a batch of 0 becomes the stored or a fitting one."""
         config, model, clips, world = self.config, self.model, self.clips, self.host.world
-        length, classes = round(config.clip_s * model.config.mel.sample_rate), len(self.classes)
+        classes = len(self.classes)
         targets = max(1, classes) * (2 if self.soft_targets else 1)
-        trial = measure(model, self.loss, num_samples=length, num_classes=targets)
+        trial = measure(model, self.loss, num_samples=self.input_size, num_classes=targets)
         state = sum(optim.state_bytes(model, average=self.averages))
         device, largest, share = self.host.device, self.largest_batch, config.parts * world.num_processes
         batch = config.batch or self.host.stored.get("batch", 0)

@@ -159,9 +159,9 @@ def analyse(model: Tagger, paths: Sequence[str], on_block: Callable[[float], Non
 def _analysis(scored: Scored, recorder: Recorder, config: TaggerConfig, rule: EventRule) -> Analysis:
     tags = to_tags(scored, config, top=TOP, rule=rule, events=True)
     if scored.scores is None:
-        nothing = np.zeros(0, np.uint8)
-        error = scored.error or "cannot be read"
-        return Analysis(Summary(error=error), {}, np.zeros(0, np.float32), nothing, nothing, nothing)
+        nothing, error = np.zeros((0, 0), np.uint8), scored.error or "cannot be read"
+        times_s, track = np.zeros(0, np.float32), np.zeros((0, 0), np.float16)
+        return Analysis(Summary(error=error), {}, times_s, track, nothing.ravel(), nothing)
     shown = np.argsort(-scored.track.max(axis=0, initial=0.0), kind="stable")[:MAX_CLASSES]
     picture = recorder.picture.result() if recorder.picture.columns else np.zeros((0, 0), np.uint8)
     details = {

@@ -3,10 +3,13 @@
 import io
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from patchout.audio.containers import read_header
+from patchout.audio.sources import opened
 from patchout.audio.stream import Stream
 from patchout.errors import AudioError
 
@@ -22,10 +25,10 @@ def length_s(path: Path) -> float:
     import av
     import soundfile
 
-    try:
-        return soundfile.info(str(path)).duration
-    except soundfile.SoundFileError:
-        pass
+    with opened(path) as reader:
+        reader.patch(read_header(reader, reader.size).patches)
+        with suppress(soundfile.SoundFileError), soundfile.SoundFile(reader) as sound:
+            return sound.frames / sound.samplerate
     try:
         with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
             if container.duration:

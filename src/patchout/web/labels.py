@@ -110,6 +110,12 @@ class Labels:
             self._write(rows)
             return after
 
+    def remove_halves(self) -> None:
+        """Remove what killed processes have left half written beside the list."""
+        with self._only_writer():
+            for half in self.folder.glob(f".{self.path.stem}.*{self.path.suffix}"):
+                half.unlink()
+
     @contextmanager
     def _only_writer(self) -> Iterator[None]:
         """Lock out other processes."""

@@ -82,6 +82,8 @@ class Session:
 
     def start(self) -> None:
         """Begin to tag."""
+        if os.access(self.folder, os.W_OK):
+            self.labels.remove_halves()
         self.worker.start()
 
     def close(self) -> None:

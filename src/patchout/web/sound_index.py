@@ -177,7 +177,7 @@ class SoundIndex:
             return None
         details = json.loads(row[1])
         times_s = np.frombuffer(row[2], np.float32)
-        track = np.frombuffer(row[3], np.float16).reshape(len(times_s), -1)
+        track = np.frombuffer(row[3], np.float16).reshape(len(times_s), len(details.get("track", ())))
         picture = np.frombuffer(row[5], np.uint8).reshape(details.get("mels", 0) or 1, -1)
         peaks = np.frombuffer(row[4], np.uint8)
         return Analysis(Summary(**json.loads(row[0])), details, times_s, track, peaks, picture)

@@ -55,7 +55,7 @@ class Worker:
         try:
             self.model = self.load()
             while not self._is_over.is_set():
-                if not self._tag_group():
+                if not self.step():
                     self._wake.wait(RESCAN_S)
                     self._wake.clear()
                     if not self._is_over.is_set():
@@ -65,7 +65,7 @@ class Worker:
         except (ValueError, OSError, RuntimeError) as error:  # also a full disk, or a full memory of the GPU
             self.error = f"tagging has stopped ({error}): start the command again"
 
-    def _tag_group(self) -> bool:
+    def step(self) -> bool:
         """Tag some sounds, or return False if there are none."""
         if self._tag_wanted():
             return True

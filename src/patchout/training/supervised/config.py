@@ -60,7 +60,9 @@ class TrainConfig(RunConfig):
     pooling: Literal["mean", "token"] | None = None
     """what a MaskSpec's head reads: the mean of the patches or the class token; else mean"""
     freeze: Literal["", "encoder"] = ""
-    """what keeps its start weights"""
+    """what keeps its start weights; a frozen encoder hears each clip once, without augmentation"""
+    embed_cache: str = ""
+    """folder that keeps the embeddings of a frozen encoder for the next run"""
     size: Literal["tiny", "small", "base", "huge"] | None = None
     """width 192, 384, 768 or 1280; None here and below: as the start weights, else base"""
     depth: int | None = None
@@ -171,6 +173,7 @@ class TrainConfig(RunConfig):
         unwatched = best and not (self.evaluate_every and (self.split or self.hold_out))
         by_fold, two_splits = best and self.folds, self.folds and self.split
         no_init = self.freeze and not self.init
+        no_frozen = self.embed_cache and not self.freeze
         no_teacher = self.distill_cache and not self.distill
         no_thresholds = self.precision_at and not self.thresholds
         folds, stride, gain_db = ", ".join(self.folds), self.stride, self.gain_db
@@ -184,6 +187,8 @@ class TrainConfig(RunConfig):
             f"split {self.split} and folds {folds} both hold clips out: give one of them": two_splits,
             f"precision_at {self.precision_at:g} needs thresholds: set thresholds": no_thresholds,
             f"freeze {self.freeze} needs start weights worth keeping: set init": no_init,
+            f"embed_cache {self.embed_cache} keeps embeddings of a frozen encoder: set freeze": no_frozen,
+            f"freeze {self.freeze} hears no teachers: leave distill out": self.freeze and self.distill,
             f"distill_cache {self.distill_cache} keeps teachers' scores: set distill": no_teacher,
         }
         if reasons := [reason for reason, applies in refusals.items() if applies]:

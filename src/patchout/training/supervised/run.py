@@ -32,6 +32,7 @@ from patchout.training.supervised.config import TrainConfig
 from patchout.training.supervised.data_split import Split, choose, is_labelled
 from patchout.training.supervised.decision_report import DecisionReport, decision_report
 from patchout.training.supervised.distillation import Distillation, Teacher, check_hearing, load_teachers
+from patchout.training.supervised.frozen import NOTE, EmbeddedClips, HeadLoss, embed_clips
 from patchout.training.supervised.initial_weights import find, start
 from patchout.training.supervised.loss import StepLoss, class_weights, wave_augment
 from patchout.training.supervised.model_config import freeze, model_config, num_columns
@@ -76,6 +77,8 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
     shape = model_config(config, clips, initial.model.config if initial.model else None)
     model = start(shape, initial, rng=augment.keyed("weights", config.seed), device=host.device)
     freeze(model, config.freeze)
+    if config.freeze and host.world.num_processes > 1:
+        raise ValueError("freeze encoder trains the last layer alone, in seconds: start it without torchrun")
     if config.draws > len(clips):
         raise ValueError(f"{config.draws} draws an epoch of {len(clips)} clips, none twice: lower draws")
     distillation, cache = _distillation(config, clips, teachers, model.config)
@@ -84,6 +87,7 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
     columns, class_tokens = num_columns(shape, config.clip_s), shape.num_class_tokens
     patches = (shape.rows * columns, config.patchout.num_kept(shape.rows, columns))
     fixed = {"batch_per_process": False, "distill_cache": "computed before" if cache else ""}
+    fixed |= {"embed_cache": ""}  # it holds what would be computed
     stored = {"processes": processes} if processes > 1 else {}  # for the batch when another number resumes
     return _Supervised(
         config=config,
@@ -91,9 +95,9 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
         recipe_unit=" on one GPU" if published.batch_per_process else "",
         clips=clips,
         model=model,
-        loss=StepLoss(config, model.config, weight, distillation),
+        loss=(HeadLoss if config.freeze else StepLoss)(config, model.config, weight, distillation),
         host=host,
-        tokens=(class_tokens + patches[0], class_tokens + patches[1]),
+        tokens=(class_tokens + patches[0], 0 if config.freeze else class_tokens + patches[1]),
         may_change={**MAY_CHANGE, **fixed, **stored},
         classes=clips.classes,
         soft_targets=cache is not None,
@@ -132,11 +136,19 @@ class _Supervised(Training):
     teachers: tuple[Teacher, ...]
     score_cache: ScoreCache | None
 
+    @property
+    def input_size(self) -> int:
+        return self.model.config.width if self.config.freeze else super().input_size
+
     def begin(self) -> Iterable[str]:
+        if self.config.freeze:
+            return (NOTE,)
         return (self.score_cache.bind(self.clips, self.teachers),) if self.score_cache else ()
 
-    def sounds(self) -> Waves:
+    def sounds(self) -> Waves | EmbeddedClips:
         config, rate = self.config, self.model.config.mel.sample_rate
+        if config.freeze:
+            return embed_clips(self.model, self.clips, config.precision, config.embed_cache)
         change = partial(wave_augment, config=config, rate=rate)  # unlike a closure a spawned worker takes it
         mix = WaveMix(config.wave_mix, config.wave_mix_alpha) if config.wave_mix else None
         size = round(config.clip_s * rate)
@@ -164,7 +176,7 @@ class _Supervised(Training):
         metric = f"{loop.AVERAGE if self.averages else ''}{score}"
         return replace(
             self.common_job(folder, optimizer=optimizer, rate=rate),
-            evaluate_every=config.evaluate_every,
+            evaluate_every=0 if config.freeze and config.result != "best" else config.evaluate_every,
             metric=metric if config.evaluate_every and len(self.split.validation) else "",
             result=config.result,
             swa=swa if config.swa_start else frozenset(),
