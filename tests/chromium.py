@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE_S = 240  # on a busy machine
+PATIENCE_S = 150  # on a busy machine
 
 
 class Browser:
@@ -76,7 +76,9 @@ class Browser:
     def press(self, *keys: str) -> None:
         """Press keys one after the other; letters, or names such as Enter."""
         for key in keys:
-            text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
+            text: dict[str, Any] = {"text": key} if len(key) == 1 else {}
+            if key == "Enter":
+                text = {"text": "\r", "windowsVirtualKeyCode": 13}
             self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
             self.ask("Input.dispatchKeyEvent", type="keyUp", key=key)
 
@@ -88,10 +90,8 @@ class Browser:
             ("mouseMoved", end, 1),
             ("mouseReleased", end, 0),
         ):
-            button = "left" if kind != "mouseMoved" else "none"
-            self.ask(
-                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=buttons, clickCount=1
-            )
+            pressed = {"button": "left", "buttons": buttons, "clickCount": 1}
+            self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, **pressed)
 
     def close(self) -> None:
         """End it."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from patchout.errors import InputError
 
 HEAD = {"freeze": "encoder", "epochs": "150", "lr": "0.01"}  # of the last layer alone
+CLIP_S = 5.0  # of the recipe
 RUNS = "runs"
 TAIL = 4  # last lines of the log that are shown
 
@@ -37,20 +38,21 @@ class Learner:
     _process: subprocess.Popen[bytes] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def arguments(self, init: str, *, whole: bool) -> list[str]:
-        """The options of `patchout` for the next training."""
+    def arguments(self, init: str, *, whole: bool, longest_s: float = CLIP_S) -> list[str]:
+        """The words behind `patchout` for the next training; the model takes clips of up to `longest_s`."""
         numbers = [int(path.name) for path in (self.folder / RUNS).glob("[0-9]*") if path.name.isdigit()]
         out = self.folder / RUNS / str(max(numbers, default=0) + 1)
-        options = {} if whole else HEAD
+        options = {} if whole else HEAD | {"embed-cache": str(self.folder / "embeddings")}
+        options |= {"clip-s": f"{longest_s:g}"} if longest_s < CLIP_S else {}
         words = ["train", "folder", "--data", str(self.data), "--out", str(out), "--init", init]
         return [*words, *(word for name, value in options.items() for word in (f"--{name}", value))]
 
-    def start(self, init: str, *, whole: bool) -> None:
+    def start(self, init: str, *, whole: bool, longest_s: float = CLIP_S) -> None:
         """Train the last layer, or the whole model, from the model `init`."""
         with self._lock:
             if self.status == "running":
                 raise BusyError("it is learning already: wait until that is done, or stop it")
-            words = self.arguments(init, whole=whole)
+            words = self.arguments(init, whole=whole, longest_s=longest_s)
             self.out, self.command = Path(words[words.index("--out") + 1]), shlex.join(["patchout", *words])
             self._epochs, self.scores = int(HEAD["epochs"]) if not whole else 30, {}
             self.out.parent.mkdir(parents=True, exist_ok=True)

@@ -203,7 +203,10 @@ class _Routes:
             raise InputError(
                 "label sounds of two classes or more (or of one, and background), then it can learn"
             )
-        self.session.learner.start(self.session.model_name, whole=bool(body.get("whole")))
+        config = self.session.model().config
+        longest_s = config.max_samples // (config.mel.sample_rate // 10) / 10  # in tenths
+        name, is_whole = self.session.model_name, bool(body.get("whole"))
+        self.session.learner.start(name, whole=is_whole, longest_s=longest_s)
         return self.session.learner.state()
 
     def stop(self, body: dict[str, Any]) -> dict[str, Any]:

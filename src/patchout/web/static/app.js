@@ -230,6 +230,7 @@ function showLearning(learning) {
 
 const showReport = guarded(async (file) => {
   const text = Object.assign(document.createElement('pre'), { tabIndex: 0 })
+  text.setAttribute('role', 'region')
   text.setAttribute('aria-label', 'report')
   text.textContent = await (await fetch(address('report', { file }))).text()
   const pictures = ['confusions.png', 'classes.png'].map((name) => Object.assign(document.createElement('img'), {

@@ -23,7 +23,7 @@ export class View {
     this.busy = false // regions are ours, not drawn by hand
     this.surfer = WaveSurfer.create({
       container, height: WAVE, cursorWidth: 2, barWidth: 0, normalize: true, autoScroll: true,
-      plugins: [this.regions, Timeline.create({ height: 18, style: { fontSize: '11px', color: 'inherit' } })],
+      plugins: [this.regions, Timeline.create({ height: 18, primaryLabelSpacing: 1, style: { fontSize: '11px', color: 'inherit' } })],
     })
     this.image = element('img', 'position:absolute;top:0;height:100%;')
     this.image.alt = ''
@@ -38,10 +38,8 @@ export class View {
     this.regions.on('region-updated', (region) => {
       if (region.own) on.move(region.own.index, region.start, Math.min(region.end, this.sound.duration))
     })
-    this.regions.on('region-clicked', (region, event) => {
-      event.stopPropagation()
+    this.regions.on('region-clicked', (region) => {
       if (region.own) on.pick(region.own.kind, region.own.index)
-      this.surfer.setTime(region.start)
     })
     this.surfer.on('timeupdate', (seconds) => on.time(seconds))
     this.surfer.on('scroll', () => this.later())
@@ -66,12 +64,15 @@ export class View {
       this.shownPeaks = peaks[0].length
       this.isDecoded = isSame && this.isDecoded
       this.image.removeAttribute('src')
+      this.loading = sound
       try {
         await this.surfer.load(this.source(), peaks, sound.duration || 1)
       } catch (error) {
-        if (error.name !== 'AbortError') this.failed(error)
-        return
+        if (error.name === 'AbortError') return
+        this.failed(error)
       }
+      if (this.sound !== sound) return
+      this.loading = null
       if (at) this.surfer.setTime(at)
       if (!isSame) this.zoom(0)
     }
@@ -103,6 +104,7 @@ export class View {
         color: isChosen ? 'rgba(90,160,255,.38)' : color,
       })
       region.own = { kind, index }
+      if (!isFree) this.passThrough(region)
     }
     events.slice(0, MAX_EVENTS).forEach((event, index) => add(
       'event', index, { start: event.start_s, end: event.end_s }, 'rgba(255,190,60,.16)', event.label, false))
@@ -113,6 +115,18 @@ export class View {
     })
     if (draft) add('draft', 0, draft, 'rgba(90,160,255,.38)', '?', false)
     this.busy = false
+  }
+
+  // What cannot be moved lets a segment be drawn over it; its caption can be clicked.
+  passThrough(region) {
+    const { kind, index } = region.own
+    region.element.style.pointerEvents = 'none'
+    region.content.style.pointerEvents = 'auto'
+    region.content.onclick = (event) => {
+      event.stopPropagation()
+      this.on.pick(kind, index)
+      this.surfer.setTime(region.start)
+    }
   }
 
   caption(text) {
@@ -144,7 +158,7 @@ export class View {
   // Spectrogram and scores of what is visible.
   async draw() {
     const { sound, surfer } = this
-    if (!sound || !sound.duration) return
+    if (!sound || !sound.duration || this.loading) return
     const wrapper = surfer.getWrapper(), scale = wrapper.offsetWidth / sound.duration
     const left = surfer.getScroll(), width = Math.min(surfer.getWidth(), wrapper.offsetWidth)
     const start = left / scale, end = Math.min(sound.duration, (left + width) / scale)
@@ -155,6 +169,7 @@ export class View {
       if (this.sound !== sound) return
       this.image.style.cssText = `position:absolute;top:0;height:100%;left:${left}px;width:${width}px;`
       this.image.src = image.src
+      this.lanes.dataset.drawn = sound.file
     }
     image.src = address('picture', part)
     if (!sound.tagged) return this.scores({ times: [], labels: [], scores: [] }, left, width, start, end)
@@ -180,8 +195,8 @@ export class View {
     for (let row = 0; row < count; row += 1) {
       track.scores[row].forEach((score, index) => {
         context.globalAlpha = score
-        const x = (edges[index] - start) * scale
-        context.fillRect(x, (row * LANE + 1) * ratio, (edges[index + 1] - start) * scale - x + 0.5, (LANE - 2) * ratio)
+        const x = Math.round((edges[index] - start) * scale), next = Math.round((edges[index + 1] - start) * scale)
+        context.fillRect(x, (row * LANE + 1) * ratio, Math.max(1, next - x), (LANE - 2) * ratio)
       })
     }
     this.lanes.replaceChildren(...track.labels.slice(0, count).map((label) => {
