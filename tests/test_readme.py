@@ -24,8 +24,11 @@ CELLS = re.findall(
     r"`(patchout [^`]+)`", README.partition("## I want to")[2].partition("\n\nEvery command")[0]
 )
 COMMANDS = [
-    line for line in LINES if line.startswith("patchout ") and "passt-s" not in line
-]  # needs a download
+    line
+    for line in LINES
+    if line.startswith("patchout ") and "passt-s" not in line  # needs a download
+    if not line.startswith("patchout web")  # runs until it is stopped
+]
 SHORTER = {  # of what takes minutes to hours, or needs a download
     "train folder": ["--epochs", "1"],
     "train esc50-s": ["--epochs", "2", "--depth", "1", "--init", "", "--size", "tiny", "--folds", "1"],

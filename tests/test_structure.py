@@ -353,9 +353,9 @@ def test_the_wheel_holds_code_types_and_data(tmp_path: Path) -> None:
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
-    suffixes = {".py", ".csv", ".safetensors", ".typed"}
+    suffixes = {".py", ".csv", ".safetensors", ".typed", ".js", ".css", ".html"}
     files = {path for path in PACKAGE.rglob("*") if path.suffix in suffixes}
-    wanted = {path.relative_to(PACKAGE.parent).as_posix() for path in files}
+    wanted = {path.relative_to(PACKAGE.parent).as_posix() for path in (*files, *PACKAGE.rglob("LICENSE"))}
     assert {"patchout/py.typed", "patchout/checkpoint/label_lists/audioset.csv"} <= wanted
     assert wanted - inside == set()
     assert [name for name in inside if not name.startswith("patchout")] == []

@@ -163,6 +163,7 @@ CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must s
     "model": ("maskspec", "model"),
     "pooling": ("token", "model"),
     "freeze": ("encoder", "frozen"),
+    "embed_cache": ("<folder>", "files"),
     "size": ("small", "model"),
     "depth": (2, "model"),
     "stride": ((16, 12), "model"),
@@ -223,6 +224,7 @@ BEFORE: dict[str, dict[str, Any]] = {  # what a field needs beside it, in both r
     "by": {"split": "2"},
     "balance": {"exclude": ("bell-3",)},
     "freeze": {"init": "<model>"},
+    "embed_cache": {"init": "<model>", "freeze": "encoder"},
     "wave_mix_alpha": {"wave_mix": 1.0},
     "plateau_epochs": {"schedule": "exp_ramp", "ramp_epochs": 2, "epochs": 4, "warm_up_epochs": 1.0},
     "ramp_epochs": {"schedule": "exp_ramp", "plateau_epochs": 0, "epochs": 4, "warm_up_epochs": 1.0},
@@ -264,6 +266,7 @@ def probe(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Probe:
             groups=scores.keys(),
             clips=job.clips,
             waves=batch.wave.tolist(),
+            files=sorted(path.name for path in settings.out.parent.glob("new/*")),
             loss=job.loss(job.model, batch, Place(1, 0, 0, len(batch.wave), lambda tensor: tensor)).item(),
             rate=[job.rate(step) for step in range(job.steps)],
             lr=[group["peak_lr"] for group in job.optimizer.param_groups],
@@ -309,7 +312,7 @@ def test_every_field_changes_what_it_says(
     if name == "balance":  # only where classes differ in size
         (folds / "meta.csv").write_text((folds / "meta.csv").read_text().replace("bell,3", "bell,bell-3"))
     value, place = CHANGES[name]
-    both = {"depth": 2} if name in ("freeze", "init") else {}
+    both = {"depth": 2} if name in ("freeze", "embed_cache", "init") else {}
     checkpoint.save(Passt(tiny_config(), rng=augment.keyed("teacher")), tmp_path / "teacher.safetensors")
     places: dict[Any, Any] = {
         "<model>": str(tmp_path / "start.safetensors"),

@@ -21,8 +21,8 @@ from patchout.errors import InputError
 class Options:
     """Open a page in the browser: sounds and what a model hears in them, listened to, labelled, learnt from.
 
-    Labels are kept in FOLDER/labels.csv, a list that `patchout train folder --data` takes. Nothing leaves
-    this machine.
+    Labels are kept in FOLDER/labels.csv, a list that `patchout train folder` takes. Nothing leaves this
+    machine.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]

@@ -38,11 +38,11 @@ class Pooled:
     def add(self, columns: np.ndarray) -> None:
         """Add columns (value, time)."""
         joined = np.concatenate([*self._open, columns], axis=1)
-        whole = joined.shape[1] // self.pool * self.pool
-        if whole:
-            self.columns.append(joined[:, :whole].reshape(len(joined), -1, self.pool).max(axis=2))
-            self.count += whole // self.pool
-        self._open = [joined[:, whole:]]
+        end = joined.shape[1] // self.pool * self.pool
+        if end:
+            self.columns.append(joined[:, :end].reshape(len(joined), -1, self.pool).max(axis=2))
+            self.count += end // self.pool
+        self._open = [joined[:, end:]]
         if self.count > MAX_COLUMNS:
             everything = np.concatenate(self.columns, axis=1)
             even = everything.shape[1] // 2 * 2
@@ -78,12 +78,12 @@ class Recorder:
                 self.picture.add(picture_of(early, self.config.mel))
             self._early.clear()
         self.peaks.add(_peaks(block, self.rate // PEAKS_PER_S))
-        rest = np.concatenate([self._rest, block])
-        start = self._samples - len(rest)
-        while len(rest) > self.size:  # the last window stays
-            self._windows.append((start / self.rate, rest[: self.size]))
-            rest, start = rest[self.size :], start + self.size
-        self._rest = rest
+        wave = np.concatenate([self._rest, block])
+        start = self._samples - len(wave)
+        while len(wave) > self.size:  # the last window stays
+            self._windows.append((start / self.rate, wave[: self.size]))
+            wave, start = wave[self.size :], start + self.size
+        self._rest = wave
         if len(self._windows) >= BATCH:
             self.flush()
 

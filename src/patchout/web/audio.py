@@ -63,21 +63,21 @@ def wav_range(path: Path, size: int, start: int, end: int) -> Iterator[bytes]:
     header = struct.pack("<4sI4s", b"RIFF", size - 8, b"WAVE") + form + struct.pack("<4sI", b"data", data)
     if start < HEADER_BYTES:
         yield header[start:end]
-    first, left = max(0, start - HEADER_BYTES), end - max(start, HEADER_BYTES)
+    first, missing = max(0, start - HEADER_BYTES), end - max(start, HEADER_BYTES)
     skip = first % 2
-    if left > 0:
+    if missing > 0:
         try:
             for block in Stream(str(path), RATE, start_s=(first - skip) / 2 / RATE):
-                content = (np.clip(block, -1, 1 - 2**-15) * 2**15).astype("<i2").tobytes()[skip:][:left]
-                skip, left = 0, left - len(content)
+                content = (np.clip(block, -1, 1 - 2**-15) * 2**15).astype("<i2").tobytes()[skip:][:missing]
+                skip, missing = 0, missing - len(content)
                 yield content
-                if left <= 0:
+                if missing <= 0:
                     return
         except (AudioError, OSError):  # the end of a damaged file: the length is promised already
             pass
-        while left > 0:
-            yield bytes(min(left, 2**16))
-            left -= 2**16
+        while missing > 0:
+            yield bytes(min(missing, 2**16))
+            missing -= 2**16
 
 
 def png(picture: np.ndarray) -> bytes:

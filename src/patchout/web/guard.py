@@ -33,7 +33,7 @@ class Guard:
             response = PlainTextResponse(f"{reason}: open the address that `patchout web` printed", 403)
             await response(scope, receive, send)
             return
-        _, _, rest = scope["path"][1:].partition("/")
+        _, _, path = scope["path"][1:].partition("/")
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -43,7 +43,7 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-cache")
             await send(message)
 
-        await self.app({**scope, "path": f"/{rest}", "raw_path": None}, receive, with_headers)
+        await self.app({**scope, "path": f"/{path}", "raw_path": None}, receive, with_headers)
 
     def _refusal(self, scope: Scope) -> str:
         """Why a request is not answered, "" for one that is."""

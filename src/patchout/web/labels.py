@@ -99,8 +99,8 @@ class Labels:
                 current = self._rows.get(row.key, (None, {}))[0] if row else None
                 expected = before.labels if before and row and row.key == before.key else None
                 if row and (current and current.labels) != expected:
-                    what = f"is {', '.join(current.labels)} by {current.by}" if current else "is gone"
-                    raise ConflictError(f"{row.file}: changed in the meantime, this segment {what}")
+                    now = f"is {', '.join(current.labels)} by {current.by}" if current else "is gone"
+                    raise ConflictError(f"{row.file}: changed in the meantime, this segment {now}")
             rows = dict(self._rows)
             cells = rows.pop(before.key)[1] if before else {}
             if after:

@@ -38,23 +38,23 @@ class Learner:
     _process: subprocess.Popen[bytes] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def arguments(self, init: str, *, whole: bool, longest_s: float = CLIP_S) -> list[str]:
+    def arguments(self, init: str, *, all_layers: bool, longest_s: float = CLIP_S) -> list[str]:
         """The words behind `patchout` for the next training; the model takes clips of up to `longest_s`."""
         numbers = [int(path.name) for path in (self.folder / RUNS).glob("[0-9]*") if path.name.isdigit()]
         out = self.folder / RUNS / str(max(numbers, default=0) + 1)
-        options = {} if whole else HEAD | {"embed-cache": str(self.folder / "embeddings")}
+        options = {} if all_layers else HEAD | {"embed-cache": str(self.folder / "embeddings")}
         options |= {"clip-s": f"{longest_s:g}"} if longest_s < CLIP_S else {}
         words = ["train", "folder", "--data", str(self.data), "--out", str(out), "--init", init]
         return [*words, *(word for name, value in options.items() for word in (f"--{name}", value))]
 
-    def start(self, init: str, *, whole: bool, longest_s: float = CLIP_S) -> None:
+    def start(self, init: str, *, all_layers: bool, longest_s: float = CLIP_S) -> None:
         """Train the last layer, or the whole model, from the model `init`."""
         with self._lock:
             if self.status == "running":
                 raise BusyError("it is learning already: wait until that is done, or stop it")
-            words = self.arguments(init, whole=whole, longest_s=longest_s)
+            words = self.arguments(init, all_layers=all_layers, longest_s=longest_s)
             self.out, self.command = Path(words[words.index("--out") + 1]), shlex.join(["patchout", *words])
-            self._epochs, self.scores = int(HEAD["epochs"]) if not whole else 30, {}
+            self._epochs, self.scores = int(HEAD["epochs"]) if not all_layers else 30, {}
             self.out.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
@@ -65,7 +65,7 @@ class Learner:
                     env=os.environ | {"PYTHONUNBUFFERED": "1"},
                 )
             self.status = "running"
-            threading.Thread(target=self._wait, args=(self._process, whole), daemon=True).start()
+            threading.Thread(target=self._wait, args=(self._process, all_layers), daemon=True).start()
 
     def stop(self) -> None:
         """End the training that runs."""
@@ -77,13 +77,13 @@ class Learner:
     def _log(self) -> Path:
         return self.out.with_name(f"{self.out.name}.log")
 
-    def _wait(self, process: subprocess.Popen[bytes], whole: bool) -> None:
+    def _wait(self, process: subprocess.Popen[bytes], all_layers: bool) -> None:
         is_whole_run = process.wait() == 0 and (self.out / "model.safetensors").is_file()
         try:
             if is_whole_run and (self.out / "scores.json").is_file():
                 self.scores = json.loads((self.out / "scores.json").read_text(encoding="utf-8"))["scores"]
             if is_whole_run:
-                self.on_done(self.out, not whole)
+                self.on_done(self.out, not all_layers)
         except (OSError, ValueError) as error:
             with self._log.open("a", encoding="utf-8") as log:
                 log.write(f"{error}\n")

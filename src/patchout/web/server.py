@@ -206,7 +206,7 @@ class _Routes:
         config = self.session.model().config
         longest_s = config.max_samples // (config.mel.sample_rate // 10) / 10  # in tenths
         name, is_whole = self.session.model_name, bool(body.get("whole"))
-        self.session.learner.start(name, whole=is_whole, longest_s=longest_s)
+        self.session.learner.start(name, all_layers=is_whole, longest_s=longest_s)
         return self.session.learner.state()
 
     def stop(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -163,7 +163,7 @@ class Session:
         labels, error = self._by_file()
         sounds = list(self.index.sounds.values())
         worker, model = self.worker, self.worker.model
-        known = {name for rows in labels.values() for row in rows for name in row.labels}
+        names = {name for rows in labels.values() for row in rows for name in row.labels}
         problems = [text for text in (*self.index.problems, worker.error, error) if text]
         if not os.access(self.folder, os.W_OK):
             problems.append(f"no permission to write into {self.folder}: labels cannot be kept")
@@ -171,7 +171,7 @@ class Session:
             "folder": str(self.folder),
             "model": self.model_name,
             "classes": list(model.config.labels) if model else [],
-            "names": sorted(known),
+            "names": sorted(names),
             "total": len(sounds),
             "tagged": sum(sound.summary is not None for sound in sounds),
             "failed": sum(sound.summary is not None and bool(sound.summary.error) for sound in sounds),

@@ -98,7 +98,7 @@ class SoundIndex:
         if not self.folder.is_dir():
             self.problems = (f"{self.folder} is gone: plug it in or mount it again",)
             return
-        kept = self._stored()
+        stored = self._stored()
         sounds, odd = dict[str, Sound](), 0
         for path in walk(self.folder, problems.append):
             file = Path(os.path.relpath(path, self.folder)).as_posix()
@@ -110,7 +110,8 @@ class SoundIndex:
             size_bytes, modified_s = file_state(path)
             if size_bytes is not None and modified_s is not None:
                 state = (size_bytes, modified_s)
-                summary = kept[file][1] if file in kept and kept[file][0] == state else None
+                former = stored.get(file)
+                summary = former[1] if former and former[0] == state else None
                 sounds[file] = Sound(file, *state, summary)
         if odd:
             problems.append(f"{odd} files whose names are no UTF-8 are left out: rename them")
