@@ -87,11 +87,17 @@ async function refresh(file = sound.file) {
   sound = answer
   if (isNew) { target = null; history = [] }
   $('name').textContent = file
-  $('remark').textContent = [sound.error, sound.warning].filter(Boolean).join('; ')
+  remark()
   choose(isNew ? { kind: 'whole' } : target)
   if (!sound.tagged && !sound.error) setTimeout(() => wanted === file && refresh(file).catch(() => {}), 700)
   await view.show(sound)
   choose(target)
+}
+
+function remark() {
+  const isNow = state?.current === sound.file
+  const waits = isNow ? `is being tagged: ${state.seconds} of ${seconds(sound.duration)}` : 'waits to be tagged'
+  $('remark').textContent = [sound.error, sound.warning, sound.tagged || sound.error ? '' : waits].filter(Boolean).join('; ')
 }
 
 // What a label goes to: the whole sound, an event, a labelled segment, or a new one.
@@ -261,6 +267,7 @@ async function poll() {
     const names = [...new Set([...state.names, ...state.classes, BACKGROUND])]
     if ($('names').childElementCount !== names.length) $('names').replaceChildren(...names.map((name) => new Option('', name)))
     showLearning(state.learning)
+    if (sound) remark()
     document.body.dataset.generation = state.generation
     if (before && before.generation !== state.generation) { await load(0, { fresh: true }); if (sound) await refresh() }
     else if (before && before.tagged !== state.tagged && !page.like) await load(page.first, { fresh: before.total !== state.total })

@@ -63,7 +63,7 @@ export class View {
       const at = isSame ? this.surfer.getCurrentTime() : 0
       this.shownPeaks = peaks[0].length
       this.isDecoded = isSame && this.isDecoded
-      this.image.removeAttribute('src')
+      this.image.style.display = 'none'
       this.loading = sound
       try {
         await this.surfer.load(this.source(), peaks, sound.duration || 1)
@@ -185,6 +185,7 @@ export class View {
     const count = Math.min(MAX_LANES, track.labels.length), ratio = devicePixelRatio || 1
     const { canvas } = this
     this.rows.style.height = `${count * LANE}px`
+    this.lanes.style.top = `${this.rows.offsetTop}px`
     canvas.style.cssText = `position:absolute;top:0;left:${left}px;width:${width}px;height:${count * LANE}px;`
     canvas.width = width * ratio
     canvas.height = count * LANE * ratio
