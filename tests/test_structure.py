@@ -23,17 +23,17 @@ PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
     "audio": 1477,
-    "models": 1925,
+    "models": 1930,
     "checkpoint": 2226,
     "data": 3158,
     "inference": 3116,
     "export": 547,
     "hear": 2799,
     "judge": 1988,
-    "training": 5590,
-    "web": 1570,
+    "training": 5594,
+    "web": 1563,
     "bench": 691,
-    "cli": 2020,
+    "cli": 2019,
 }
 NOUNS = ("errors", "files", "figures")  # what every room may import, and which imports no room
 DOORS = ("__init__", "__main__")  # of the package: they lead to every room

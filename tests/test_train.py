@@ -24,6 +24,7 @@ from patchout.data import augment
 from patchout.data.batches import Batch
 from patchout.data.sets import scan
 from patchout.files import finite
+from patchout.inference.embedding import Embedder
 from patchout.models.passt import Passt, PasstConfig
 from patchout.models.tagger import Tagger
 from patchout.training import loop
@@ -653,6 +654,29 @@ def test_a_frozen_encoder_keeps_its_weights_and_the_head_learns(folds: Path, tmp
     moved = {name for name in before if name in after and not torch.equal(before[name].cpu(), after[name])}
     assert moved
     assert {name.partition(".")[0] for name in moved} == {"head"}
+
+
+@pytest.mark.slow
+def test_a_frozen_encoder_hears_each_clip_once_and_the_next_run_none(
+    folds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(
+        Passt(tiny_config(labels=("x", "y")), rng=augment.keyed("start")), tmp_path / "start.safetensors"
+    )
+    heard, embed = list[int](), Embedder.scenes_of_each
+
+    def counted(self: Embedder, waves: list[np.ndarray]) -> list[np.ndarray]:
+        heard.append(len(waves))
+        return embed(self, waves)
+
+    monkeypatch.setattr(Embedder, "scenes_of_each", counted)
+    start = {"size": None, "depth": None, "stride": None, "init": str(tmp_path / "start.safetensors")}
+    frozen = {"freeze": "encoder", "embed_cache": str(tmp_path / "cache"), "split": "3", "epochs": 3, **start}
+    train.run(config(folds, tmp_path / "run", **frozen))
+    first = sum(heard)
+    train.run(config(folds, tmp_path / "again", **frozen, seed=1))
+    assert first == len(scan(folds)) - len(scan(folds).only("3"))
+    assert sum(heard) == first
 
 
 @pytest.mark.slow

@@ -15,12 +15,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 import patchout
 from patchout.checkpoint import own as checkpoint
-from patchout.data.batches import Batch, Item, StepSampler, batches, shared_memory_note
+from patchout.data.batches import Batch, StepSampler, Waves, batches, shared_memory_note
 from patchout.data.clips import ClipSet, DataError
+from patchout.data.mel_cache import MelCache
 from patchout.files import finite
 from patchout.models.device import pick_device, pick_precision
 from patchout.models.maskspec import MaskedEncoder
@@ -31,6 +31,7 @@ from patchout.training.plan import LARGEST_BATCH, Plan, fitting_batch, measure
 from patchout.training.provenance import command_line, data_of
 from patchout.training.run_folder import RunFolder, open_run, settings_of, stored_config
 from patchout.training.step import Place
+from patchout.training.supervised.frozen import EmbeddedClips
 from patchout.training.supervised.repeats import Scores
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -105,7 +106,7 @@ class Training(ABC):
         return round(self.config.clip_s * self.model.config.mel.sample_rate)
 
     @abstractmethod
-    def sounds(self) -> Dataset[Item]:
+    def sounds(self) -> Waves | MelCache | EmbeddedClips:
         """The data set of clips that batches are made of."""
 
     @abstractmethod

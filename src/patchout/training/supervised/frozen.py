@@ -53,6 +53,11 @@ class EmbeddedClips(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.clips)
 
+    @property
+    def clip_bytes(self) -> int:
+        """Memory of a clip in a batch."""
+        return 4 * self.values.shape[1]
+
     def __getitem__(self, key: Key) -> Item:
         _, index = key
         if index in self.problems:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 
@@ -148,7 +148,7 @@ class _Supervised(Training):
     def sounds(self) -> Waves | EmbeddedClips:
         config, rate = self.config, self.model.config.mel.sample_rate
         if config.freeze:
-            return embed_clips(self.model, self.clips, config.precision, config.embed_cache)
+            return self._embedded
         change = partial(wave_augment, config=config, rate=rate)  # unlike a closure a spawned worker takes it
         mix = WaveMix(config.wave_mix, config.wave_mix_alpha) if config.wave_mix else None
         size = round(config.clip_s * rate)
@@ -161,6 +161,10 @@ class _Supervised(Training):
             mix=mix,
             soft=self.score_cache,
         )
+
+    @cached_property
+    def _embedded(self) -> EmbeddedClips:
+        return embed_clips(self.model, self.clips, self.config.precision, self.config.embed_cache)
 
     def job(self, folder: RunFolder) -> loop.Job:
         if self.score_cache:
