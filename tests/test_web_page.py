@@ -113,7 +113,7 @@ def test_three_labels_are_corrected_by_keyboard(page: Page, folder: Path) -> Non
 def test_a_segment_is_drawn_and_labelled(page: Page, folder: Path) -> None:
     page.drawn()
     box = json.loads(page.value("JSON.stringify(document.getElementById('wave').getBoundingClientRect())"))
-    x, y, width = box["x"], box["y"] + 30, box["width"]
+    x, y, width = box["x"], box["y"] + 200, box["width"]  # below the captions of events
     page.drag((x + 0.2 * width, y), (x + 0.5 * width, y))
     page.until("document.activeElement.id === 'label'")
     page.type("yelp")

@@ -23,6 +23,11 @@ class BusyError(InputError):
     """Another training runs already."""
 
 
+def as_command(words: list[str]) -> str:
+    """A line for the terminal."""
+    return shlex.join(["patchout", *words])
+
+
 @dataclass
 class Learner:
     """One training at a time, of the labels in `data`, in numbered folders below `folder`."""
@@ -53,7 +58,7 @@ class Learner:
             if self.status == "running":
                 raise BusyError("it is learning already: wait until that is done, or stop it")
             words = self.arguments(init, all_layers=all_layers, longest_s=longest_s)
-            self.out, self.command = Path(words[words.index("--out") + 1]), shlex.join(["patchout", *words])
+            self.out, self.command = Path(words[words.index("--out") + 1]), as_command(words)
             self._epochs, self.scores = int(HEAD["epochs"]) if not all_layers else 30, {}
             self.out.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("wb") as log:
@@ -90,8 +95,11 @@ class Learner:
             is_whole_run = False
         self.status = "done" if is_whole_run else "failed"
 
-    def state(self) -> dict[str, Any]:
-        """Status, share that is done, scores, command and the last lines that the training said."""
+    def state(self, init: str) -> dict[str, Any]:
+        """Status, share that is done, scores, command and the last lines that the training said.
+
+        The command before a training is that of the next one, from the model `init`.
+        """
         lines: list[str] = []
         if self.status != "idle" and self._log.is_file():
             lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-TAIL:]
@@ -100,7 +108,7 @@ class Learner:
             "status": self.status,
             "share": self._share() if self.status == "running" else 1.0,
             "scores": {name: value for name, value in self.scores.items() if value is not None},
-            "command": self.command,
+            "command": self.command or as_command(self.arguments(init, all_layers=False)),
             "lines": lines,
             "report": f"{self.out.name}/report.md" if self.status == "done" and report.is_file() else "",
         }

@@ -207,12 +207,12 @@ class _Routes:
         longest_s = config.max_samples // (config.mel.sample_rate // 10) / 10  # in tenths
         name, is_whole = self.session.model_name, bool(body.get("whole"))
         self.session.learner.start(name, all_layers=is_whole, longest_s=longest_s)
-        return self.session.learner.state()
+        return self.session.learner.state(self.session.model_name)
 
     def stop(self, body: dict[str, Any]) -> dict[str, Any]:
         """End a training."""
         self.session.learner.stop()
-        return self.session.learner.state()
+        return self.session.learner.state(self.session.model_name)
 
     def _part(self, request: Request) -> tuple[str, float, float]:
         """File, start and end in seconds."""

@@ -180,6 +180,6 @@ class Session:
             "seconds": round(worker.seconds, 1),
             "problems": problems,
             "generation": self.generation,
-            "learning": self.learner.state(),
+            "learning": self.learner.state(self.model_name),
             "runs": f"{WORK}/{RUNS}",
         }

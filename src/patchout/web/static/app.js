@@ -45,7 +45,7 @@ function list() {
     const kind = row.labels.length ? 'by-hand' : row.error ? 'bad' : 'soft'
     const number = row.similarity ?? row.score
     item.append(span('file', `\u200e${row.file}`), span('soft', row.start ? seconds(row.start) : row.duration ? seconds(row.duration) : ''),
-      span(kind, told), span('soft', number === undefined || row.error ? '' : number.toFixed(3)))
+      span(kind, told), span('soft', number === undefined || row.error || row.labels.length ? '' : number.toFixed(3)))
     return item
   }))
   $('sounds').setAttribute('aria-activedescendant', page.row >= 0 ? `row-${page.row}` : '')
@@ -229,7 +229,7 @@ function showLearning(learning) {
     done: `Done${scores && `, on clips held out: ${scores}`}.`, failed: 'It has failed:',
   }[learning.status]
   $('learn-lines').textContent = learning.status === 'failed' || isRunning ? learning.lines.join('\n') : ''
-  $('learn-command').textContent = learning.command || 'patchout train folder --data labels.csv --out runs/mine --freeze encoder'
+  $('learn-command').textContent = learning.command
   if (!learning.report) $('report').hidden = true
   else if ($('report').dataset.of !== learning.report) showReport(learning.report)
 }
