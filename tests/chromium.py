@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE_S = 150  # on a busy machine
+PATIENCE_S = 240  # on a busy machine
 
 
 class Browser:

@@ -116,6 +116,7 @@ def test_a_segment_is_drawn_and_labelled(page: Page, folder: Path) -> None:
     x, y, width = box["x"], box["y"] + 200, box["width"]  # below the captions of events
     page.drag((x + 0.2 * width, y), (x + 0.5 * width, y))
     page.until("document.activeElement.id === 'label'")
+    time.sleep(0.2)  # the click that ends a drag is swallowed, and Enter in a form is a click
     page.type("yelp")
     page.press("Enter")
     page.until("document.querySelector('#labels').textContent.includes('yelp')")

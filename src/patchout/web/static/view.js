@@ -6,6 +6,7 @@ import { address, get } from './api.js'
 
 const WAVE = 56, SPECTROGRAM = 150, LANE = 16, MAX_LANES = 8, MAX_EVENTS = 400
 const SHORTEST = 0.05 // seconds of a drawn segment
+const PLACED = 'position:absolute;top:0;pointer-events:none;'
 const element = (kind, style) => Object.assign(document.createElement(kind), { style })
 const probe = document.body.appendChild(element('span', 'display:none'))
 const colour = (name) => { // resolved: a canvas knows no variables
@@ -25,9 +26,9 @@ export class View {
       container, height: WAVE, cursorWidth: 2, barWidth: 0, normalize: true, autoScroll: true,
       plugins: [this.regions, Timeline.create({ height: 18, primaryLabelSpacing: 1, style: { fontSize: '11px', color: 'inherit' } })],
     })
-    this.image = element('img', 'position:absolute;top:0;height:100%;')
+    this.image = element('img', `${PLACED}height:100%;display:none;`)
     this.image.alt = ''
-    this.canvas = element('canvas', 'position:absolute;top:0;')
+    this.canvas = element('canvas', PLACED)
     this.picture = element('div', `position:relative;height:${SPECTROGRAM}px;overflow:hidden;`)
     this.rows = element('div', 'position:relative;overflow:hidden;')
     this.picture.append(this.image)
@@ -167,7 +168,7 @@ export class View {
     const image = new Image()
     image.onload = () => {
       if (this.sound !== sound) return
-      this.image.style.cssText = `position:absolute;top:0;height:100%;left:${left}px;width:${width}px;`
+      this.image.style.cssText = `${PLACED}height:100%;left:${left}px;width:${width}px;`
       this.image.src = image.src
       this.lanes.dataset.drawn = sound.file
     }
@@ -186,7 +187,7 @@ export class View {
     const { canvas } = this
     this.rows.style.height = `${count * LANE}px`
     this.lanes.style.top = `${this.rows.offsetTop}px`
-    canvas.style.cssText = `position:absolute;top:0;left:${left}px;width:${width}px;height:${count * LANE}px;`
+    canvas.style.cssText = `${PLACED}left:${left}px;width:${width}px;height:${count * LANE}px;`
     canvas.width = width * ratio
     canvas.height = count * LANE * ratio
     const context = canvas.getContext('2d'), scale = canvas.width / (end - start)
