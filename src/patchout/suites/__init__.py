@@ -1,0 +1,1 @@
+"""Encoders for the embedding benchmarks of others: mteb (MAEB) and X-ARES."""
