@@ -3,11 +3,11 @@
 import io
 import re
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 import patchout
 from patchout.checkpoint.own import save
+from patchout.hear import subject
 from patchout.models.passt import Passt
 from patchout.suites import xares
 
@@ -187,13 +188,13 @@ def test_the_python_of_the_page_works(
     from mteb.mocks.mock_tasks import MockAudioClassification
 
     monkeypatch.chdir(tmp_path)
-    original, names = mteb.get_benchmark, []
-    benchmark = SimpleNamespace(tasks=[MockAudioClassification()])
-    monkeypatch.setattr(mteb, "get_benchmark", lambda name: names.append(name) or benchmark)
+    original = mteb.get_benchmark
+    benchmark = Mock(return_value=SimpleNamespace(tasks=[MockAudioClassification()]))
+    monkeypatch.setattr(mteb, "get_benchmark", benchmark)
     for block in BLOCKS:
         exec(compile(block.replace("passt-s", MODEL), "suites.md", "exec"), {})
     assert "32000 202 50.0" in capfd.readouterr().out
-    assert [len(original(name).tasks) for name in names] == [19]
+    assert len(original(*benchmark.call_args.args).tasks) == 19
     assert [*(tmp_path / "maeb").rglob("MockAudioClassification.json")]
 
 
@@ -243,11 +244,10 @@ def test_long_sounds_run_one_after_the_other(
     audio = torch.from_numpy(np.stack([noise(0.5, seed) for seed in range(3)]))
     together = encoder(audio)
     monkeypatch.setattr(xares, "MAX_SAMPLES", 20_000)
-    calls: list[int] = []
-    original: Callable[..., Any] = xares.timestamps
-    monkeypatch.setattr(xares, "timestamps", lambda *args: calls.append(len(args[1])) or original(*args))
+    timestamps = Mock(wraps=subject.timestamps)
+    monkeypatch.setattr(xares, "timestamps", timestamps)
     assert encoder(audio).numpy() == pytest.approx(together.numpy(), rel=1e-3, abs=1e-3)
-    assert calls == [1, 1, 1]
+    assert [len(call.args[1]) for call in timestamps.call_args_list] == [1, 1, 1]
 
 
 @pytest.mark.slow

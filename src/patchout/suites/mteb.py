@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -102,15 +103,17 @@ def scene_embeddings(subject: Subject, sources: Iterable[Source]) -> Float[np.nd
 
 
 def _embedded(embedder: Embedder, sources: Iterable[Source]) -> Float[np.ndarray, "sound value"]:
-    """Scene embeddings of one of our models, in the memory of a batch of windows and of one sound."""
+    """Scene embeddings of one of our models; sounds longer than a window are streamed, one by one."""
     rows: dict[int, np.ndarray] = {}
     short: dict[int, np.ndarray] = {}
     for place, source in enumerate(sources):
-        wave = np.concatenate([*hear(embedder.model.config, source)])
-        if len(wave) > embedder.scene_window:
-            rows[place] = embedder.scene_of([wave])
+        stream, blocks = iter(hear(embedder.model.config, source)), list[np.ndarray]()
+        while sum(map(len, blocks)) <= embedder.scene_window and (block := next(stream, None)) is not None:
+            blocks.append(block)
+        if sum(map(len, blocks)) > embedder.scene_window:
+            rows[place] = embedder.scene_of(chain(blocks, stream))
         else:
-            short[place] = wave
+            short[place] = np.concatenate(blocks)
     rows |= zip(short, embedder.scenes_of_each([*short.values()]), strict=True)
     return np.stack([rows[place] for place in range(len(rows))])
 
