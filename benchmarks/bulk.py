@@ -28,7 +28,7 @@ from patchout.audio.mel import MelConfig
 from patchout.data.items import Item, read_items
 from patchout.inference.bulk import run as bulk
 from patchout.inference.bulk.ahead import decode, open_stream
-from patchout.inference.bulk.folder import EmbedJob
+from patchout.inference.bulk.embed import EmbedJob
 from patchout.inference.bulk.run import run
 from patchout.inference.embedding import MID
 from patchout.models.device import pick_precision

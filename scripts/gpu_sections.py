@@ -23,7 +23,7 @@ from patchout.data.items import Item
 from patchout.hear.probe import GRIDS, NUM_POINTS
 from patchout.hear.probe_network import Check, Data, Point, Probe, train_group
 from patchout.inference import token_budget
-from patchout.inference.bulk.folder import EmbedJob
+from patchout.inference.bulk.embed import EmbedJob
 from patchout.inference.bulk.run import run as embed_all
 from patchout.inference.embedding import EmbedConfig, Embedder, Level
 from patchout.inference.window_scores import score

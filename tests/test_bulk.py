@@ -28,8 +28,8 @@ from patchout.errors import InputError
 from patchout.inference.bulk import ahead
 from patchout.inference.bulk import run as bulk
 from patchout.inference.bulk.ahead import Opener, Sound, decode, decode_ahead, open_stream
-from patchout.inference.bulk.folder import EmbedJob
-from patchout.inference.bulk.run import Summary, Todo, embed_shards, open_threads, run
+from patchout.inference.bulk.embed import EmbedJob, EmbedRows
+from patchout.inference.bulk.run import Summary, Todo, open_threads, run, write_shards
 from patchout.inference.embedding import EmbedConfig, Embedder
 from patchout.models.passt import Passt
 
@@ -273,10 +273,10 @@ def test_a_long_file_that_breaks_while_it_is_read_again_ends_with_its_reason(
     tiny: Passt, make_job: MakeJob, tmp_path: Path
 ) -> None:
     lost = Sound(Item("gone.wav"), duration_s=99.0)
-    embedder = Embedder(tiny, CONFIG)
-    todo = Todo((), make_job(), str(tmp_path / "out"), [], "cpu")
-    with open_threads(embedder) as threads:
-        assert len(list(embed_shards(embedder, [(0, [lost])], todo, threads))) == 1
+    rows = EmbedRows(Embedder(tiny, CONFIG), make_job())
+    todo = Todo((), rows.job, str(tmp_path / "out"), [], "cpu")
+    with open_threads(tiny) as threads:
+        assert len(list(write_shards(rows, [(0, [lost])], todo, threads))) == 1
     table = rows_of(tmp_path / "out")
     assert table["embedding"].null_count == 1
     assert "gone.wav" in table["error"][0].as_py()
@@ -402,7 +402,7 @@ import json, sys, time
 from patchout.inference.bulk.run import run
 from patchout.inference.embedding import EmbedConfig
 from patchout.data.items import read_items
-from patchout.inference.bulk.folder import EmbedJob
+from patchout.inference.bulk.embed import EmbedJob, EmbedRows
 folder, model, out = sys.argv[1:]
 job = EmbedJob(model=model, config=EmbedConfig(scene_window_ms=1000.0, scene_hop_ms=500.0), shard_rows=2)
 run(read_items([folder]), job, out, device="cpu", on_progress=lambda *_: time.sleep(0.05))

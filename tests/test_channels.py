@@ -18,7 +18,8 @@ from patchout.data.items import Item
 from patchout.data.sets import scan
 from patchout.inference.bulk import ahead
 from patchout.inference.bulk import run as bulk
-from patchout.inference.bulk.folder import EmbedJob, Kind, embeddings, read_tables
+from patchout.inference.bulk.embed import EmbedJob, Kind
+from patchout.inference.bulk.folder import embeddings, read_tables
 from patchout.inference.embedding import EmbedConfig
 from patchout.inference.evaluate import predict
 from patchout.inference.events import EventRule

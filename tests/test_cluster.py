@@ -40,7 +40,7 @@ from patchout.inference.bulk.cluster import (
     plan_actors,
     ray_engine,
 )
-from patchout.inference.bulk.folder import EmbedJob
+from patchout.inference.bulk.embed import EmbedJob
 from patchout.inference.bulk.run import Summary, Todo
 from patchout.inference.embedding import EmbedConfig
 from patchout.models.passt import Passt
@@ -329,7 +329,7 @@ def test_a_job_starts_its_own_cluster_and_is_quiet(work: Work, tmp_path: Path) -
         from patchout.inference.bulk.run import run
         from patchout.inference.bulk.cluster import ray_engine
         from patchout.data.items import Item
-        from patchout.inference.bulk.folder import EmbedJob
+        from patchout.inference.bulk.embed import EmbedJob
         import ray
         job = EmbedJob(model="tiny.safetensors")
         summary = run([Item("0.wav"), Item("1.wav")], job, "out", engine=ray_engine())

@@ -11,7 +11,7 @@ from conftest import RATE, noise, tiny_config, write_wav
 
 from patchout.checkpoint.own import save
 from patchout.data.items import Item
-from patchout.inference.bulk.folder import EmbedJob
+from patchout.inference.bulk.embed import EmbedJob
 from patchout.inference.bulk.run import run
 from patchout.models.passt import Passt
 

@@ -95,7 +95,7 @@ def test_a_result_says_its_job_and_the_parts_are_gone(
 @pytest.mark.parametrize(("format", "name"), [("parquet", "out.parquet"), ("npy", "out"), ("hdf5", "out.h5")])
 def test_what_is_no_result_is_refused(tmp_path: Path, format: Format, name: str) -> None:
     (tmp_path / name).write_text("a diary")
-    with pytest.raises(InputError, match="is there already and holds no embeddings"):
+    with pytest.raises(InputError, match="is there already and holds no result"):
         job_of(tmp_path / name, format)
 
 
@@ -107,7 +107,7 @@ def test_a_parquet_file_of_others_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_of_others_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(InputError, match="holds no embeddings"):
+    with pytest.raises(InputError, match="holds no result"):
         job_of(tmp_path, "npy")
 
 

@@ -17,7 +17,8 @@ from patchout.checkpoint.own import save
 from patchout.data.items import Item
 from patchout.inference.bulk import folder
 from patchout.inference.bulk import run as bulk
-from patchout.inference.bulk.folder import EmbedJob, numbered, shard_name
+from patchout.inference.bulk.embed import EmbedJob
+from patchout.inference.bulk.folder import numbered, shard_name
 from patchout.inference.bulk.join import Format, job_of, join, reopen
 from patchout.inference.bulk.run import Summary, run
 from patchout.inference.embedding import EmbedConfig
@@ -95,8 +96,8 @@ def test_what_can_be_read_now_and_what_has_changed_is_embedded_anew(
     summary = do(items, job, tmp_path / "out", on_progress=lambda count, _: steps.append(count))
     assert (summary.num_failed, steps[0], sum(steps)) == (1, 4, 6)
     assert summary.notes[:2] == (
-        "files that have changed since they were embedded, now embedded anew: 1",
-        "files that had failed and can be read now, embedded: 1",
+        "files that have changed since they were read, now read anew: 1",
+        "files that had failed and can be read now: 1",
     )
     assert changed(before, times(tmp_path / "out")) == [0, 2]
     do(items, job, tmp_path / "whole")
@@ -129,7 +130,7 @@ def test_embeddings_of_files_that_are_gone_are_kept(job: EmbedJob, items: list[I
     do(items, job, tmp_path / "out")
     Path(items[0].file).unlink()
     summary = do(items, job, tmp_path / "out")
-    assert "files that are not there any more, whose embeddings are kept: 1" in summary.notes
+    assert "files that are not there any more, whose rows are kept: 1" in summary.notes
     assert summary.num_failed == 2
 
 
@@ -152,7 +153,7 @@ def test_a_folder_of_an_earlier_version_goes_on(
     write(Path(items[1].file), 11)
     summary = do(items, job, tmp_path / "out")
     assert summary.num_failed == 1
-    assert any("embedded by an earlier version" in note and note.endswith(": 4") for note in summary.notes)
+    assert any("read by an earlier version" in note and note.endswith(": 4") for note in summary.notes)
     assert changed(before, times(tmp_path / "out")) == [0]
     do(items, job, tmp_path / "whole")
     names = [*STATES]

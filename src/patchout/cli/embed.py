@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyarrow import Table
 
     from patchout.data.items import Item
-    from patchout.inference.bulk.folder import EmbedJob
+    from patchout.inference.bulk.embed import EmbedJob
     from patchout.inference.bulk.run import Engine
 
 SUFFIXES = {"parquet": ("", ".parquet"), "npy": ("",), "hdf5": (".h5", ".hdf5")}  # of --out; "" is a folder
@@ -126,7 +126,7 @@ def _is_folder(options: Options) -> bool:
 def _job(options: Options) -> "EmbedJob":
     """The job: the preset's model and config, changed by the other options."""
     from patchout.hear.api import PRESETS, embed_config
-    from patchout.inference.bulk.folder import EmbedJob
+    from patchout.inference.bulk.embed import EmbedJob
     from patchout.inference.embedding import MID
     from patchout.models.device import InferencePrecision, pick_device, pick_precision
 

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from patchout.audio.stream import Stream
 from patchout.checkpoint.zoo import load
 from patchout.data.items import Item
-from patchout.inference.bulk.folder import EmbedJob, embeddings, numbered
+from patchout.inference.bulk.embed import EmbedJob
+from patchout.inference.bulk.folder import embeddings, numbered
 from patchout.inference.embedding import EmbedConfig, Embedder, Level
 from patchout.judge.loading import ProtocolStream, Remark
 from patchout.judge.protocols import Clip, Loading, Protocol, View

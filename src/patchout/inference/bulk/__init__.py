@@ -1,1 +1,1 @@
-"""Embeddings of many files: decoded ahead, written shard by shard, resumed, spread over a cluster."""
+"""Results of many files: decoded ahead, written shard by shard, resumed, spread over a cluster."""

@@ -22,8 +22,8 @@ from patchout.data.job_folder import Folder
 from patchout.errors import InputError
 from patchout.inference.bulk.ahead import Opener, Sound, decode
 from patchout.inference.bulk.folder import HALVES, shard_name
-from patchout.inference.bulk.run import Engine, Steps, Todo, embed_shards, open_threads
-from patchout.inference.embedding import Embedder
+from patchout.inference.bulk.job import Rows
+from patchout.inference.bulk.run import Engine, Steps, Todo, open_threads, write_shards
 from patchout.models.tagger import TaggerConfig
 
 BLOCK_BYTES = 2**28  # decoded sounds that a task gives to an actor, which decodes the rest of the shard
@@ -53,7 +53,7 @@ def ray_engine() -> Engine:
 
 
 def _run(todo: Todo) -> Steps:
-    model = todo.job.embedder("cpu").model.config  # refuses a job before Ray starts
+    model = todo.job.rows("cpu").model.config  # refuses a job before Ray starts
     with _connected():
         for shard, seconds in _results(todo, model):
             yield len(todo.items_of(shard)), seconds
@@ -177,10 +177,10 @@ class Model:
         shard, audio_s, problem = table["shard"][0].as_py(), 0.0, None
         try:
             sounds, items = pickle.loads(table["content"][0].as_py())
-            embedder = self._embedder
-            opener = partial(self._todo.job.open, config=embedder.model.config)
-            with open_threads(embedder) as threads, closing(threads.decoded(items, opener)) as late:
-                steps = embed_shards(embedder, [(shard, chain(sounds, late))], self._todo, threads)
+            rows = self._rows
+            opener = partial(self._todo.job.open, config=rows.model.config)
+            with open_threads(rows.model) as threads, closing(threads.decoded(items, opener)) as late:
+                steps = write_shards(rows, [(shard, chain(sounds, late))], self._todo, threads)
                 audio_s = sum(seconds for _, seconds in steps)
         except (OSError, ValueError) as error:
             problem = f"{shard_name(shard)}: {error}"
@@ -188,14 +188,14 @@ class Model:
         return pa.table([[shard], [audio_s], [problem]], schema=pa.schema(columns))
 
     @cached_property
-    def _embedder(self) -> Embedder:
+    def _rows(self) -> Rows:
         """The job's model on this machine, if it is the very one."""
         job = self._todo.job
         path = locate(job.model)
         if file_sha256(path) != job.model_sha256:
             other = "is another model than on the machine that asked"
             raise InputError(f"{path}: {other}: copy it to all machines")
-        return job.embedder(self._todo.device)
+        return job.rows(self._todo.device)
 
 
 def _enter(folder: str) -> None:

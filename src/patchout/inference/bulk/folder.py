@@ -1,14 +1,9 @@
-"""A bulk job and its folder: settings, Parquet shards, and which rows belong to which item."""
+"""The folder of a bulk job: Parquet shards, and which rows belong to which item."""
 
-import hashlib
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,19 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
-import patchout
-from patchout.audio.stream import Stream
-from patchout.checkpoint.download import file_sha256
-from patchout.checkpoint.zoo import load, locate
-from patchout.data.items import Item, items_hash
-from patchout.data.job_folder import Folder, claim
-from patchout.inference.bulk.ahead import open_stream
-from patchout.inference.embedding import EmbedConfig, Embedder
-from patchout.models.device import InferencePrecision
-from patchout.models.tagger import TaggerConfig
+from patchout.data.job_folder import Folder
 
-MIN_ITEMS, MAX_ITEMS = 8, 256  # of a shard
-SHARDS = 16  # of a job, or more
 HALVES = ".*part-*.parquet"  # of a killed process
 STATES = [
     "file",
@@ -40,94 +24,6 @@ STATES = [
     "modified_s",
 ]  # all but the values
 REPEATED = ["file", "error", "size_bytes", "modified_s"]
-Kind = Literal["scene", "timestamp"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedJob:
-    """The settings of a bulk job: the model (as `patchout.load` takes it), the embedding, the precision.
-
-    `shard_rows` counts the items of a shard; 0: a sixteenth of all, but 8 to 256.
-    """
-
-    model: str
-    kind: Kind = "scene"
-    config: EmbedConfig = field(default_factory=EmbedConfig)
-    precision: InferencePrecision = "fp32"
-    shard_rows: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse settings that would mix values in one folder."""
-        if self.kind not in ("scene", "timestamp"):
-            raise ValueError(f"kind is scene or timestamp, got {self.kind!r}")
-        if self.precision not in ("fp32", "bf16", "int8"):
-            allowed = "fp32, bf16 or int8, the same on every machine"
-            raise ValueError(f"a job's precision is {allowed}, got {self.precision!r}")
-        if self.shard_rows < 0:
-            raise ValueError(f"shard_rows must be at least 1, or 0 for a choice, got {self.shard_rows}")
-
-    def sized(self, items: int) -> "EmbedJob":
-        """The job with a number of items a shard that suits so many items."""
-        size = min(max(MIN_ITEMS, items // SHARDS), MAX_ITEMS)
-        return self if self.shard_rows else replace(self, shard_rows=size)
-
-    def num_shards(self, items: int) -> int:
-        """Shards of so many items, of a job that is sized."""
-        return -(-items // self.shard_rows)
-
-    def items_of(self, items: Sequence[Item], shard: int) -> Sequence[Item]:
-        """The items of a shard, of a job that is sized."""
-        return items[shard * self.shard_rows : (shard + 1) * self.shard_rows]
-
-    def embedder(self, device: str = "auto") -> Embedder:
-        """The job's model on a device, with its config."""
-        return Embedder(load(self.model, device), self.config, precision=self.precision)
-
-    def open(self, item: Item, config: TaggerConfig) -> Stream:
-        """The sound of an item, as a model of this config hears it."""
-        return open_stream(item, config.mel.sample_rate, channel=config.channel)
-
-    @cached_property
-    def model_sha256(self) -> str:
-        """SHA-256 of the model's file, computed once, also for other machines that the job is sent to."""
-        return file_sha256(locate(self.model))
-
-    @cached_property
-    def hash(self) -> str:
-        """Sixteen digits that change with every setting that changes values."""
-        settings = self.about()
-        for name in ("model", "shard_rows", "version"):
-            del settings[name]
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-    def about(self, items: Sequence[Item] = ()) -> dict[str, Any]:
-        """All settings by name, as JSON holds them; with the items, what makes two jobs the same."""
-        settings = asdict(self)
-        more: dict[str, Any] = {"model_sha256": self.model_sha256, "version": patchout.__version__}
-        more |= {"items": len(items), "items_sha256": items_hash(items)} if items else {}
-        return json.loads(json.dumps(settings.pop("config") | settings | more))
-
-    def schema(self, size: int) -> pa.Schema:
-        """The columns of shards of embeddings of `size` values, and the settings in every Parquet header."""
-        columns = {
-            "file": pa.string(),
-            "start_s": pa.float64(),
-            "duration_s": pa.float64(),
-            "time_ms": pa.float64(),
-            "embedding": pa.list_(pa.float32(), size),
-            "error": pa.string(),
-            "size_bytes": pa.int64(),  # of the file that was read; earlier versions did not keep it
-            "modified_s": pa.float64(),
-        }
-        if self.kind == "scene":
-            del columns["time_ms"]
-        metadata = {
-            "patchout.model": self.model,
-            "patchout.config_hash": self.hash,
-            "patchout.version": patchout.__version__,
-            "patchout.job": json.dumps(self.about()),
-        }
-        return pa.schema(columns, metadata=metadata)
 
 
 def shard_name(index: int) -> str:
@@ -195,9 +91,8 @@ def embeddings(table: pa.Table) -> Float[np.ndarray, "row value"]:
     return values
 
 
-def open_job(out: str, job: EmbedJob, items: Sequence[Item]) -> set[int]:
-    """Make the folder of a job, or check that it is this job's, and return its finished shards."""
-    names = claim(out, job.about(items))
+def finished_shards(names: Iterable[str]) -> set[int]:
+    """Numbers of the shards among the names of files."""
     return {int(number[1]) for name in names if (number := re.fullmatch(r"part-(\d{6,})\.parquet", name))}
 
 

@@ -19,7 +19,8 @@ from patchout.data.job_folder import JOB, claim, only_writer
 from patchout.errors import InputError
 from patchout.files import write_aside
 from patchout.inference.bulk import folder
-from patchout.inference.bulk.folder import HALVES, STATES, EmbedJob
+from patchout.inference.bulk.folder import HALVES, STATES
+from patchout.inference.bulk.job import BulkJob
 from patchout.inference.bulk.stale import Stale, find_stale
 
 Format = Literal["parquet", "npy", "hdf5"]
@@ -64,10 +65,10 @@ def job_of(out: Path, format: Format) -> str | None:
             with h5py.File(out, "r") as file:
                 return str(file.attrs["patchout.job"])
     todo = "give another name, or remove it"
-    raise InputError(f"{out}: is there already and holds no embeddings of patchout: {todo}")
+    raise InputError(f"{out}: is there already and holds no result of patchout: {todo}")
 
 
-def reopen(out: Path, parts: Path, items: Sequence[Item], job: EmbedJob, *, format: Format) -> Stale | None:
+def reopen(out: Path, parts: Path, items: Sequence[Item], job: BulkJob, *, format: Format) -> Stale | None:
     """The state of a result whose rows still hold; else None, and its rows are in shards again, to go on.
 
     Of a result whose rows do not fit the items nothing is used.
@@ -84,9 +85,9 @@ def reopen(out: Path, parts: Path, items: Sequence[Item], job: EmbedJob, *, form
     with only_writer(parts, halves=[HALVES]):
         claim(str(parts), job.about(items))
         if is_whole:
-            tables = _read(out, format, [*STATES, "embedding"])
+            tables = _read(out, format, None if format == "parquet" else [*STATES, "embedding"])
             first = next(tables)
-            schema = job.schema(first.schema.field("embedding").type.list_size)
+            schema = job.schema_of(first.schema)
             for shard, rows in _shards_of(chain([first], tables), job.shard_rows):
                 with folder.table_writer(str(parts), folder.shard_name(shard), schema) as writer:
                     conforming = (folder.conform(table, schema) for table in rows)
@@ -101,10 +102,10 @@ def _shards_of(tables: Iterable[pa.Table], shard_rows: int) -> Iterator[tuple[in
         yield shard, (table for _, table in group)
 
 
-def _read(out: Path, format: Format, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The rows of a result, in order, with those of the columns that it has."""
-    if format == "parquet":
-        return folder.read_tables(str(out.parent), [out.name], columns=[*columns])
+def _read(out: Path, format: Format, columns: list[str] | None) -> Iterator[pa.Table]:
+    """The rows of a result, in order, with those of the columns that it has; None: all, of Parquet."""
+    if format == "parquet" or columns is None:
+        return folder.read_tables(str(out.parent), [out.name], columns=columns)
     return (_read_npy if format == "npy" else _read_hdf5)(out, columns)
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of many files: decoded ahead, batched across files, written in shards, resumable."""
+"""The engine of a bulk job: sounds decoded ahead, batched across files, written in shards, resumable."""
 
 import os
 import threading
@@ -12,21 +12,19 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from patchout.audio.stream import AudioError
 from patchout.data.items import Item
-from patchout.data.job_folder import Folder, only_writer
+from patchout.data.job_folder import Folder, claim, only_writer
 from patchout.inference.bulk import folder
 from patchout.inference.bulk.ahead import Opener, Sound, decode_ahead
-from patchout.inference.bulk.collapse import collapse_warnings
-from patchout.inference.bulk.folder import HALVES, STATES, EmbedJob
+from patchout.inference.bulk.folder import HALVES, STATES
+from patchout.inference.bulk.job import BulkJob, Rows
 from patchout.inference.bulk.stale import find_stale, merge, update_name
-from patchout.inference.embedding import Embedder
 from patchout.inference.token_budget import TOKENS_PER_BATCH, tokens_per_batch
+from patchout.models.tagger import Tagger
 
 CHUNK_BYTES = 2**24  # sounds and results that all cores compute at a time: more leave their caches
 GPU_WIDTH = 2  # chunks at a time on a GPU: one is prepared while the other runs
@@ -44,22 +42,22 @@ class Summary:
     num_failed: int  # items
     failed: tuple[str, ...]  # the first reasons
     warnings: tuple[str, ...]  # the first items of which only a part could be decoded
-    audio_s: float  # embedded by this call
-    notes: tuple[str, ...] = ()  # on files that have changed, and on collapsed embeddings
+    audio_s: float  # computed by this call
+    notes: tuple[str, ...] = ()  # on files that have changed, and on the rows as a whole
 
 
 class Todo(NamedTuple):
-    """The work of an engine: the shards of a job that are missing, or have items to embed again."""
+    """The work of an engine: the shards of a job that are missing, or have items to compute again."""
 
     items: Sequence[Item]
-    job: EmbedJob
+    job: BulkJob
     out: str
     shards: list[int]
     device: str
-    places: Mapping[int, Sequence[int]] = NO_PLACES  # shard that is there -> its items to embed again
+    places: Mapping[int, Sequence[int]] = NO_PLACES  # shard that is there -> its items to compute again
 
     def items_of(self, shard: int) -> Sequence[Item]:
-        """The items of a shard that are to be embedded."""
+        """The items of a shard that are to be computed."""
         items = self.job.items_of(self.items, shard)
         return [items[place] for place in self.places[shard]] if shard in self.places else items
 
@@ -69,38 +67,38 @@ Engine = Callable[[Todo], Steps]
 
 
 def run_here(todo: Todo) -> Steps:
-    """Embed on this machine alone."""
-    embedder = todo.job.embedder(todo.device)
-    opener = partial(todo.job.open, config=embedder.model.config)
+    """Compute on this machine alone."""
+    rows = todo.job.rows(todo.device)
+    opener = partial(todo.job.open, config=rows.model.config)
     items = (item for shard in todo.shards for item in todo.items_of(shard))
-    with open_threads(embedder) as threads, closing(threads.decoded(items, opener)) as sounds:
+    with open_threads(rows.model) as threads, closing(threads.decoded(items, opener)) as sounds:
         shards = ((shard, islice(sounds, len(todo.items_of(shard)))) for shard in todo.shards)
-        yield from embed_shards(embedder, shards, todo, threads)
+        yield from write_shards(rows, shards, todo, threads)
 
 
 def run(
     items: Sequence[Item],
-    job: EmbedJob,
+    job: BulkJob,
     out: str,
     *,
     device: str = "auto",
     on_progress: Callable[[int, float], None] = lambda *_: None,
     engine: Engine = run_here,
 ) -> Summary:
-    """Embed all items into shards in the folder `out` (a path or an fsspec URL), or go on with them.
+    """Compute all rows into shards in the folder `out` (a path or an fsspec URL), or go on with them.
 
-    Items of finished shards are embedded again if they had failed and can be read now, or if their file has
+    Items of finished shards are computed again if they had failed and can be read now, or if their file has
     changed. `on_progress` gets the items done and the seconds of sound since its last call. Memory holds
     AHEAD_ITEMS sounds and a chunk a core (250 MB where every sound lasts a minute). Raises InputError if the
     folder belongs to another job; an item that fails becomes a row with its reason.
     """
     if not items:
-        raise ValueError("no items to embed: name sound files, folders, patterns or lists")
+        raise ValueError("no items: name sound files, folders, patterns or lists")
     job, audio_s, path = job.sized(len(items)), 0.0, Folder(out).path
     every = range(job.num_shards(len(items)))
     Folder(out).names()  # refuses a file
     with only_writer(path, halves=[HALVES]) if path else nullcontext():
-        finished = folder.open_job(out, job, items)
+        finished = folder.finished_shards(claim(out, job.about(items)))
         rows = (
             (shard, folder.read_tables(out, [folder.shard_name(shard)], columns=STATES))
             for shard in sorted(finished)
@@ -116,7 +114,7 @@ def run(
                 for count, seconds in steps:
                     audio_s += seconds
                     on_progress(count, seconds)
-            notes += collapse_warnings(folder.read_tables(out, map(folder.shard_name, every)), items)
+            notes += job.notes(folder.read_tables(out, map(folder.shard_name, every)), items)
         return replace(summarize(out, len(items), len(every), audio_s=audio_s), notes=tuple(notes))
 
 
@@ -156,10 +154,10 @@ class Threads(NamedTuple):
 
 
 @contextmanager
-def open_threads(embedder: Embedder) -> Iterator[Threads]:
-    """Threads for the embedder's device, among which torch's own are divided; they end with their block."""
+def open_threads(model: Tagger) -> Iterator[Threads]:
+    """Threads for the model's device, among which torch's own are divided; they end with their block."""
     cores, total = os.cpu_count() or 1, torch.get_num_threads()
-    device = next(embedder.model.parameters()).device
+    device = next(model.parameters()).device
     is_cpu = device.type == "cpu"
     width = total if is_cpu else GPU_WIDTH
     num_bytes = CHUNK_BYTES // width if is_cpu else CHUNK_BYTES * tokens_per_batch(device) // TOKENS_PER_BATCH
@@ -175,16 +173,16 @@ def open_threads(embedder: Embedder) -> Iterator[Threads]:
         torch.set_num_threads(total)
 
 
-def embed_shards(
-    embedder: Embedder, shards: Iterable[tuple[int, Iterable[Sound]]], todo: Todo, threads: Threads
+def write_shards(
+    rows: Rows, shards: Iterable[tuple[int, Iterable[Sound]]], todo: Todo, threads: Threads
 ) -> Steps:
     """Write each shard: the rows of its sounds, in their order, in tables of bounded size.
 
     The sounds of a shard in `todo.places` are those of its items there, and replace their rows. Columns file,
-    start_s, duration_s, time_ms (of timestamp jobs: from the segment's start), embedding (null where `error`
-    says why), error, size_bytes and modified_s (of the file that was read).
+    start_s, duration_s (null where `error` says why), error, size_bytes and modified_s (of the file that was
+    read), and those of the job.
     """
-    rows, limit = _Rows(embedder, todo.job), threads.chunk_bytes
+    limit = threads.chunk_bytes
     chunks = (
         (shard, chunk) for shard, sounds in shards for chunk in _chunks(sounds, rows.bytes_per_s, limit)
     )
@@ -201,7 +199,7 @@ def embed_shards(
 
 
 def _tables(
-    rows: "_Rows", chunks: Iterable[tuple[int, list[Sound]]], threads: Threads
+    rows: Rows, chunks: Iterable[tuple[int, list[Sound]]], threads: Threads
 ) -> Iterator[tuple[int, list[Sound], Iterable[pa.Table]]]:
     """(shard, chunk, tables) in order: short sounds side by side, a long one alone on all cores."""
     queue: deque[tuple[int, list[Sound], Future[pa.Table]]] = deque()
@@ -230,61 +228,3 @@ def _chunks(sounds: Iterable[Sound], bytes_per_s: float, limit: int) -> Iterator
         num_bytes += sound.num_bytes + bytes_per_s * sound.duration_s
     if chunk:
         yield chunk
-
-
-class _Rows:
-    """Embeds sounds: chunks of them -> tables of a job's columns."""
-
-    def __init__(self, embedder: Embedder, job: EmbedJob) -> None:
-        config = embedder.model.config
-        self.embedder, self.job = embedder, job
-        self.is_scene = job.kind == "scene"
-        self.rate = config.mel.sample_rate
-        sizes = embedder.config
-        size = sizes.scene_size(config) if self.is_scene else sizes.timestamp_size(config)
-        self.schema = job.schema(size)
-        self.bytes_per_s = 0.0 if self.is_scene else 4 * size * self.rate / embedder.hop
-        self.no_rows = np.zeros((1, size), np.float32), np.zeros(1, np.float32)
-
-    def of_chunk(self, sounds: list[Sound]) -> pa.Table:
-        """The rows of sounds with waveforms, or errors."""
-        waves = {place: sound.wave for place, sound in enumerate(sounds) if sound.wave is not None}
-        if self.is_scene:
-            scenes = self.embedder.scenes_of_each([*waves.values()])
-            results = [(scene[None], np.zeros(1, np.float32)) for scene in scenes]
-        else:
-            results = self.embedder.timestamps_of_each([*waves.values()])
-        by_place = dict(zip(waves, results, strict=True))
-        return self._table(sounds, [by_place.get(place, self.no_rows) for place in range(len(sounds))])
-
-    def of_long(self, sound: Sound) -> Iterator[pa.Table]:
-        """The rows of a long sound, decoded again; if it cannot be, a row with an error ends it."""
-        stream = self.job.open(sound.item, self.embedder.model.config)
-        try:
-            if self.is_scene:
-                yield self._table([sound], [(self.embedder.scene_of(stream)[None], np.zeros(1, np.float32))])
-            else:
-                for times_ms, values in self.embedder.timestamps_of(stream):
-                    yield self._table([sound], [(values, times_ms)])
-        except (AudioError, OSError) as error:
-            yield self._table([sound._replace(error=str(error))], [self.no_rows])
-
-    def _table(self, sounds: list[Sound], results: list[tuple[np.ndarray, np.ndarray]]) -> pa.Table:
-        """Every sound with as many rows as it has values (row, value) and times (row,)."""
-        values, times_ms = (np.concatenate(parts) for parts in zip(*results, strict=True))
-        sound_of = np.repeat(np.arange(len(sounds)), [len(times) for _, times in results])
-        cells = {
-            "file": [folder.storable(sound.item.file) for sound in sounds],
-            "start_s": [sound.item.start_s for sound in sounds],
-            "duration_s": [None if sound.error is not None else sound.duration_s for sound in sounds],
-            "error": [folder.storable(sound.error or sound.warning) for sound in sounds],
-            "size_bytes": [sound.size_bytes for sound in sounds],
-            "modified_s": [sound.modified_s for sound in sounds],
-        }
-        types = dict(zip(self.schema.names, self.schema.types, strict=True))
-        columns = {name: pa.array(cells[name], types[name]).take(sound_of) for name in cells}
-        failed = np.array([sound.error is not None for sound in sounds])[sound_of]
-        columns["time_ms"] = pa.array(times_ms.astype(np.float64), mask=failed)
-        flat, mask, kind = values.reshape(-1), pa.array(failed), types["embedding"]
-        columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=mask)
-        return pa.table([columns[name] for name in self.schema.names], schema=self.schema)

@@ -1,4 +1,4 @@
-"""Changed files of a finished job: which items are embedded again, and how their rows are replaced."""
+"""Changed files of a finished job: which items are computed again, and how their rows are replaced."""
 
 import heapq
 from collections import Counter, defaultdict
@@ -24,10 +24,10 @@ GROUP_BYTES = 2**24  # of a row group in a merged shard
 
 
 class Stale(NamedTuple):
-    """The items of a finished job that are embedded again, and how many are in which state."""
+    """The items of a finished job that are computed again, and how many are in which state."""
 
-    places: dict[int, list[int]]  # shard -> its items to embed again, counted from 0
-    damaged: set[int]  # shards that cannot be read as rows of their items: embedded whole
+    places: dict[int, list[int]]  # shard -> its items to compute again, counted from 0
+    damaged: set[int]  # shards that cannot be read as rows of their items: computed whole
     counts: Counter[
         str
     ]  # items: same, changed, gone, unknown (no state is stored), failed, retried (read now)
@@ -35,12 +35,12 @@ class Stale(NamedTuple):
     @property
     def notes(self) -> list[str]:
         """The states that a user should know of, a sentence each."""
-        earlier = "embedded by an earlier version, which kept neither their size nor their time"
-        todo = "(whether they have changed since cannot be seen; a new --out embeds them anew)"
+        earlier = "read by an earlier version, which kept neither their size nor their time"
+        todo = "(whether they have changed since cannot be seen; a new --out reads them anew)"
         sentences = {
-            "changed": "files that have changed since they were embedded, now embedded anew",
-            "retried": "files that had failed and can be read now, embedded",
-            "gone": "files that are not there any more, whose embeddings are kept",
+            "changed": "files that have changed since they were read, now read anew",
+            "retried": "files that had failed and can be read now",
+            "gone": "files that are not there any more, whose rows are kept",
             "unknown": f"files {earlier} {todo}",
         }
         return [f"{text}: {self.counts[kind]}" for kind, text in sentences.items() if self.counts[kind]]
