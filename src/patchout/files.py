@@ -5,8 +5,10 @@ import math
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +49,18 @@ def is_newer(file: str, written: str) -> bool:
 def shortened(stem: str) -> str:
     """The first `MAX_STEM_BYTES` bytes of a name, without a broken character."""
     return stem.encode(errors="surrogateescape")[:MAX_STEM_BYTES].decode(errors="ignore")
+
+
+def distinct(names: list[str]) -> list[str]:
+    """Make names distinct by a number behind those that occur more than once, in upper or lower case."""
+    times = Counter(name.casefold() for name in names)
+    numbers = {name: count(1) for name in times}
+    distinct = []
+    for name in names:
+        candidates = (f"{name}-{number}" for number in numbers[name.casefold()])
+        is_only = times[name.casefold()] == 1
+        distinct.append(name if is_only else next(new for new in candidates if new.casefold() not in times))
+    return distinct
 
 
 def cache_folder() -> Path:

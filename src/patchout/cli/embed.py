@@ -1,8 +1,6 @@
 """`patchout embed`: sound files -> embeddings in Parquet, .npy or HDF5."""
 
-import json
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,14 +14,13 @@ import tyro
 
 from patchout.checkpoint.zoo_list import BUILT_IN
 from patchout.cli import output
-from patchout.cli.command import DONE, FAILED, check_parent, device_for, say
+from patchout.cli.bulk import Bulk, Place, precision_of
+from patchout.cli.command import DONE, FAILED, check_parent, say
 
 if TYPE_CHECKING:
     from pyarrow import Table
 
-    from patchout.data.items import Item
     from patchout.inference.bulk.embed import EmbedJob
-    from patchout.inference.bulk.run import Engine
 
 SUFFIXES = {"parquet": ("", ".parquet"), "npy": ("",), "hdf5": (".h5", ".hdf5")}  # of --out; "" is a folder
 
@@ -54,7 +51,7 @@ class Options:
     """cuda, mps or cpu"""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     """auto: the faster of fp32 and bf16, which the job remembers; int8: linear layers, on a CPU"""
-    engine: Literal["local", "ray"] = "local"
+    engine: Place = "local"
     """ray: on all machines of a Ray cluster"""
     plot: Path | None = None
     """picture of one sound and its timestamps"""
@@ -81,7 +78,9 @@ def main(args: Sequence[str]) -> int:
         locate(job.model, progress=progress)
     if options.model and options.preset:
         check_preset(options.preset, options.model, load(options.model, "cpu").config)
-    failed = (_run if _is_folder(options) else _run_and_join)(items, job, options.out, options)
+    bulk = Bulk(items=items, job=job, device=options.device, engine=options.engine, done="embedded")
+    is_folder = _is_folder(options)
+    failed = bulk.into_shards(options.out) if is_folder else bulk.into_file(options.out, options.format)
     _draw(options, items[0].file, job)
     return FAILED if failed or problems else DONE
 
@@ -128,63 +127,13 @@ def _job(options: Options) -> "EmbedJob":
     from patchout.hear.api import PRESETS, embed_config
     from patchout.inference.bulk.embed import EmbedJob
     from patchout.inference.embedding import MID
-    from patchout.models.device import InferencePrecision, pick_device, pick_precision
 
     config = embed_config(options.preset, options.levels, options.fields_ms, plain=MID)
     model = options.model or (PRESETS[options.preset].zoo_name if options.preset else BUILT_IN)
     if not options.model and not options.preset:
         say(f"using the built-in model {BUILT_IN} (192 values); for the public one (768): --model passt-s")
-    device = "auto" if options.engine == "ray" else options.device  # this machine may lack the cluster's
-    name = options.precision
-    precision: InferencePrecision = name if name == "int8" else pick_precision(name, pick_device(device))
-    if options.engine == "ray" and name == "auto":  # this machine may have no GPU, and the cluster has
-        say(f"precision {precision}, the faster one on this machine: name the cluster's with --precision")
+    precision = precision_of(options.precision, options.device, options.engine)
     return EmbedJob(model=model, kind=options.kind, config=config, precision=precision)
-
-
-def _run(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> int:
-    """Embed all items into shards in the folder `out`; returns how many failed."""
-    from patchout.inference.bulk.run import run, run_here
-
-    engine: Engine = run_here
-    if options.engine == "ray":
-        from patchout.inference.bulk.cluster import ray_engine
-
-        engine = ray_engine()
-    started = time.monotonic()
-    with output.Bar("files", len(items), sys.stderr) as bar:
-        device = device_for(options.device, job.precision)
-        summary = run(items, job, out, device=device, on_progress=bar.sounds, engine=engine)
-    seconds = time.monotonic() - started
-    for reason in (*summary.failed, *summary.warnings, *summary.notes):
-        say(reason)
-    if summary.num_failed > len(summary.failed):
-        say(f"... {summary.num_failed} in all: the column error has their reasons")
-    speed = f"in {seconds:.1f} s ({summary.audio_s / seconds:.0f} x real time)"
-    count = f"{summary.items - summary.num_failed} of {summary.items} files embedded, {summary.rows} rows"
-    say(f"{options.out}: {count}, {summary.audio_s:.0f} s of sound {speed}")
-    return summary.num_failed
-
-
-def _run_and_join(items: "list[Item]", job: "EmbedJob", out: str, options: Options) -> int:
-    """Embed into a folder beside `out`, and join the shards; a result that is up to date stays."""
-    from patchout.data.job_folder import check_same
-    from patchout.inference.bulk.join import job_of, join, reopen
-
-    target, parts = Path(out), Path(f"{out}.parts")
-    check_parent(target)
-    written = job_of(target, options.format)
-    if written is not None:
-        check_same(out, written, job.about(items))
-        if stale := reopen(target, parts, items, job, format=options.format):
-            failed = int(json.loads(written)["failed"])
-            for note in stale.notes:
-                say(note)
-            say(f"{out}: is there already, with {len(items) - failed} of {len(items)} files embedded")
-            return failed
-    failed = _run(items, job, str(parts), options)
-    join(parts, job.num_shards(len(items)), target, format=options.format, failed=failed)
-    return failed
 
 
 def _draw(options: Options, file: str, job: "EmbedJob") -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from patchout.files import finite
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
     from patchout.inference.tagging import Tags
     from patchout.training.loop import Progress
 
-Format = Literal["table", "json", "csv", "audacity"]
+Format = Literal["table", "json", "csv", "audacity", "raven", "scores"]
 CSV_COLUMNS = ("file", "duration_s", "label", "score", "start_s", "end_s", "warning", "error", "passed")
+CSV_HEADER = ",".join(CSV_COLUMNS)
+ENDS = ("start_s", "end_s")
+BLANKS = dict.fromkeys(map(ord, "\t\r\n"), " ")  # that would end a cell of a table
+RAVEN_COLUMNS = (
+    *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)"),
+    *("Label", "Confidence", "Begin Path", "File Offset (s)"),
+)
 
 
 def line(text: str, out: TextIO) -> None:
@@ -41,7 +49,7 @@ def writer(format: Format, out: TextIO) -> "Iterator[Callable[[Tags], object]]":
             line("[]" if next(separators) == "[\n" else "\n]", out)
         return
     if format == "csv":
-        line(",".join(CSV_COLUMNS), out)
+        line(CSV_HEADER, out)
     text = {"table": table_text, "csv": csv_text, "audacity": audacity_text}[format]
 
     def write_text(tags: "Tags") -> None:
@@ -98,9 +106,22 @@ def audacity_text(tags: "Tags") -> str:
     """
     record = tags.to_dict()
     passed = (row for row in record["tags"] if row["passed"] is not False)
-    of_file = [{"start_s": 0.0, "end_s": record["duration_s"], **row} for row in passed]
+    span = {"start_s": 0.0, "end_s": record["duration_s"]} | {k: record[k] for k in ENDS if k in record}
+    of_file = [span | row for row in passed]
     rows = [*of_file, *record["events"]]
     return "\n".join(f"{row['start_s']:.3f}\t{row['end_s']:.3f}\t{row['label']}" for row in rows)
+
+
+def raven_text(segments: "Sequence[Tags]", band_hz: tuple[float, float]) -> str:
+    """Events of a file's segments as a selection table of Raven, over the band that the model hears."""
+    low, high = (f"{edge:.1f}" for edge in band_hz)
+    path = str(Path(segments[0].file).absolute())
+    rows = [RAVEN_COLUMNS]
+    for number, event in enumerate((event for tags in segments for event in tags.events), start=1):
+        start, end = f"{event.start_s:.3f}", f"{event.end_s:.3f}"
+        box = (str(number), "Spectrogram 1", "1", start, end, low, high)
+        rows.append((*box, event.label, f"{event.score:.4f}", path, start))
+    return "\n".join("\t".join(cell.translate(BLANKS) for cell in row) for row in rows)
 
 
 def print_models(rows: "Sequence[Row]", format: Literal["table", "json"], out: TextIO) -> None:

@@ -1,24 +1,22 @@
 """`patchout tag`: labels and sound events of audio files."""
 
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import count
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from patchout.checkpoint.zoo_list import BUILT_IN
-from patchout.cli import output
+from patchout.cli import output, tag_bulk
+from patchout.cli.bulk import Place
 from patchout.cli.command import DONE, FAILED, check_batch_size, check_parent, device_for, load_model, say
 from patchout.errors import InputError
-from patchout.files import shortened
+from patchout.files import distinct, shortened
 
 if TYPE_CHECKING:
     from patchout.data.items import Item
-    from patchout.inference.tagging import Tags
     from patchout.inference.window_scores import Scored
     from patchout.models.tagger import Tagger
 
@@ -43,7 +41,13 @@ class Options:
     """score from which a label passes and an event is on (it ends below 0.6 of it); None: for each class the
     one that `patchout train` chose, else 0.5 for events alone"""
     format: output.Format = "table"
-    """audacity: labels of one file for import as a label track"""
+    """audacity: labels of one file for import as a label track; with --out a label track or a selection table
+    of Raven for each file, or scores: those over time beside the others"""
+    out: str = ""
+    """NAME.parquet, NAME.csv, or a folder (or URL) of Parquet shards: a job of any size, which the same
+    command goes on with where it was killed"""
+    engine: Place = "local"
+    """ray: on all machines of a Ray cluster, with --out"""
     plot: Path | None = None
     """picture to write (.png, .pdf, .svg), or a folder for one picture a file"""
     labels: Path | None = None
@@ -64,9 +68,17 @@ def main(args: Sequence[str]) -> int:
     if options.top < 1:
         raise ValueError(f"--top counts labels and must be at least 1, got {options.top}")
     check_batch_size(options.batch_size)
+    if not options.model:
+        say(f"using the built-in model {BUILT_IN} (10 classes); for the 527 of AudioSet: --model passt-s")
+    if options.out:
+        return tag_bulk.main(options)
+    if options.format in ("raven", "scores") or options.engine == "ray":
+        raise ValueError(
+            "--format raven, --format scores and --engine ray belong to a job: give --out FOLDER"
+        )
     from patchout.data.items import Item
     from patchout.inference.events import EventRule
-    from patchout.inference.tagging import to_tags
+    from patchout.inference.tagging import in_file, to_tags
 
     rule = EventRule(on=options.threshold)
     sources = [source for name in options.files for source in _sounds_of(name)]
@@ -76,8 +88,6 @@ def main(args: Sequence[str]) -> int:
     if options.plot and any(item != Item(item.file) for item, _ in sources):
         raise ValueError("--plot draws whole files, and a list names segments: leave one of them out")
     pictures = _picture_paths(options.plot, sounds)
-    if not options.model:
-        say(f"using the built-in model {BUILT_IN} (10 classes); for the 527 of AudioSet: --model passt-s")
     device = device_for(options.device, options.precision)
     model = load_model(options.model or BUILT_IN, device, options.labels)
     track = rule if options.events or options.plot else None
@@ -86,7 +96,7 @@ def main(args: Sequence[str]) -> int:
         for (item, _), scored in zip(sources, _scored(model, sources, track, options), strict=True):
             result = to_tags(scored, model.config, top=options.top, rule=rule, events=options.events)
             if result.error is None and item != Item(item.file):
-                result = _in_file(result, item.start_s)
+                result = in_file(result, item.start_s)
             write(result)
             for text in filter(None, (result.error, result.warning)):
                 say(text)
@@ -94,13 +104,6 @@ def main(args: Sequence[str]) -> int:
             if result.error is None and scored.name in pictures:
                 failed += not _is_drawn(pictures[scored.name], scored, model, rule)
     return FAILED if failed else DONE
-
-
-def _in_file(tags: "Tags", start_s: float) -> "Tags":
-    """Tags of a segment with the events at their times in the file."""
-    spans = ((event, start_s + event.start_s, start_s + event.end_s) for event in tags.events)
-    events = tuple(replace(event, start_s=start, end_s=end) for event, start, end in spans)
-    return replace(tags, events=events, segment_s=(start_s, start_s + tags.duration_s))
 
 
 def _scored(model: "Tagger", sources: "list[Source]", rule: Any, options: Options) -> "Iterator[Scored]":
@@ -148,20 +151,8 @@ def _picture_paths(plot: Path | None, sounds: list[str]) -> dict[str, Path]:
         check_parent(plot)
         return dict.fromkeys(sounds, plot)
     plot.mkdir(parents=True, exist_ok=True)
-    names = _distinct([shortened(Path(sound).stem) for sound in sounds])
+    names = distinct([shortened(Path(sound).stem) for sound in sounds])
     return {sound: plot / f"{name}.{FORMATS[0]}" for sound, name in zip(sounds, names, strict=True)}
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Make names distinct by a number behind those that occur more than once, in upper or lower case."""
-    times = Counter(name.casefold() for name in names)
-    numbers = {name: count(1) for name in times}
-    distinct = []
-    for name in names:
-        candidates = (f"{name}-{number}" for number in numbers[name.casefold()])
-        is_only = times[name.casefold()] == 1
-        distinct.append(name if is_only else next(new for new in candidates if new.casefold() not in times))
-    return distinct
 
 
 def _is_drawn(path: Path, scored: "Scored", model: "Tagger", rule: Any) -> bool:

@@ -120,6 +120,13 @@ def to_tags(scored: Scored, config: TaggerConfig, *, top: int, rule: EventRule, 
     return Tags(name, duration_s, labels, values, detected, scored.warning, thresholds=chosen)
 
 
+def in_file(tags: Tags, start_s: float) -> Tags:
+    """Tags of a segment that begins at `start_s`, with the events at their times in the file."""
+    spans = ((event, start_s + event.start_s, start_s + event.end_s) for event in tags.events)
+    events = tuple(replace(event, start_s=start, end_s=end) for event, start, end in spans)
+    return replace(tags, events=events, segment_s=(start_s, start_s + tags.duration_s))
+
+
 def _check_top(top: int) -> None:
     if top < 1:
         raise ValueError(f"top counts labels and must be at least 1, got {top}")

@@ -14,12 +14,14 @@ from torch import Tensor
 from patchout.audio import stream as audio
 from patchout.audio.mel import log_mel
 from patchout.inference.events import EventRule
+from patchout.inference.token_budget import tokens_per_batch
 from patchout.models.device import HostCopy, InferencePrecision, Precision, autocast, to_device
 from patchout.models.int8 import at_precision
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels
 
 WAIT_BATCHES = 4  # a window runs at the latest when so many full batches were queued after it
 OVERLAP = 2  # every moment of a long clip lies in this many windows
+SAYS_NOTHING = "so its scores say nothing"
 Scores = Float[np.ndarray, "class"]
 ModelScores = Float[np.ndarray, "model class"]
 Wave = Float[np.ndarray, "sample"]
@@ -46,10 +48,13 @@ def score(
     *,
     events: EventRule | None = None,
     precision: InferencePrecision = "fp32",
-    batch_size: int = 16,
+    batch_size: int | None = 16,
     strict: bool = False,
 ) -> Iterator[Scored]:
-    """Class scores of every stream (at the model's rate), in order; `strict`: one that fails raises."""
+    """Class scores of every stream (at the model's rate), in order; `strict`: one that fails raises.
+
+    `batch_size` counts windows of a forward pass; None: as many as suit the device (`token_budget`).
+    """
     options = {"events": events, "precision": precision, "batch_size": batch_size, "strict": strict}
     return (scored for (scored,) in score_each([model], streams, **options))  # type: ignore[arg-type]
 
@@ -60,7 +65,7 @@ def score_each(
     *,
     events: EventRule | None = None,
     precision: InferencePrecision = "fp32",
-    batch_size: int = 16,
+    batch_size: int | None = 16,
     strict: bool = False,
 ) -> Iterator[list[Scored]]:
     """`score` by several models of one front end and labels at once: a sound is decoded for all of them."""
@@ -140,7 +145,7 @@ class _File:
         if self.error is not None:
             return [Scored(name, duration_s, error=self.error)] * self.num_models
         if warning is None and self.stream.silence:
-            warning = f"{self.stream.silence}, so its scores say nothing"
+            warning = f"{self.stream.silence}, {SAYS_NOTHING}"
         self.moments.sort(key=lambda moment: moment[0])
         times_s = np.array([centre / config.mel.sample_rate for centre, _ in self.moments], np.float32)
         track = np.array([scores for _, scores in self.moments], np.float32)
@@ -182,8 +187,10 @@ class _Window(NamedTuple):
 class _Batcher:
     """Runs windows of any length in batches of equal patch columns, and hands the scores to their files."""
 
-    def __init__(self, models: Sequence[Tagger], *, batch_size: int, precision: InferencePrecision) -> None:
-        if batch_size < 1:
+    def __init__(
+        self, models: Sequence[Tagger], *, batch_size: int | None, precision: InferencePrecision
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         taggers, precisions = zip(*(at_precision(model, precision) for model in models), strict=True)
         self.models: tuple[Tagger, ...] = taggers
@@ -191,6 +198,7 @@ class _Batcher:
         self.config = models[0].config
         self.batch_size = batch_size
         self.device = next(models[0].parameters()).device
+        self.tokens = 0 if batch_size else tokens_per_batch(self.device)
         self.waiting: dict[int, list[_Window]] = {}  # by patch columns, oldest first
         self.count = 0  # windows so far
         self.running: tuple[list[_Window], HostCopy] | None = None  # a batch whose scores are on a GPU
@@ -205,11 +213,15 @@ class _Batcher:
         batch.append(_Window(file, is_clip, start + len(wave) / 2, padded, self.count))
         file.pending += 1
         self.count += 1
-        if len(batch) == self.batch_size:
+        if len(batch) >= self._most(columns):
             self._run(columns)
         oldest = next(iter(self.waiting), None)
-        if oldest and self.count - self.waiting[oldest][0].number >= WAIT_BATCHES * self.batch_size:
+        if oldest and self.count - self.waiting[oldest][0].number >= WAIT_BATCHES * self._most(oldest):
             self._run(oldest)
+
+    def _most(self, columns: int) -> int:
+        """Windows of so many patch columns in a batch."""
+        return self.batch_size or max(1, self.tokens // (self.config.rows * columns + 2))
 
     def flush(self) -> None:
         """Run the windows that still wait."""
