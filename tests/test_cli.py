@@ -21,8 +21,9 @@ from conftest import RATE, noise, tiny_config, tone, write_wav
 from safetensors.torch import save_file
 
 from patchout.checkpoint.own import export_passt, save
-from patchout.cli import output, tag
+from patchout.cli import output
 from patchout.cli.main import run_command
+from patchout.files import distinct
 from patchout.inference.tagging import Tags
 from patchout.models.passt import Passt
 
@@ -511,7 +512,7 @@ def test_pictures_of_long_names_are_there_and_one_that_fails_is_named(
 
 
 def test_names_that_differ_in_case_have_their_own_pictures() -> None:
-    assert tag._distinct(["a", "A", "b"]) == ["a-1", "A-2", "b"]
+    assert distinct(["a", "A", "b"]) == ["a-1", "A-2", "b"]
 
 
 def test_a_reading_process_that_dies_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

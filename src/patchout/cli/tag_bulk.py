@@ -1,6 +1,7 @@
 """`patchout tag --out`: tags of many files as a bulk job, in Parquet, CSV, or a selection table a file."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -104,8 +105,7 @@ def _write_selections(out: str, items: "Sequence[Item]", job: "TagJob", format: 
         mel = job.tagger("cpu").config.mel
         band_hz = mel.f_min, mel.f_max
     last = {item.file: place for place, item in enumerate(items)}
-    names = distinct([shortened(Path(file).stem) for file in last])
-    name_of = dict(zip(last, names, strict=True))
+    name_of = _names(list(last))
     folder = Folder(out)
     waiting: dict[str, list[Tags]] = {}
     for place, tags in enumerate(_tags(out, items, job)):
@@ -119,3 +119,14 @@ def _write_selections(out: str, items: "Sequence[Item]", job: "TagJob", format: 
             with folder.writing(f"{name_of[tags.file]}{ENDINGS[format]}") as file:
                 file.write(f"{text}\n".encode(errors="backslashreplace") if text else b"")
     say(f"{out}: a table for each file, in names that end in {ENDINGS[format]}")
+
+
+def _names(files: list[str]) -> dict[str, str]:
+    """A name for each file: its stem, with the folder before it where others have the same, or a number."""
+    stems = [Path(file).stem for file in files]
+    times = Counter(stem.casefold() for stem in stems)
+    names = [
+        shortened(stem if times[stem.casefold()] == 1 else f"{Path(file).parent.name}-{stem}")
+        for file, stem in zip(files, stems, strict=True)
+    ]
+    return dict(zip(files, distinct(names), strict=True))
