@@ -27,7 +27,8 @@ from patchout.inference.evaluate import (
     label_orders,
     predict,
 )
-from patchout.inference.window_scores import Scored, window_mels
+from patchout.inference.window_batches import window_mels
+from patchout.inference.window_scores import Scored
 from patchout.models.decision import probabilities
 from patchout.models.passt import Passt
 

@@ -16,6 +16,7 @@ import soxr
 
 from patchout.audio.containers import Header, links, next_start, read_header
 from patchout.audio.libav import IS_DAMAGED, UNKNOWN_RATE, decode_libav
+from patchout.audio.live import LiveSource
 from patchout.audio.pcm import MAX_RATE, MIN_RATE, Block, Channel, block_of
 from patchout.audio.sources import Reader, Source, is_array, opened
 from patchout.errors import AudioError, CutError
@@ -38,6 +39,9 @@ def decode(source: Source, *, start_s: float = 0.0, channel: Channel = "mean") -
     """
     if is_array(source):
         yield from _array_blocks(source, channel)
+        return
+    if isinstance(source, LiveSource):
+        yield from _at_one_rate(source.blocks(channel))
         return
     with opened(source) as reader:
         try:

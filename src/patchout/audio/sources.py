@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from patchout.audio.containers import BinaryFile
+from patchout.audio.live import LiveSource
 from patchout.errors import AudioError
 from patchout.files import without_stream
 
 File = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile
-Source = File | tuple[Any, Any]  # (array, rate in Hz)
+Source = File | tuple[Any, Any] | LiveSource  # (array, rate in Hz)
 
 
 def name_of(source: Source) -> str:

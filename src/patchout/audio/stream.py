@@ -29,7 +29,7 @@ class AudioWarning(UserWarning):
 class Stream:
     """A source decoded, mixed to mono and resampled: float32 blocks `(samples,)` at `rate` Hz, iterated once.
 
-    `start_s` and `end_s` (seconds) cut a segment; a block holds about BLOCK_S seconds; `channel` is one of
+    `start_s` and `end_s` (seconds) cut a segment; a block holds about `block_s` seconds; `channel` is one of
     the channels or the mean of all; the path "talk.mkv#a:1" names the second audio stream of talk.mkv.
     `source_rate` and `num_channels` (of the source) are 0 until the first block; `num_samples` (at `rate`),
     `duration_s`, `warning` (what is missing, silent or odd in the source, else None), `is_damaged` (sound is
@@ -45,6 +45,7 @@ class Stream:
         start_s: float = 0.0,
         end_s: float | None = None,
         channel: Channel = "mean",
+        block_s: float = BLOCK_S,
     ) -> None:
         if not _is_rate(rate):
             raise ValueError(f"rate={rate!r} is not allowed: give whole Hz, {MIN_RATE} to {MAX_RATE}")
@@ -65,6 +66,7 @@ class Stream:
         self._source: Source | None = source
         self._blocks: Iterator[np.ndarray] | None = None  # in the place of those decoded from the source
         self._start_s, self._end_s, self._channel = start_s, end_s, channel
+        self._block_s = block_s
 
     def replace_blocks(self, blocks: Iterator[np.ndarray]) -> None:
         """Iterate over these blocks next, which somebody else reads from this stream."""
@@ -80,14 +82,14 @@ class Stream:
         return self._gathered(source)
 
     def _gathered(self, source: Source) -> Generator[np.ndarray, None, None]:
-        """Blocks of at least BLOCK_S seconds, counted."""
+        """Blocks of at least `block_s` seconds, counted."""
         parts: list[np.ndarray] = []
         size = 0
         with contextlib.closing(self._resampled(source)) as pieces:
             for piece in pieces:
                 parts.append(piece)
                 size += len(piece)
-                if size >= BLOCK_S * self.rate:
+                if size >= self._block_s * self.rate:
                     self.num_samples += size
                     yield np.concatenate(parts)
                     parts, size = [], 0

@@ -14,6 +14,7 @@ from patchout.errors import InputError, near
 
 COMMANDS = {  # module of patchout.cli -> its description
     "tag": "say what can be heard in sound files",
+    "listen": "tell what a microphone or a pipe hears, as it is heard",
     "embed": "turn sound files into embeddings",
     "prepare": "check a downloaded data set and pack it for training",
     "train": "train a model on labelled sounds",

@@ -1,8 +1,9 @@
 """Sound event detection: scores over time -> events with a start, an end and a score."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -96,6 +97,65 @@ def find_events(
                 start, peak = edges[first + on[0]], smooth[first:last].max()
                 events.append(Event(labels[index], float(start), float(edges[last]), float(peak)))
     return tuple(sorted(events, key=lambda event: (event.start_s, event.label)))
+
+
+class Change(NamedTuple):
+    """A class becomes active (`event` is None), or its event is over."""
+
+    label: str
+    start_s: float
+    score: float  # the highest so far
+    event: Event | None = None
+
+
+class EventTracker:
+    """`find_events` online: the same events, each told once as it begins and as it ends.
+
+    Memory holds `rule.median` rows of scores; a change is known half as many windows after its own.
+    """
+
+    def __init__(self, labels: Sequence[str], rule: EventRule, decision: Decision) -> None:
+        self._labels, self._half = labels, rule.median // 2
+        self._on, self._off = (values.astype(np.float32) for values in rule.thresholds(decision, len(labels)))
+        self._rows: deque[Float[np.ndarray, "class"]] = deque(maxlen=rule.median)
+        self._times_s: deque[np.float32] = deque()  # of windows that wait for their median
+        self._before_s: np.float32 | None = None  # time of the window before them
+        self._peaks = np.full(len(labels), -1.0, np.float32)
+        self._starts_s: dict[int, float] = {}  # of the active classes
+
+    def push(self, time_s: np.float32, scores: Float[np.ndarray, "class"]) -> list[Change]:
+        """The changes that are known by the scores of the next window, float32 as all `find_events` takes."""
+        if not self._rows:
+            self._rows.extend([scores] * self._half)
+        self._rows.append(scores)
+        self._times_s.append(time_s)
+        return self._step() if len(self._rows) == self._rows.maxlen else []
+
+    def finish(self, duration_s: float) -> list[Change]:
+        """The changes at the end of the sound, where all events are over."""
+        changes: list[Change] = []
+        while self._times_s:
+            self._rows.append(self._rows[-1])
+            changes += self._step() if len(self._rows) == self._rows.maxlen else []
+        return changes + [self._end(index, duration_s) for index in [*self._starts_s]]
+
+    def _step(self) -> list[Change]:
+        time_s = self._times_s.popleft()
+        edge_s = 0.0 if self._before_s is None else float((time_s + self._before_s) / np.float32(2))
+        self._before_s = time_s
+        smooth = np.median(np.stack(self._rows), axis=0)
+        goes_on = smooth >= self._off
+        changes = [self._end(index, edge_s) for index in [*self._starts_s] if not goes_on[index]]
+        self._peaks = np.where(goes_on, np.maximum(self._peaks, smooth), np.float32(-1))
+        for index in np.flatnonzero(goes_on & (smooth >= self._on)).tolist():
+            if index not in self._starts_s:
+                self._starts_s[index] = edge_s
+                changes.append(Change(self._labels[index], edge_s, float(self._peaks[index])))
+        return changes
+
+    def _end(self, index: int, end_s: float) -> Change:
+        label, start_s, peak = self._labels[index], self._starts_s.pop(index), float(self._peaks[index])
+        return Change(label, start_s, peak, Event(label, start_s, end_s, peak))
 
 
 def median(values: Float[np.ndarray, "time"], size: int) -> Float[np.ndarray, "time"]:
