@@ -107,21 +107,25 @@ class Ring:
             self._change.notify_all()
         return True
 
+    def _has_room(self, size: int) -> bool:
+        return not self._pieces or self._size + size <= self._limit
+
     def _put(self, samples: Wave) -> None:
         now_s = time.monotonic()
         with self._change:
             self._began_s = self._began_s or now_s - len(samples) / self.stream.rate
             piece = Piece(self._end, samples, now_s)
             self._end += len(samples)
-            if self._size + len(samples) > self._limit:
-                self._can_wait = self._can_wait or self._end > PACE * self.stream.rate * (
-                    now_s - self._began_s
-                )
+            if not self._has_room(len(samples)):
+                pace = self._end / self.stream.rate / max(now_s - self._began_s, 1e-9)
+                self._can_wait = self._can_wait or pace > PACE
                 if self._can_wait:
-                    self._change.wait_for(lambda: not self._pieces or self._is_over)
+                    self._change.wait_for(lambda: self._is_over or self._has_room(len(samples)))
                 else:
                     self._pieces.clear()
                     self._size = 0
+            if self._is_over:  # stopped meanwhile
+                return
             self._pieces.append(piece)
             self._size += len(samples)
             self._change.notify_all()
