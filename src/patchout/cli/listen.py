@@ -25,7 +25,7 @@ READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 class Options:
     """Tell what can be heard, as it is heard: a line of JSON where an event begins and where it ends.
 
-    Events are those of `patchout tag --events` on the recording. Ctrl-C ends it.
+    Events are those of `patchout tag` on the recording. Ctrl-C ends it.
     """
 
     input: str = ""
