@@ -84,8 +84,10 @@ def microphone(name: str = "", *, options: Mapping[str, str]) -> LiveSource:
         "avfoundation": f":{name or 'default'}",
         "dshow": f"audio={name or (names or [''])[0]}",
     }.get(kind, name)
-    known = f"microphones here: {', '.join(names)}; name one by --input" if names else "no microphone is here"
-    hint = f"{known}, or let another program record: {PIPE_HINT}"
+    choices = (
+        f"microphones here: {', '.join(names)}; name one by --input" if names else "no microphone is here"
+    )
+    hint = f"{choices}, or let another program record: {PIPE_HINT}"
     title = f"microphone {name}" if name else "the microphone"
     return LiveSource(address, title, format=kind, options=options, hint=hint)
 

@@ -36,13 +36,13 @@ def precision_of(
 
 @dataclass(frozen=True, kw_only=True)
 class Bulk:
-    """A bulk job of a command, of items that are `done` by it: embedded, tagged."""
+    """A bulk job of a command, of items with the verb of what is done to them: embedded, tagged."""
 
     items: "list[Item]"
     job: "BulkJob"  # sized
     device: str
     engine: Place
-    done: str
+    verb: str
 
     def into_shards(self, out: str) -> int:
         """Run the job into shards in the folder `out`; returns how many items failed."""
@@ -63,7 +63,7 @@ class Bulk:
         if summary.num_failed > len(summary.failed):
             say(f"... {summary.num_failed} in all: the column error has their reasons")
         speed = f"in {seconds:.1f} s ({summary.audio_s / seconds:.0f} x real time)"
-        count = f"{summary.items - summary.num_failed} of {summary.items} files {self.done}"
+        count = f"{summary.items - summary.num_failed} of {summary.items} files {self.verb}"
         say(f"{out}: {count}, {summary.rows} rows, {summary.audio_s:.0f} s of sound {speed}")
         return summary.num_failed
 
@@ -81,8 +81,8 @@ class Bulk:
                 failed = int(json.loads(written)["failed"])
                 for note in stale.notes:
                     say(note)
-                there = f"{len(self.items) - failed} of {len(self.items)} files {self.done}"
-                say(f"{out}: is there already, with {there}")
+                count = f"{len(self.items) - failed} of {len(self.items)} files {self.verb}"
+                say(f"{out}: is there already, with {count}")
                 return failed
         failed = self.into_shards(str(parts))
         join(parts, self.job.num_shards(len(self.items)), target, format=format, failed=failed)

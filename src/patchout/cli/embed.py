@@ -78,7 +78,7 @@ def main(args: Sequence[str]) -> int:
         locate(job.model, progress=progress)
     if options.model and options.preset:
         check_preset(options.preset, options.model, load(options.model, "cpu").config)
-    bulk = Bulk(items=items, job=job, device=options.device, engine=options.engine, done="embedded")
+    bulk = Bulk(items=items, job=job, device=options.device, engine=options.engine, verb="embedded")
     is_folder = _is_folder(options)
     failed = bulk.into_shards(options.out) if is_folder else bulk.into_file(options.out, options.format)
     _draw(options, items[0].file, job)

@@ -100,5 +100,7 @@ def _source(options: Options) -> "LiveSource":
         encoding = options.encoding if options.rate else ""
         channels = options.channels or 1
         return pipe(descriptor, options.input, encoding=encoding, rate=options.rate, channels=channels)
-    wanted = {"sample_rate": options.rate, "channels": options.channels}
-    return microphone(options.input, options={name: str(number) for name, number in wanted.items() if number})
+    settings = {"sample_rate": options.rate, "channels": options.channels}
+    return microphone(
+        options.input, options={name: str(number) for name, number in settings.items() if number}
+    )

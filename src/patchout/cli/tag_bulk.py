@@ -46,7 +46,7 @@ def main(options: "Options") -> int:
     ).sized(len(items))
     with output.download_bar(sys.stderr) as progress:
         locate(job.model, progress=progress)
-    bulk = Bulk(items=items, job=job, device=options.device, engine=options.engine, done="tagged")
+    bulk = Bulk(items=items, job=job, device=options.device, engine=options.engine, verb="tagged")
     suffix = Path(options.out).suffix.lower()
     if suffix == ".parquet":
         failed = bulk.into_file(options.out, "parquet")

@@ -212,14 +212,14 @@ class Listener(Receiver):
 
     def _take(self) -> Piece | None:
         """The next piece of sound; None at the end."""
-        is_told = False
+        is_reported = False
         while True:
             try:
                 return self._ring.take(STALL_S)
             except queue.Empty:
-                if not is_told:
+                if not is_reported:
                     self._tell("stalled", heard_s=self._heard_s)
-                is_told = True
+                is_reported = True
             except (AudioError, OSError) as error:
                 self._error = error
                 return None
