@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
-    "audio": 1585,
+    "audio": 1587,
     "models": 1930,
     "checkpoint": 2226,
     "data": 3158,
@@ -34,7 +34,7 @@ ROOMS = {  # a room imports only rooms above it, and the nouns beside them; line
     "training": 5594,
     "web": 1571,
     "bench": 691,
-    "cli": 2306,
+    "cli": 2308,
 }
 NOUNS = ("errors", "files", "figures")  # what every room may import, and which imports no room
 DOORS = ("__init__", "__main__")  # of the package: they lead to every room
