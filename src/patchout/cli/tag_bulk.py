@@ -66,7 +66,9 @@ def _check(options: "Options") -> None:
     allowed = FORMATS.get(suffix, FORMATS[""])
     is_file = suffix in FORMATS and suffix != ""
     place = f"a name that ends in {suffix}" if is_file else "a folder"
+    named = "a folder, or a name that ends in .parquet or .csv"
     refusals = (
+        (suffix in (".json", ".jsonl", ".tsv", ".txt"), f"--out takes {named}, got {out}"),
         (options.format not in allowed, f"--out {out} ({place}) takes --format {', '.join(allowed)}"),
         ("://" in out and is_file, f"a URL takes a folder, got {out}"),
         (options.plot, "--plot draws what is printed: leave --out out"),
