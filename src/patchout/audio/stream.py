@@ -45,7 +45,7 @@ class Stream:
         start_s: float = 0.0,
         end_s: float | None = None,
         channel: Channel = "mean",
-        block_s: float = BLOCK_S,
+        block_s: float | None = None,
     ) -> None:
         if not _is_rate(rate):
             raise ValueError(f"rate={rate!r} is not allowed: give whole Hz, {MIN_RATE} to {MAX_RATE}")
@@ -66,7 +66,7 @@ class Stream:
         self._source: Source | None = source
         self._blocks: Iterator[np.ndarray] | None = None  # in the place of those decoded from the source
         self._start_s, self._end_s, self._channel = start_s, end_s, channel
-        self._block_s = block_s
+        self._block_s = BLOCK_S if block_s is None else block_s
 
     def replace_blocks(self, blocks: Iterator[np.ndarray]) -> None:
         """Iterate over these blocks next, which somebody else reads from this stream."""
