@@ -4,6 +4,7 @@ import ctypes
 import gc
 import io
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 import torch
 from jaxtyping import install_import_hook
+from ranks import Ranks, serving
 
 # The same on every machine, also in processes that tests start: one thread (threads of models this small wait
 # for each other), and kernels that are not measured.
@@ -68,6 +70,22 @@ def memory_of_a_file() -> Iterator[None]:
     """Given back at its end."""
     yield
     give_memory_back()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    """One for all files: its imports take seconds."""
+    with serving(tmp_path_factory.mktemp("ranks")) as started:
+        yield started
+
+
+@pytest.fixture
+def ranks(server: Ranks) -> Iterator[Ranks]:
+    """Processes as torchrun starts them."""
+    yield server
+    if server.pids:  # of a test that failed
+        server.signal(signal.SIGKILL)
+        server.end()
 
 
 def tone(seconds: float, hz: float = 440.0, *, rate: int = RATE) -> np.ndarray:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,8 +13,11 @@ from typing import Any
 
 import accelerate
 import pytest
+import small_run
 import torch
+from ranks import Ranks
 from safetensors.torch import load_file
+from small_run import train_small
 from torch import Tensor, nn
 
 from patchout.data.batches import Batch, ignore_signals
@@ -609,94 +611,13 @@ def test_a_full_disk_stops_the_run_and_keeps_the_state_before(
 
 # -- processes -----------------------------------------------------------------------------------------------
 
-SCRIPT = """
-import json, os, sys, time
-from pathlib import Path
-import torch
-from safetensors.torch import save_file
-from torch import nn
-from patchout.training import loop, optim
-from patchout.data.augment import keyed
-from patchout.data.batches import Batch, StepSampler
-from patchout.models.device import pick_device
-from patchout.training.run_folder import open_run
-from patchout.training.signals import Stopped
 
-out, parts, pause_s = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-average = json.loads(sys.argv[4])
-loop.FIRST_SAVE_S, loop.SAVE_EVERY_S = 0.05, 0.05
-CLIPS, BATCH, STEPS = 10, 4, 30
-device = pick_device("cpu")
-world = loop.engine(device, out)
-torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 2))
-
-
-def batches(first):
-    rank = {"rank": world.process_index, "world": world.num_processes}
-    for keys in StepSampler(CLIPS, BATCH // parts, seed=0, first=first * parts, last=STEPS * parts, **rank):
-        with Path(f"{out}.{rank['rank']}").open("a") as file:
-            file.write(json.dumps(keys) + "\\n")
-        rngs = [keyed("clip", *key) for key in keys]
-        wave, target = (torch.stack([torch.randn(size, generator=rng) for rng in rngs]) for size in (3, 2))
-        yield Batch(wave, target, torch.ones_like(target), torch.tensor([key[1] for key in keys]), ())
-
-
-def loss(model, batch, place):
-    assert len(place.gather(batch.wave)) == place.total
-    noise = torch.randn(place.total, 2, generator=keyed("step", place.step, place.part))
-    time.sleep(pause_s)
-    part = noise[place.first : place.first + len(batch.wave)]
-    return (model(batch.wave) + part - batch.target).square().mean()
-
-
-with open_run(out, {}, {}, is_main=world.is_main_process) as folder:
-    job = loop.Job(
-        model=model,
-        optimizer=optim.adamw(optim.parameter_groups(model, 0.01), 0.01),
-        loss=loss,
-        rate=lambda step: 1.0,
-        batches=batches,
-        steps=STEPS,
-        batch=BATCH,
-        parts=parts,
-        epoch=CLIPS,
-        clips=CLIPS,
-        clip_name=str,
-        save_model=lambda model, path, scores: save_file(model.state_dict(), path),
-        folder=folder,
-        validate=lambda models: [{"size": models[0][0].weight.square().sum().item()}],
-        clip_norm=1.0,
-        **average,
-    )
-    try:
-        loop.run(job, world)
-    except Stopped:
-        sys.exit(0)
-"""
-
-
-@pytest.fixture
-def script(tmp_path: Path) -> Path:
-    path = tmp_path / "train_tiny.py"
-    path.write_text(textwrap.dedent(SCRIPT))
-    return path
-
-
-def start(script: Path, out: Path, **options: Any) -> "subprocess.Popen[str]":
-    """The script in `processes` processes, by torchrun where there are several."""
-    processes = options.get("processes", 1)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    average = json.dumps(options.get("average", {}))
-    command = [sys.executable, *(torchrun if processes > 1 else []), str(script), str(out)]
-    command += [str(options.get("parts", 1)), str(options.get("pause_s", 0)), average]
+def torchrun(out: Path, **options: str) -> "subprocess.Popen[str]":
+    """The small run in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [small_run.__file__, str(out), *(f"{name}={value}" for name, value in options.items())]
     env = os.environ | {"ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: "subprocess.Popen[str]") -> None:
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output[-2000:]
 
 
 def wait_for(path: Path) -> None:
@@ -708,47 +629,57 @@ def wait_for(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(script: Path, tmp_path: Path) -> None:
-    for size in (1, 2):
-        finish(start(script, tmp_path / f"world{size}", processes=size, parts=2))
-    one, two = (log(tmp_path / f"world{size}") for size in (1, 2))
+def test_two_processes_train_as_one(ranks: Ranks, tmp_path: Path) -> None:
+    for world in (1, 2):
+        ranks.run(train_small, tmp_path / f"world{world}", "parts=2", world=world)
+    one, two = (log(tmp_path / f"world{world}") for world in (1, 2))
     assert [line["step"] for line in one] == [line["step"] for line in two]
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=1e-6)
-    ranks = [(tmp_path / f"world2.{rank}").read_text().splitlines() for rank in (0, 1)]
-    keys = [tuple(key) for lines in ranks for line in lines for key in json.loads(line)]
+    texts = [(tmp_path / f"world2.{rank}").read_text().splitlines() for rank in (0, 1)]
+    keys = [tuple(key) for lines in texts for line in lines for key in json.loads(line)]
     assert sorted(keys) == [(epoch, clip) for epoch in range(12) for clip in range(10)]  # each once an epoch
 
 
 @pytest.mark.slow
-def test_a_killed_process_continues_to_the_bits_of_a_whole_run(script: Path, tmp_path: Path) -> None:
-    average = {"ema": 0.9, "result": "average"}
-    finish(start(script, tmp_path / "whole", parts=2, average=average))
-    process = start(script, tmp_path / "killed", parts=2, average=average, pause_s=0.05)
+def test_a_killed_process_continues_to_the_bits_of_a_whole_run(ranks: Ranks, tmp_path: Path) -> None:
+    options = ("parts=2", "ema=0.9", "result=average")
+    ranks.run(train_small, tmp_path / "whole", *options, world=1)
+    ranks.start(train_small, tmp_path / "killed", *options, "pause_s=0.05", world=1)
     wait_for(tmp_path / "killed" / "state.pt")
     time.sleep(0.5)
-    process.kill()
-    process.communicate()
+    ranks.signal(signal.SIGKILL)
+    assert ranks.end() == [-signal.SIGKILL]
     assert 0 < state(tmp_path / "killed")["step"] < 30
-    finish(start(script, tmp_path / "killed", parts=2, average=average))
+    ranks.run(train_small, tmp_path / "killed", *options, world=1)
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("whole", "killed")]
     assert losses[0] == losses[1]
 
 
+def steps_saved(run: Path) -> int:
+    """Steps of the saved state; nothing that was trained on is lost."""
+    stopped: int = state(run)["step"]
+    taken = {len(path.read_text().splitlines()) for path in run.parent.glob("run.[01]")}
+    assert taken <= {stopped, stopped + 1}
+    return stopped
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_saves_and_exits_within_seconds(processes: int, script: Path, tmp_path: Path) -> None:
-    process = start(script, tmp_path / "run", processes=processes, pause_s=0.1)
+def test_sigterm_saves_and_exits_within_seconds(ranks: Ranks, tmp_path: Path) -> None:
+    ranks.start(train_small, tmp_path / "run", "pause_s=0.1", world=1)
+    wait_for(tmp_path / "run" / "state.pt")
+    ranks.signal(signal.SIGTERM)
+    assert ranks.end() == [0]
+    assert 0 < steps_saved(tmp_path / "run") < 30
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_saves_and_the_processes_go_on(ranks: Ranks, tmp_path: Path) -> None:
+    process = torchrun(tmp_path / "run", pause_s="0.1")
     wait_for(tmp_path / "run" / "state.pt")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    stopped = state(tmp_path / "run")["step"]
-    assert 0 < stopped < 30
-    taken = {len(path.read_text().splitlines()) for path in tmp_path.glob("run.[01]")}
-    assert taken <= {stopped, stopped + 1}  # nothing that was trained on is lost
-    if processes == 1:  # torchrun has an exit code of its own for it
-        assert process.returncode == 0
-    else:
-        finish(start(script, tmp_path / "run", processes=processes))
-        assert log(tmp_path / "run")[-1]["step"] == 30
+    process.communicate(timeout=60)  # torchrun has an exit code of its own for it
+    assert 0 < steps_saved(tmp_path / "run") < 30
+    ranks.run(train_small, tmp_path / "run")
+    assert log(tmp_path / "run")[-1]["step"] == 30

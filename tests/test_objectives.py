@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import noise, write_wav
-from ranks import run_ranks
+from ranks import Ranks
 from safetensors.torch import load_file
 from test_pretrain import CPU, HEARD, batch_of, config, place_of, same, weights
 from torch import Tensor
@@ -497,10 +497,10 @@ def rank_pretrains(data: str, out: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_loss_curves_of_one(class_folder: Path, tmp_path: Path) -> None:
+def test_two_processes_have_the_loss_curves_of_one(ranks: Ranks, class_folder: Path, tmp_path: Path) -> None:
     """Shares of two and three clips; negatives and the teacher are those of both."""
     pretrain_all(class_folder, tmp_path / "one")
-    run_ranks(rank_pretrains, class_folder, tmp_path / "two")
+    ranks.run(rank_pretrains, class_folder, tmp_path / "two")
     for name in NEW:
         logs = ((tmp_path / count / name / "metrics.jsonl").read_text() for count in ("one", "two"))
         one, two = ([json.loads(line)["loss"] for line in log.splitlines()] for log in logs)

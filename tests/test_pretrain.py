@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import noise, write_wav
-from ranks import run_ranks
+from ranks import Ranks
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -546,9 +546,9 @@ def rank_pretrains(data: str, out: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_loss_curve_of_one(class_folder: Path, tmp_path: Path) -> None:
+def test_two_processes_have_the_loss_curve_of_one(ranks: Ranks, class_folder: Path, tmp_path: Path) -> None:
     pretrain.run(config(class_folder, tmp_path / "one", batch=4, probe=str(class_folder)))
-    run_ranks(rank_pretrains, class_folder, tmp_path / "two")
+    ranks.run(rank_pretrains, class_folder, tmp_path / "two")
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import LABELS, RATE, noise, tiny_config, tone, write_wav
-from ranks import run_ranks
+from ranks import Ranks
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -829,9 +829,9 @@ def rank_trains(data: str, out: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_loss_curve_of_one(folds: Path, tmp_path: Path) -> None:
+def test_two_processes_have_the_loss_curve_of_one(ranks: Ranks, folds: Path, tmp_path: Path) -> None:
     train.run(config(folds, tmp_path / "one", **MIXED))
-    run_ranks(rank_trains, folds, tmp_path / "two")
+    ranks.run(rank_trains, folds, tmp_path / "two")
     one, two = log(tmp_path / "one"), log(tmp_path / "two")
     assert [line["step"] for line in two] == [line["step"] for line in one]
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=2e-5)
