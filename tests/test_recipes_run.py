@@ -91,7 +91,7 @@ def small(config: TrainConfig, data: Path, out: Path) -> TrainConfig:
         changes |= {"size": "tiny", "depth": 1}
         changes |= {"stride": None if config.model == "maskspec" else config.stride or stride}
     changes |= {"epochs": 2, "batch": 2, "draws": min(config.draws, 6), "swa_start": min(config.swa_start, 2)}
-    share = min(1.0, 2.0 / config.clip_s)  # of a clip, and of what Patchout drops of it
+    share = min(1.0, 1.0 / config.clip_s)  # of a clip, and of what Patchout drops of it
     changes |= {"clip_s": config.clip_s * share}
     changes |= {name: int(getattr(config, name) * share) for name in ("patchout_time", "patchout_patches")}
     changes |= {"plateau_epochs": 1, "ramp_epochs": 1, "evaluate_every": min(config.evaluate_every, 1)}

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 from patchout.errors import near
@@ -31,6 +32,7 @@ def recipe(name: str) -> Recipe:
     return recipes[name]
 
 
+@cache  # each of a hundred configs checks its values
 def _all() -> dict[str, Recipe]:
     paths = (f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
     return {
