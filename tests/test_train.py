@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
@@ -299,6 +300,21 @@ def probe(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Probe:
     return caught
 
 
+@pytest.fixture(scope="module")
+def unchanged() -> dict[str, Probe]:
+    """Runs that several fields start from, looked into once."""
+    return {}
+
+
+@pytest.mark.slow
+def test_the_same_field_in_another_folder_changes_nothing(
+    folds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = shutil.copytree(folds, tmp_path / "moved")
+    one, other = (probe(config(data, data / "run"), monkeypatch) for data in (folds, moved))
+    assert one == other
+
+
 def test_every_field_is_tested() -> None:
     assert {field.name for field in fields(TrainConfig)} == CHANGES.keys() | ELSEWHERE
 
@@ -306,7 +322,11 @@ def test_every_field_is_tested() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CHANGES))
 def test_every_field_changes_what_it_says(
-    name: str, folds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    unchanged: dict[str, Probe],
+    folds: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start = Passt(tiny_config(width=192, heads=3, stride=(16, 16), columns=6), rng=augment.keyed("start"))
     checkpoint.save(start, tmp_path / "start.safetensors")
@@ -323,7 +343,9 @@ def test_every_field_changes_what_it_says(
     settings = {**both, **BEFORE.get(name, {})}
     named = {key: places.get(set_, set_) for key, set_ in settings.items()}
     value = places.get(value, value)
-    before = probe(config(folds, tmp_path / "plain", **named), monkeypatch)
+    if (key := repr(sorted(settings.items()))) not in unchanged:
+        unchanged[key] = probe(config(folds, tmp_path / "plain", **named), monkeypatch)
+    before = unchanged[key]
     after = probe(config(folds, tmp_path / "changed", **(named | {name: value})), monkeypatch)
     assert after[place] != before[place]
 
