@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import fields, replace
 from pathlib import Path
@@ -379,10 +380,29 @@ def test_every_field_is_tested() -> None:
     assert {field.name for field in fields(PretrainConfig)} == CHANGES.keys() | ELSEWHERE
 
 
+@pytest.fixture(scope="module")
+def unchanged() -> dict[str, dict[str, Any]]:
+    """Runs that several fields start from, looked into once."""
+    return {}
+
+
+@pytest.mark.slow
+def test_the_same_field_in_another_folder_changes_nothing(
+    class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = shutil.copytree(class_folder, tmp_path / "moved")
+    one, other = (look(config(data, data.with_name("run")), monkeypatch) for data in (class_folder, moved))
+    assert one == other
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CHANGES))
 def test_every_field_changes_what_it_says(
-    name: str, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    unchanged: dict[str, dict[str, Any]],
+    class_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     value, place = CHANGES[name]
     if value == "<model>":
@@ -391,7 +411,9 @@ def test_every_field_changes_what_it_says(
     more: dict[str, Any] = {"objective": OF_OBJECTIVE[name]} if name in OF_OBJECTIVE else {}
     if value == "<folder>":
         value, more = str(tmp_path / "mels"), {"mel_jitter": False}
-    before = look(config(class_folder, tmp_path / "plain", **more), monkeypatch)
+    if (key := repr(more)) not in unchanged:
+        unchanged[key] = look(config(class_folder, tmp_path / "plain", **more), monkeypatch)
+    before = unchanged[key]
     after = look(config(class_folder, tmp_path / "changed", **more | {name: value}), monkeypatch)
     assert after[place] != before[place]
 
