@@ -1,5 +1,6 @@
 """Models as ONNX files: the scores of PyTorch at every length, self-tests, and what is refused."""
 
+import copy
 import csv
 import importlib.util
 import json
@@ -7,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,27 @@ POINTS = [
     for threshold in (0.3, 0.5, 0.4)
 ]
 PLACES = {"decision": Decision(points=tuple(POINTS)), "licence": "CC0", "pad_s": 0.5}
+
+
+GRAPHS: dict[object, Any] = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_graph_for_all_files_of_it() -> Iterator[None]:
+    """Tracing takes seconds; int8 is made of the graph of fp32."""
+    trace = write._proto
+
+    def traced(model: Tagger, lengths: write.Lengths, *, is_mel: bool, half: bool) -> Any:
+        sums = tuple(float(value.double().sum()) for value in model.state_dict().values())
+        key = (str(model), repr(model.config), sums, lengths, is_mel, half)
+        if key not in GRAPHS:
+            GRAPHS[key] = trace(model, lengths, is_mel=is_mel, half=half)
+        return copy.deepcopy(GRAPHS[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "_proto", traced)
+        yield
+    GRAPHS.clear()
 
 
 def export(model: Tagger, path: Path, **options: Any) -> Agreement:
