@@ -29,7 +29,7 @@ def prepare(*args: object) -> int:
     return run_command(["prepare", *map(str, args)])
 
 
-@pytest.mark.parametrize("name", LAYOUTS.keys() - {"folder"})
+@pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - {"folder"}))
 def test_every_download_says_where_it_is_its_size_licence_and_layout(name: str) -> None:
     text = describe(name)
     assert re.search(r"\n    source: .*https?://.*\n    size: .+\n    licence: .+", text)
