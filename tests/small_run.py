@@ -34,10 +34,18 @@ def train_small(out: str, *options: str) -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 2))
 
     def batches(first: int) -> Iterator[Batch]:
-        rank = {"rank": world.process_index, "world": world.num_processes}
-        span = {"first": first * parts, "last": STEPS * parts}
-        for keys in StepSampler(CLIPS, BATCH // parts, seed=0, **span, **rank):
-            with Path(f"{out}.{rank['rank']}").open("a") as file:
+        rank = world.process_index
+        keys_of_steps = StepSampler(
+            CLIPS,
+            BATCH // parts,
+            seed=0,
+            first=first * parts,
+            last=STEPS * parts,
+            rank=rank,
+            world=world.num_processes,
+        )
+        for keys in keys_of_steps:
+            with Path(f"{out}.{rank}").open("a") as file:
                 file.write(json.dumps(keys) + "\n")
             rngs = [keyed("clip", *key) for key in keys]
             wave, target = (
