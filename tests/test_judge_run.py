@@ -478,6 +478,13 @@ def test_names_that_stand_twice_make_no_pairs(sets: tuple[str, str], model: str)
 # -- what a reader should know ----------------------------------------------------------------------------
 
 
+def test_damaged_files_are_named(sets: tuple[str, str], model: str) -> None:
+    damaged = Path(sets[0]) / "00.wav"
+    damaged.write_bytes(damaged.read_bytes()[:40_000])
+    (remark,) = (text for text in judge(*sets, model=model).warnings if "are damaged" in text)
+    assert remark == f"{sets[0]}: 1 of 12 files are damaged or odd ({damaged})"
+
+
 @pytest.mark.slow
 def test_warnings_of_files(sets: tuple[str, str], model: str) -> None:
     write_wav(Path(sets[0]) / "00.wav", np.zeros(32_000, np.float32))
@@ -489,7 +496,7 @@ def test_warnings_of_files(sets: tuple[str, str], model: str) -> None:
     told = "\n".join(judgement.warnings)
     for part in (
         "1 of 11 files are not at 32000 Hz",
-        "1 of 11 files are silent",
+        f"1 of 11 files are silent ({Path(sets[0]) / '00.wav'})",
         "1 of 11 files are longer than 1 s and were cut",
         "1 of 11 files are shorter than 1 s and were padded",
         "1 of 12 files cannot be read",
@@ -639,5 +646,8 @@ def test_a_report_of_caches_has_no_spectrograms(tmp_path: Path) -> None:
     torch.save(vectors(0, 24), tmp_path / "passt_features_embed.pth")
     torch.save(vectors(2, 527), tmp_path / "passt_logits.pth")
     judgement = judge(str(tmp_path), str(tmp_path))
+    (tmp_path / "out").mkdir()
+    for name in ("compare.png", "worst-1.png"):  # of a judgement before
+        (tmp_path / "out" / name).touch()
     write_report(tmp_path / "out", [judgement])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"judge.json", "files.csv", "report.md"}

@@ -29,6 +29,7 @@ from patchout.judge.sets import Pairs, pairs_of
 
 MAX_DISTANCES = 10**9  # of the search for nearest clips
 SMALL_CHUNK = 527  # clips of a chunk, whose number limits the score below that of the classes
+MAX_NAMES = 3  # of files that a remark quotes
 MAX_CLASSES = 8  # that a record names
 RATE = 32_000  # Hz, of every PaSST
 
@@ -216,17 +217,25 @@ def _of_files(judged: Judged, protocol: Protocol, metrics: Sequence[str]) -> Ite
     lengths_s = np.array([*judged.durations_s.values()])
     rows = judged.rows(protocol, metrics[0]) if total and metrics else None
     lost = total - len(np.unique(rows.clips)) if rows else 0
+    silent = [clip for clip, remark in judged.remarks.items() if remark.is_silent]
+    odd = [clip for clip, remark in judged.remarks.items() if remark.warning]
     numbers = {
         f"are not at {RATE} Hz and were resampled": sum(r.rate != RATE for r in judged.remarks.values()),
-        "are silent": sum(remark.is_silent for remark in judged.remarks.values()),
+        f"are silent{_names(judged, silent)}": len(silent),
         f"are longer than {limit_s:g} s and were cut": is_first * np.sum(lengths_s > limit_s + 0.01),
         f"are shorter than {limit_s:g} s and were padded": is_first * np.sum(lengths_s < limit_s - 0.01),
         "are too short for this protocol and do not count": lost,
-        "are damaged or odd": sum(bool(remark.warning) for remark in judged.remarks.values()),
+        f"are damaged or odd{_names(judged, odd)}": len(odd),
     }
     for sentence, number in numbers.items():
         if number:
             yield f"{judged.name}: {number} of {total} files {sentence}"
+
+
+def _names(judged: Judged, clips: Sequence[int]) -> str:
+    """The first of some clips by their files, in brackets."""
+    names = ", ".join(judged.files[clip] for clip in clips[:MAX_NAMES]) if judged.files else ""
+    return f" ({names}{' ...' if len(clips) > MAX_NAMES else ''})" if names else ""
 
 
 def _of_size(generated: Table, reference: Table | Statistics) -> Iterator[str]:

@@ -16,6 +16,7 @@ from patchout.judge.measures import FileRecord
 from patchout.judge.metrics import Estimate
 from patchout.judge.run import Judgement
 
+COMPARED = "compare.png"
 MAX_PICTURES = 5  # of the worst pairs
 MAX_ROWS = 20
 
@@ -24,16 +25,16 @@ def write_report(out: Path, judgements: Sequence[Judgement]) -> Path:
     """Write judge.json, files.csv and report.md with pictures into a folder; returns report.md."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "judge.json", [each.to_dict() for each in judgements])
+    for picture in (out / COMPARED, *out.glob("worst-[0-9].png")):
+        picture.unlink(missing_ok=True)  # of a judgement that was here before
     best = max(judgements, key=lambda each: len(each.values))
     records = sorted(best.files(), key=_badness, reverse=True)
     _write_files(out / "files.csv", records)
     sets = " judged by ".join(each.name for each in best.sets)
     parts = [f"# {sets}\n\n{numbers(judgements)}"]
     if len(judgements) > 1:
-        figures.compared(
-            out / "compare.png", by_metric(judgements), title="one pair of sets, several protocols"
-        )
-        parts.append("![the numbers of every protocol](compare.png)\n")
+        figures.compared(out / COMPARED, by_metric(judgements), title="one pair of sets, several protocols")
+        parts.append(f"![the numbers of every protocol]({COMPARED})\n")
     warnings = dict.fromkeys(text for each in judgements for text in each.warnings)
     parts.append("## What to know of these numbers\n\n" + "".join(f"- {text}\n" for text in warnings))
     parts.append(f"## Worst files by {best.protocol.name}\n\n{_worst(records)}")
