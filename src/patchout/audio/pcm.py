@@ -24,12 +24,13 @@ class Block(NamedTuple):
     flaw: str = ""  # what is wrong with this piece, or here if it holds no samples
     channel_peak: float = 0.0  # of the loudest channel, where their mean is quiet
     num_channels: int = 1  # of the source
+    frames: np.ndarray | None = None  # (samples, channels) as decoded, where they were mixed to these samples
 
 
 def block_of(rate: int, start: int, frames: np.ndarray, channel: Channel) -> Block:
     """The block of `(samples, channels)` PCM that begins at the source's sample `start`."""
     samples = mono(frames, channel)
-    block = Block(rate, start, samples, num_channels=frames.shape[1])
+    block = Block(rate, start, samples, num_channels=frames.shape[1], frames=frames)
     is_mixed = channel == "mean" and frames.shape[1] > 1 and len(samples)
     if not is_mixed or not -QUIET < samples[len(samples) // 2] < QUIET:
         return block

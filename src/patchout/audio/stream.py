@@ -10,6 +10,7 @@ import numpy as np
 import soxr
 
 from patchout.audio.decode import NOTHING, decode
+from patchout.audio.levels import Meter
 from patchout.audio.libav import IS_DAMAGED
 from patchout.audio.pcm import CANCEL, MAX_RATE, MIN_RATE, Block, Channel, silence, too_loud
 from patchout.audio.sources import Source, name_of
@@ -62,6 +63,7 @@ class Stream:
         self.is_damaged = False
         self.warning: str | None = None
         self.silence: str | None = None
+        self.meter: Meter | None = None  # gets the channels as they are decoded, if it is set
         self._flaws: dict[str, list[tuple[float, float]]] = {}  # flaw -> where and how long, in seconds
         self._source: Source | None = source
         self._blocks: Iterator[np.ndarray] | None = None  # in the place of those decoded from the source
@@ -162,6 +164,8 @@ class Stream:
                     if block.flaw and is_inside:
                         self._note(block, len(piece))
                     if len(piece):
+                        if self.meter and block.frames is not None and len(block.frames) == len(samples):
+                            self.meter.add(block.frames[max(0, first - start) : max(0, last - start)])
                         used += len(piece)
                         self.duration_s = used / rate
                         yield piece

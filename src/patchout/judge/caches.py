@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 import patchout
+from patchout.audio.remarks import Remark
 from patchout.checkpoint.weights import read_file
 from patchout.checkpoint.zoo import load
 from patchout.data.job_folder import JOB
@@ -24,7 +25,6 @@ from patchout.files import write_aside
 from patchout.inference.bulk.folder import embeddings
 from patchout.judge.embed import Key, Rows, job_from, key_of, read
 from patchout.judge.gaussian import Statistics
-from patchout.judge.loading import Remark
 from patchout.judge.protocols import Protocol
 
 AV_LOGITS, AV_FEATURES = "passt_logits.pth", "passt_features_embed.pth"

@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
+from patchout.audio.remarks import Remark
 from patchout.audio.stream import Stream
 from patchout.checkpoint.zoo import load
 from patchout.data.items import Item
 from patchout.inference.bulk.embed import EmbedJob
 from patchout.inference.bulk.folder import embeddings, numbered
 from patchout.inference.embedding import EmbedConfig, Embedder, Level
-from patchout.judge.loading import ProtocolStream, Remark
+from patchout.judge.loading import ProtocolStream
 from patchout.judge.protocols import Clip, Loading, Protocol, View
 from patchout.models.tagger import Tagger, TaggerConfig
 

@@ -1,8 +1,6 @@
 """A sound file -> samples as each protocol loads them, by resamplers that follow the published formulas."""
 
-import hashlib
 import math
-import re
 from collections.abc import Generator
 from contextlib import closing
 from functools import lru_cache
@@ -13,13 +11,12 @@ import soxr
 from jaxtyping import Float
 from numpy.lib.stride_tricks import sliding_window_view
 
+from patchout.audio.remarks import RemarkedStream
 from patchout.audio.sources import Source
-from patchout.audio.stream import Stream
 from patchout.data.items import Item
 from patchout.judge.protocols import Loading
 
 Wave = Float[np.ndarray, "_"]
-REMARK = re.compile(r"(\d+) Hz, (\w{16}), (silent|sound)(?:; (.*))?", re.DOTALL)
 
 
 class Sinc(NamedTuple):
@@ -98,27 +95,7 @@ def loaded(wave: Wave, rate: int, new_rate: int, loading: Loading) -> Wave:
     return wave
 
 
-class Remark(NamedTuple):
-    """What is known of a file that was read."""
-
-    rate: int  # Hz
-    digest: str  # of its samples: the same sound in another file has the same
-    is_silent: bool
-    warning: str
-
-    def __str__(self) -> str:
-        warning = f"; {self.warning}" if self.warning else ""
-        return f"{self.rate} Hz, {self.digest}, {'silent' if self.is_silent else 'sound'}{warning}"
-
-    @classmethod
-    def read(cls, text: str) -> "Remark":
-        """Back from its text."""
-        parts = REMARK.fullmatch(text)
-        assert parts, text
-        return cls(int(parts[1]), parts[2], parts[3] == "silent", parts[4] or "")
-
-
-class ProtocolStream(Stream):
+class ProtocolStream(RemarkedStream):
     """One sound under several loadings: a single block (sample, loading), where a shorter one ends with NaN.
 
     `warning` is the text of a `Remark`.
@@ -131,8 +108,6 @@ class ProtocolStream(Stream):
     def _resampled(self, source: Source) -> Generator[np.ndarray, None, None]:
         with closing(self._sound(source)) as pieces:
             wave = np.concatenate([*pieces])
-        digest = hashlib.sha256(wave.tobytes()).hexdigest()[:16]
-        self.warning = str(Remark(self.source_rate, digest, self.silence is not None, self.warning or ""))
         waves = [loaded(wave, self.source_rate, self.rate, loading) for loading in self._loadings]
         block = np.full((max(map(len, waves)), len(waves)), np.nan, np.float32)
         for column, samples in enumerate(waves):

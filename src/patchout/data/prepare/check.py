@@ -9,12 +9,12 @@ import soundfile
 from jaxtyping import Float
 
 from patchout.audio.decode import decode
+from patchout.audio.levels import SILENT_PEAK
 from patchout.audio.stream import AudioError, Channel, Stream, name_of
 from patchout.errors import CutError
 
 RATE = 32_000  # Hz, of transcoded sounds and of the check
 KBPS = (128, 160, 192, 224, 256, 320)  # of mp3 at 32 kHz: less would cut what the models hear
-SILENT_PEAK = 1e-4  # of full scale: three steps of 16 bits
 MAX_BYTES = 2**31 - 2**26  # Arrow counts the bytes of a batch in 32 bits
 
 

@@ -17,11 +17,11 @@ from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.csv import WriteOptions, write_csv
 
+from patchout.audio.levels import odd_rates
 from patchout.data.job_folder import claim, only_writer
 from patchout.data.packed import mapped_rows
 from patchout.data.prepare.check import ORIGINAL, Encoding
@@ -35,7 +35,6 @@ from patchout.files import is_newer, without_stream, write_aside, write_json
 
 REPORT = "report.csv"
 SHARD_CLIPS, MAX_SHARDS = 64, 512  # a killed job does one shard again; each one is a memory map
-USUAL_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 176400, 192000)
 
 Progress = Callable[[int, float], None]  # clips done and seconds of sound since the last call
 Task = tuple[int, list[Clip]]  # number and clips of a shard
@@ -230,12 +229,9 @@ def _duplicates(clips: pa.Table) -> pa.Table:
 
 
 def _odd_rates(clips: pa.Table) -> pa.Table:
-    """Clips of an unusual sampling rate, or of at most half the median rate of the set."""
-    rates = clips["rate"].to_numpy()
-    usual = int(np.median(rates))
-    clips = clips.take(np.flatnonzero(~np.isin(rates, USUAL_RATES) | (rates <= usual / 2)))
-    notes = [f"{rate} Hz, most clips have {usual}" for rate in clips["rate"].to_pylist()]
-    return _rows(clips, "suspicious rate", notes)
+    """Clips of an unusual sampling rate, by `odd_rates`."""
+    remarks = odd_rates(clips["rate"].to_numpy())
+    return _rows(clips.take(pa.array([*remarks], pa.int64())), "suspicious rate", [*remarks.values()])
 
 
 def _rows(clips: pa.Table, problem: str, notes: Sequence[str]) -> pa.Table:
