@@ -16,6 +16,7 @@ COMMANDS = {  # module of patchout.cli -> its description
     "tag": "say what can be heard in sound files",
     "listen": "tell what a microphone or a pipe hears, as it is heard",
     "embed": "turn sound files into embeddings",
+    "check": "say what is wrong with a data set",
     "prepare": "check a downloaded data set and pack it for training",
     "train": "train a model on labelled sounds",
     "pretrain": "learn from unlabelled sounds",

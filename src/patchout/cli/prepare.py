@@ -123,3 +123,9 @@ def _say_summary(out: Path, info: dict[str, Any], report: str) -> None:
         say(f"  {count} {kind}, {'left out' if kind in LEFT_OUT else 'kept'}")
     if info["problems"]:
         say(f"  which ones: {out / report}")
+    from patchout.data.sets import scan
+    from patchout.inference.check.classes import findings
+    from patchout.inference.check.findings import worst
+
+    for line in worst(findings(scan(out)), str(out)):
+        say(line)

@@ -5,12 +5,15 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool
 
 from patchout.data.augment import keyed
 from patchout.data.background import as_background, background_classes
 from patchout.data.folders import TEST, TRAINING, VALIDATION
 from patchout.data.sets import ClipSet, DataError, scan, scan_sounds
+from patchout.inference.check.classes import findings
+from patchout.inference.check.findings import worst
 from patchout.models.tagger import TaggerConfig
 from patchout.training.supervised.config import TrainConfig
 
@@ -31,7 +34,7 @@ class Split(NamedTuple):
 def choose(
     config: TrainConfig, on_problem: Callable[[str], None], teacher: TaggerConfig | None = None
 ) -> Split:
-    """Split the data set of a run; reports unusable rows, shared files or groups, classes with no clip.
+    """Split the data set of a run; reports unusable rows and the worst that its lists say.
 
     Sounds without labels have the classes of `teacher`, and no clip of them is held out to be scored. Raises
     DataError for a split that does not exist, for one class only, for labels that are not the teacher's, and
@@ -65,10 +68,10 @@ def choose(
         todo = "lower --batch" + (" or start fewer processes" if config.batch_per_process else "")
         problem = f"a batch of {config.batch} is larger than the {len(training)} clips to train on"
         raise DataError(f"{config.data}: {problem}: {todo}")
-    for name, other in (("validation", validation), ("test", test)):
-        if len(other):
-            _report(name, training, other, on_problem)
-    return Split(training, validation, test)
+    split = Split(training, validation, test)
+    for line in _worst(config, split) if labelled else ():
+        on_problem(line)
+    return split
 
 
 def _scan(config: TrainConfig, on_problem: Callable[[str], None], teacher: TaggerConfig | None) -> ClipSet:
@@ -142,16 +145,11 @@ def hold_out(clips: ClipSet, share: float) -> Bool[np.ndarray, "clip"]:
     return mask
 
 
-def _report(name: str, training: ClipSet, other: ClipSet, on_problem: Callable[[str], None]) -> None:
-    """Report what biases the scores of a held-out set: shared groups and files, classes on one side alone."""
-    groups = {*other.column("group").tolist()}.intersection(training.column("group").tolist()) - {""}
-    files = {*other.files()}.intersection(training.files())
-    for kind, shared in (("groups", sorted(groups)), ("files", sorted(files))):
-        if shared:
-            text = f"{len(shared)} {kind} are trained on and held out ({', '.join(shared[:5])})"
-            on_problem(f"{text}: the scores will be too good")
-    for side, first, second in (("training", training, other), (name, other, training)):
-        missing = np.flatnonzero((first.class_counts() == 0) & (second.class_counts() > 0))
-        if len(missing):
-            names = ", ".join(training.classes[index] for index in missing[:5])
-            on_problem(f"no {side} clip of {len(missing)} classes ({names})")
+def _worst(config: TrainConfig, split: Split) -> list[str]:
+    """What lists say against the split: recordings on both sides, classes on one alone, small ones."""
+    tables = []
+    for name, clips in split._asdict().items():
+        columns = {column: clips.table[column] for column in clips.table.column_names}
+        tables.append(pa.table(columns | {"fold": pa.array([name] * len(clips), pa.string())}))
+    clips = replace(split.training, table=pa.concat_tables(tables), problems=())
+    return worst(findings(clips, background=""), config.data)
