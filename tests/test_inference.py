@@ -133,13 +133,13 @@ def test_events_follow_the_sound() -> None:
             model(log_mel(wave[None], model.config.mel)).embedding[0]
             for wave in (noise(0.5), 1e-4 * noise(0.5))
         ]
-        model.head[0].weight.fill_(1.0)  # type: ignore[operator]
+        model.head[0].weight.fill_(1.0)
         direction = torch.nn.functional.layer_norm(probe[0], (32,)) - torch.nn.functional.layer_norm(
             probe[1], (32,)
         )
-        model.head[1].weight.copy_(torch.stack([direction, -direction]))  # type: ignore[operator]
+        model.head[1].weight.copy_(torch.stack([direction, -direction]))
         middle = sum(torch.nn.functional.layer_norm(one, (32,)) for one in probe) / 2
-        model.head[1].bias.copy_(-model.head[1].weight @ middle)  # type: ignore[operator]
+        model.head[1].bias.copy_(-model.head[1].weight @ middle)
     wave = np.concatenate([1e-4 * noise(2.0), noise(1.0, 1), 1e-4 * noise(2.0, 2)])
     tags = tag(model, (wave, RATE), events=EventRule(window_s=0.25, hop_s=0.125, median=1))
     loud = [event for event in tags.events if event.label == "loud"]

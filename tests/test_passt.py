@@ -147,7 +147,7 @@ def test_keep_blocks_takes_their_weights() -> None:
     thin = keep_blocks(deep, (0, 1, 3))
     assert thin.config.depth == 3
     assert torch.equal(thin.encoder.blocks[2].mlp.fc1.weight, deep.encoder.blocks[3].mlp.fc1.weight)  # type: ignore[union-attr, arg-type]
-    assert torch.equal(thin.head[1].weight, deep.head[1].weight)  # type: ignore[arg-type]
+    assert torch.equal(thin.head[1].weight, deep.head[1].weight)
     with pytest.raises(ValueError, match=r"ascend within 0 \.\.\. 4"):
         keep_blocks(deep, (3, 1))
 

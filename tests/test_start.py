@@ -35,7 +35,7 @@ def same(first: Passt, second: Passt, prefix: str = "") -> bool:
 def saved(folder: Path, **changes: object) -> tuple[Passt, Path]:
     """A random model and its file; the head's LayerNorm is not that of a new one."""
     model = Passt(tiny_config(**changes), rng=rng(7))
-    torch.nn.init.normal_(model.head[0].weight, generator=rng(8))  # type: ignore[arg-type]
+    torch.nn.init.normal_(model.head[0].weight, generator=rng(8))
     save(model, folder / "model.safetensors")
     return model, folder / "model.safetensors"
 
