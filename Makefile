@@ -30,7 +30,7 @@ demo: .venv/installed
 endif
 
 test: .venv/installed
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest
 
 fast: .venv/installed
 	$(BIN)/pytest -n auto -m "not slow"
