@@ -800,7 +800,7 @@ def test_unusable_rows_are_reported_and_the_rest_is_trained_on(folds: Path, tmp_
     (folds / "dog" / "2.wav").unlink()
     problems: list[str] = []
     train.run(config(folds, tmp_path / "run"), Listener(on_problem=problems.append))
-    assert [problem.partition(":")[0] for problem in problems] == ["meta.csv line 8"]
+    assert [problem.partition(":")[0] for problem in problems[:2]] == ["meta.csv line 8", "small class"]
     assert checkpoint.load(tmp_path / "run" / "model.safetensors").config.provenance["clips"] == 11
 
 
@@ -811,7 +811,7 @@ def test_a_broken_clip_of_the_held_out_fold_is_named_once(folds: Path, tmp_path:
     train.run(
         config(folds, tmp_path / "run", split="3", evaluate_every=1), Listener(on_problem=problems.append)
     )
-    broken, missing = problems
+    broken, missing = (problem for problem in problems if "3.wav" in problem or "validation" in problem)
     assert "3.wav: is not audio" in broken
     assert missing == "validation clips: no clip of 1 classes, which count in no mean over classes: dog"
 
