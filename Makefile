@@ -30,7 +30,7 @@ demo: .venv/installed
 endif
 
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 fast: .venv/installed
 	$(BIN)/pytest -n auto -m "not slow"
