@@ -22,7 +22,7 @@ Rows = Float[np.ndarray, "clip value"]
 Spectra = Float[np.ndarray, "clip mel"]
 Frames = Float[np.ndarray, "mel _"]
 CANDIDATES = 3  # nearest clips that are compared with a clip
-MAX_PAIRS = 1000  # of clips that are decoded again
+MIN_PAIRS = 1000  # of clips that are decoded again at most; in a larger set as many as it has clips
 SAME_SPECTRUM = 0.2  # root mean square between mean log-mels, each without its mean over the bands
 OVERLAP = 0.5  # of the power of the one with less
 COPY = 0.7  # correlation over time and frequency
@@ -66,9 +66,10 @@ def findings(
         return
     spectra, embeddings = values[:, : mel.n_mels], values[:, mel.n_mels :]
     candidates = pairs(spectra, embeddings, digests, heard.groups)
-    if len(candidates) > MAX_PAIRS:
-        on_note(f"{len(candidates)} pairs may be near-duplicates: the {MAX_PAIRS} most alike were compared")
-    yield from copies(heard, candidates[:MAX_PAIRS], opened, mel)
+    limit = max(MIN_PAIRS, len(places))
+    if len(candidates) > limit:
+        on_note(f"{len(candidates)} pairs may be near-duplicates: the {limit} most alike were compared")
+    yield from copies(heard, candidates[:limit], opened, mel)
     if heard.labels.any():
         yield from doubtful(heard, embeddings, on_note)
 

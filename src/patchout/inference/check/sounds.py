@@ -22,7 +22,7 @@ from patchout.inference.bulk.folder import embeddings, numbered
 from patchout.inference.check.findings import Finding
 from patchout.models.tagger import TaggerConfig
 
-CLIPPED = 1e-4  # share of the samples
+CLIPPED = 5e-4  # share of the samples
 OFFSET = 0.005  # of full scale
 CANCELLED = 0.05  # of the channels' power that their mean keeps
 DROP_DB = 30.0  # at an edge above which nothing is
