@@ -7,7 +7,7 @@ BIN := .venv/bin
 override FILE := $(value FILE)
 export FILE
 
-.PHONY: help demo test fast check clean
+.PHONY: help demo test fast check docs clean
 
 help:
 	@echo "make demo              tag synthetic sounds with the built-in model, draw demo/street.png"
@@ -15,6 +15,7 @@ help:
 	@echo "make test              all tests, on a CPU, offline"
 	@echo "make fast              the tests that are not marked slow, in about a minute"
 	@echo "make check             format, lint and types"
+	@echo "make docs              the documentation as a site in build/site; any warning is an error"
 	@echo "make clean             delete .venv, demo and caches"
 	@echo "PYTHON=python3.12      in front of any of these: which Python makes .venv"
 
@@ -39,6 +40,10 @@ check: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+docs: .venv/installed
+	$(BIN)/python scripts/reference.py docs/reference
+	$(BIN)/zensical build --strict
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "installing into .venv; the first time takes some minutes"
