@@ -355,6 +355,7 @@ def test_the_wheel_holds_code_types_and_data(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size < 20e6
     inside = set(zipfile.ZipFile(wheel).namelist())
     suffixes = {".py", ".csv", ".safetensors", ".typed", ".js", ".css", ".html"}
     files = {path for path in PACKAGE.rglob("*") if path.suffix in suffixes}
