@@ -43,6 +43,7 @@ check: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/python scripts/reference.py docs/reference
+	$(BIN)/python scripts/notebooks.py --pages docs/notebooks
 	$(BIN)/zensical build --strict
 
 .venv/installed: pyproject.toml constraints.txt
