@@ -28,6 +28,8 @@ MODULES: dict[str, tuple[str, ...]] = {  # module -> its public names; (): its `
     "patchout.training.supervised.run": ("Listener", "run"),
     "patchout.training.masked.run": ("run",),
     "patchout.hear": (),
+    "patchout.suites.mteb": ("Encoder",),
+    "patchout.suites.xares": ("PatchoutEncoder",),
     "patchout.judge": (),
     "patchout.export.write": ("export",),
     "patchout.export.verify": ("verify",),

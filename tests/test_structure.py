@@ -246,7 +246,10 @@ def test_links_of_the_documentation_lead_to_files() -> None:
     links = [
         (page, link)
         for page in pages
-        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+        for text in [
+            re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        ]
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
     ]
     missing = [link for page, link in links if "://" not in link and not (page.parent / link).exists()]
     assert len(links) > 50
