@@ -17,7 +17,9 @@ def use() -> float:
     tags: patchout.Tags = patchout.tag(model, Path("dog.ogg"), top=3, events=patchout.EventRule(on=0.5))
     longest_s: float = max((event.end_s - event.start_s for event in tags.events), default=0.0)
     wave = audio.load("dog.ogg", rate=32_000)
-    embedding: patchout.Embedding = patchout.embed(model, (wave, 32_000), config=patchout.EmbedConfig(hop_ms=100))
+    embedding: patchout.Embedding = patchout.embed(
+        model, (wave, 32_000), config=patchout.EmbedConfig(hop_ms=100)
+    )
     save(model, Path("copy.safetensors"))
     return longest_s + embedding.scene.size + frechet(np.zeros((4, 2)), np.ones((4, 2)))
 
