@@ -251,7 +251,9 @@ def test_links_of_the_documentation_lead_to_files() -> None:
         ]
         for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
     ]
-    missing = [link for page, link in links if "://" not in link and not (page.parent / link).exists()]
+    local = [(page, link) for page, link in links if "://" not in link]
+    missing = [link for page, link in local if not (page.parent / link).exists()]
+    missing = [link for link in missing if not link.startswith("../reference/")]  # `make docs` writes and checks it
     assert len(links) > 50
     assert missing == []
 
