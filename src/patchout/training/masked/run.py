@@ -249,7 +249,7 @@ class _Masked(Training):
                 ringing.append(FORGOTTEN)
         self.tell_once(alarm.text for alarm in ringing if not alarm.stops)
         for alarm in ringing:
-            if alarm.stops and step > self.warm_up:
+            if alarm.stops and step > self.warm_up + alarm.patience:
                 raise CollapseError(
                     f"{alarm.value} {watched[alarm.value]:.3g} after {step} steps: {alarm.text}"
                 )
