@@ -76,7 +76,7 @@ OWN = PretrainConfig(
     masks="structured",
     statistics="one",
     clip_s=5.12,
-    batch=64,
+    batch=0,
     base_lr=4e-3,
     warm_up_epochs=8.0,
 )
