@@ -46,7 +46,8 @@ SHORTER = {  # of what takes minutes to hours, or needs a download
     "train folder": "--epochs 1",
     "train esc50-s": "--epochs 2 --depth 1 --init '' --size tiny --folds 1",
     "train esc10": "--epochs 1 --depth 1",
-    "pretrain own": "--init '' --epochs 1 --warm-up-epochs 0 --size tiny --decoder 16 1 1 --clip-s .5",
+    "pretrain own": "--init '' --epochs 1 --warm-up-epochs 0 --size tiny --clip-s .5",
+    "pretrain maskspec-tiny": "--batch 8 --epochs 1 --warm-up-epochs 0 --decoder 16 1 1 --clip-s .5",
 }
 PYTHON = [("README.md", block) for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)]
 PYTHON += [  # that of other suites is run by tests/test_suites.py

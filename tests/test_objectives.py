@@ -395,8 +395,17 @@ def test_collapse_stops_the_run(
         return model
 
     monkeypatch.setattr(pretrain, "start", spoilt)
+    epochs = 12 if case == "views" else 2  # its alarm is patient
     with pytest.raises(CollapseError, match=message):
-        pretrain.run(settings(name, class_folder, tmp_path / "run", base_lr=0.0))
+        pretrain.run(settings(name, class_folder, tmp_path / "run", base_lr=0.0, epochs=epochs))
+
+
+def test_a_run_of_few_steps_may_find_views_by_chance(
+    class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step of a small set says nothing about collapse."""
+    monkeypatch.setattr(Objective, "ringing", lambda self, values: [self.alarms[0]])
+    pretrain.run(settings("contrast", class_folder, tmp_path / "run", epochs=1))
 
 
 @pytest.mark.slow

@@ -262,7 +262,7 @@ def test_the_config_of_a_run_has_the_sizes_of_its_start(class_folder: Path, tmp_
 def test_a_tagger_is_no_start(tmp_path: Path, tiny: Passt) -> None:
     checkpoint.save(tiny, tmp_path / "tagger.safetensors")
     with pytest.raises(
-        ValueError, match="is a tagger without a decoder: give the run folder or file of `patchout pre"
+        ValueError, match="is a tagger or an encoder without a decoder: give a run of `patchout pretrain"
     ):
         start(config(init=str(tmp_path / "tagger.safetensors")), HEARD, device=CPU)
 

@@ -360,5 +360,5 @@ def test_any_public_maskspec_file_is_known_by_what_it_holds(tmp_path: Path) -> N
     assert isinstance(zoo.load(tmp_path / "checkpoint-75.pth", "cpu"), MaskSpecClassifier)
     assert zoo.load_pretrained(tmp_path / "checkpoint-75.pth", "cpu").config.decoder_heads == 6
     torch.save(public_maskspec(tuned=True), tmp_path / "tuned.pth")
-    with pytest.raises(ValueError, match="is a tagger without a decoder"):
+    with pytest.raises(ValueError, match="is a tagger or an encoder without a decoder"):
         zoo.load_pretrained(tmp_path / "tuned.pth", "cpu")

@@ -111,8 +111,8 @@ def load_pretrained(name_or_path: str | Path, device: str = "auto") -> "MaskSpec
 
     model = whole(name_or_path)
     if not isinstance(model, MaskSpec):
-        allowed = "the run folder or file of `patchout pretrain`, or the public weights (maskspec-base)"
-        raise ValueError(f"{name_or_path} is a tagger without a decoder: give {allowed}")
+        allowed = "a run of `patchout pretrain --objective pixels`, or the public weights (maskspec-base)"
+        raise ValueError(f"{name_or_path} is a tagger or an encoder without a decoder: give {allowed}")
     return model.to(pick_device(device)).eval()
 
 

@@ -78,7 +78,7 @@ class PretrainConfig(RunConfig):
     # optimisation
     epochs: int = 80
     batch: int = 512
-    """clips a step, over all processes; 0: as many as fit, up to 512"""
+    """clips a step, over all processes; 0: as many as fit, up to 512 (contrast: 64)"""
     base_lr: float = 1e-3
     """peak learning rate of AdamW for 256 clips a step; it grows with the batch"""
     betas: tuple[float, float] = (0.9, 0.95)

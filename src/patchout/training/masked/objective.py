@@ -34,6 +34,7 @@ class Alarm(NamedTuple):
     rings: Callable[[float], bool]
     text: str  # what is seen, and what to change
     stops: bool = True  # the run, once the learning rate has peaked; else it is told
+    patience: int = 0  # steps after the peak that it leaves a run to learn in
 
 
 SILENT = Alarm(

@@ -27,10 +27,15 @@ ABOUT = {
     start and the result. Then `patchout train folder --data my_labelled_set --init runs/own --out ...`, or
     embed with it.
 
+    The objective is `contrast`: two views of a clip, each of which has lost columns or rows of patches, are
+    alike. On 7.7 hours of mixed sounds (Tiny, 27 minutes of a core for each objective) the 5 nearest
+    neighbours of ESC-50 at 16 kHz, fold 5, were right for .443 after contrast, .225 latent, .218 codes, .128
+    pixels, .140 random weights, .308 the mean and deviation of the bands: docs/results/pretraining.md.
+    `--objective pixels --masks random` is MaskSpec, whose guesses `patchout reconstruct` draws.
+
     Random crops of 5.12 s halve the tokens; positions are a formula, so fine-tuning may take longer clips.
-    The decoder is 4 x 384 instead of 8 x 512, which would be most of the work (84 % with a Small encoder) and
-    is thrown away. One mean and deviation of your sounds serves all bands, so that a band that they leave
-    empty is not blown up in others.""",
+    One mean and deviation of your sounds serves all bands, so that a band that they leave empty is not blown
+    up in others. A batch has to hold sounds that differ: a clip's negatives are the others of its step.""",
     "codes": """Codes of hidden patches (BEST-RQ-2, arXiv 2606.30700): the cheapest objective, no teacher.
 
     `patchout pretrain codes --data data/audioset --out runs/codes --workers 16`; -small and -tiny are smaller
@@ -66,10 +71,13 @@ OWN = PretrainConfig(
     recipe="own",
     init="auto",
     size="small",
-    decoder=(384, 4, 6),
+    objective="contrast",
+    mel_jitter=False,
+    masks="structured",
     statistics="one",
     clip_s=5.12,
     batch=0,
+    base_lr=4e-3,
     warm_up_epochs=8.0,
 )
 CODES = PretrainConfig(

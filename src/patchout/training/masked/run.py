@@ -41,7 +41,7 @@ from patchout.training.supervised.repeats import Scores
 
 __all__ = ["Listener", "parameter_groups", "run", "start"]
 
-LARGEST_BATCH = 512  # the published one
+LARGEST_BATCH = {"contrast": 64}  # that its rate was measured with; of others the published 512
 OBJECTIVES: dict[str, type[Objective]] = {
     "pixels": Pixels,
     "codes": Codes,
@@ -107,7 +107,7 @@ def _prepare(config: PretrainConfig, host: Host) -> "_Masked":
         tokens=(objective.num_views * (1 + shape.rows * columns), objective.tokens(columns)),
         may_change={**MAY_CHANGE, "probe": "", "probe_every": 0, **cached},
         averages=bool(config.ema or objective.teacher),
-        largest_batch=LARGEST_BATCH,
+        largest_batch=LARGEST_BATCH.get(config.objective, 512),
         probe=probe,
         notes=(cut, decided, *heard.problems, *(probe.problems if probe else ())),
         seconds=max(3600 * heard.hours, len(clips) * config.clip_s),
@@ -249,7 +249,7 @@ class _Masked(Training):
                 ringing.append(FORGOTTEN)
         self.tell_once(alarm.text for alarm in ringing if not alarm.stops)
         for alarm in ringing:
-            if alarm.stops and step > self.warm_up:
+            if alarm.stops and step > self.warm_up + alarm.patience:
                 raise CollapseError(
                     f"{alarm.value} {watched[alarm.value]:.3g} after {step} steps: {alarm.text}"
                 )

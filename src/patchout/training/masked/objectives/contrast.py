@@ -153,6 +153,7 @@ class Contrast(Objective):
             lambda times: times < 1.5,
             "the views of a clip are found no better than by chance, the encoder has collapsed: lower "
             "--base-lr, or raise --batch",
+            patience=20,  # the sums of an epoch of one step are those of the start weights
         ),
         SPREAD,
     )
