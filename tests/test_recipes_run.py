@@ -106,6 +106,11 @@ def memory_of_a_recipe() -> Iterator[None]:
     give_memory_back()
 
 
+def data_of(name: str) -> str:
+    """The data set of a recipe."""
+    return name.removeprefix("maskspec-").partition("-")[0]
+
+
 def alike() -> Iterator[list[str]]:
     """Names of recipes that differ only in what is made small here, and so are one training."""
     runs: dict[tuple[str, str], list[str]] = {}
@@ -139,8 +144,3 @@ def teacher(folder: Path) -> Path:
     model = Passt(tiny_config(labels=labels, task="multi_label", columns=30, depth=1))
     checkpoint.save(model, folder / "teacher.safetensors")
     return folder / "teacher.safetensors"
-
-
-def data_of(name: str) -> str:
-    """The data set of a recipe."""
-    return name.removeprefix("maskspec-").partition("-")[0]
