@@ -2,8 +2,6 @@
 a look at what it fills in.
 """
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -350,24 +348,6 @@ def test_a_step_never_asks_the_device() -> None:
     model(clips).loss.backward()
     model(clips, rng=rng()).loss.backward()
     assert model.decoder.mask_token.grad is not None
-
-
-COMPILE = """
-import torch
-from patchout.models.maskspec import MaskSpec, MaskSpecConfig
-decoder = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
-config = MaskSpecConfig(width=32, depth=2, heads=2, columns=6, **decoder)
-model, mel, noise = MaskSpec(config).eval(), torch.randn(2, 128, 96), torch.rand(2, 48)
-compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-torch.testing.assert_close(compiled(mel, 0.75, noise).loss, model(mel, 0.75, noise).loss)
-"""
-
-
-@pytest.mark.slow
-def test_it_compiles_without_a_graph_break() -> None:
-    subprocess.run(
-        [sys.executable, "-c", COMPILE], check=True, capture_output=True
-    )  # without the shape-checking hook
 
 
 def test_first_weights_are_drawn_as_published() -> None:
