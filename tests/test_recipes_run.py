@@ -106,8 +106,23 @@ def memory_of_a_recipe() -> Iterator[None]:
     give_memory_back()
 
 
+def data_of(name: str) -> str:
+    """The data set of a recipe."""
+    return name.removeprefix("maskspec-").partition("-")[0]
+
+
+def alike() -> Iterator[list[str]]:
+    """Names of recipes that differ only in what is made small here, and so are one training."""
+    runs: dict[tuple[str, str], list[str]] = {}
+    for name in names():
+        made_small = small(recipe(name).config, Path("data"), Path("run"))
+        key = data_of(name), repr(replace(made_small, recipe="", distill=made_small.distill and ("teacher",)))
+        runs.setdefault(key, []).append(name)
+    yield from runs.values()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [group[0] for group in alike()], ids=[" ".join(group) for group in alike()])
 def test_it_trains(name: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "write_report", undrawn_report)
     config = recipe(name).config
@@ -129,8 +144,3 @@ def teacher(folder: Path) -> Path:
     model = Passt(tiny_config(labels=labels, task="multi_label", columns=30, depth=1))
     checkpoint.save(model, folder / "teacher.safetensors")
     return folder / "teacher.safetensors"
-
-
-def data_of(name: str) -> str:
-    """The data set of a recipe."""
-    return name.removeprefix("maskspec-").partition("-")[0]
