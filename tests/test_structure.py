@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
-    "audio": 1756,
+    "audio": 1795,
     "models": 1930,
     "checkpoint": 2226,
     "data": 3154,
@@ -32,7 +32,7 @@ ROOMS = {  # a room imports only rooms above it, and the nouns beside them; line
     "suites": 227,
     "judge": 1975,
     "training": 5604,
-    "web": 1571,
+    "web": 1572,
     "bench": 691,
     "cli": 2392,
 }

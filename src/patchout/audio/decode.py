@@ -143,9 +143,9 @@ def _link_blocks(reader: Reader, start_s: float, channel: Channel) -> _Decoding[
 def _file_blocks(reader: Reader, header: Header, start_s: float, channel: Channel) -> _Decoding[int]:
     """The blocks of one stream: by libsndfile, then by libav where it stops; returns `_Stop.next_stream`."""
     stop = _Stop()
-    reader.patch(header.patches)
+    reader.correct(header)
     if not (header.needs_libav or header.is_chained or reader.stream is not None):
-        stop = yield from _sndfile_blocks(reader, start_s, channel)
+        stop = yield from _sndfile_blocks(reader, header, start_s, channel)
     end_s = stop.frames / stop.rate
     if stop.reason:
         yield Block(stop.rate, stop.frames, NOTHING, stop.reason)
@@ -158,12 +158,12 @@ def _file_blocks(reader: Reader, header: Header, start_s: float, channel: Channe
     return stop.next_stream
 
 
-def _sndfile_blocks(reader: Reader, start_s: float, channel: Channel) -> _Decoding[_Stop]:
+def _sndfile_blocks(reader: Reader, header: Header, start_s: float, channel: Channel) -> _Decoding[_Stop]:
     """What libsndfile decodes; no block of a file that it cannot read."""
     reader.seek(0)
     rate, position, promised, failure = 1, 0, 0, IS_DAMAGED
     try:
-        with soundfile.SoundFile(reader) as sound:
+        with soundfile.SoundFile(reader, **dict(header.raw)) as sound:
             if sound.subtype.startswith("MPEG") or sound.frames >= UNKNOWN_FRAMES:
                 return _Stop()
             rate, is_counted = sound.samplerate, sound.format in ("FLAC", "OGG")
