@@ -155,6 +155,19 @@ def test_a_cut_file_says_so(kind: str) -> None:
     assert len(part) < len(whole)
 
 
+def test_a_part_of_a_flac_is_sought_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each seek searches the file: ten seconds at the end of an hour took a hundred times as long."""
+    seek, places = soundfile.SoundFile.seek, list[int]()
+
+    def counted(sound: soundfile.SoundFile, place: int, whence: int = 0) -> int:
+        places.append(place)
+        return seek(sound, place, whence)
+
+    monkeypatch.setattr(soundfile.SoundFile, "seek", counted)
+    assert len(heard(written(noise(20 * RATE), "FLAC"), start_s=15.0)[0]) == 5 * RATE
+    assert places == [15 * RATE]
+
+
 def test_a_cut_segment_is_told_too() -> None:
     """What is damaged inside of it, and nothing that is not."""
     flac = written(noise(8 * RATE), "FLAC")

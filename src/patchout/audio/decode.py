@@ -173,7 +173,11 @@ def _sndfile_blocks(reader: Reader, header: Header, start_s: float, channel: Cha
             if start_s and sound.seekable():
                 position = sound.seek(min(round(start_s * rate), sound.frames))
                 yield Block(rate, position, NOTHING)  # the end of the sound if nothing follows
-            while len(frames := sound.read(READ_FRAMES, dtype="float32", always_2d=True)):
+            sound.seekable = lambda: False  # else soundfile seeks after each read, a search in a FLAC
+            while count := min(READ_FRAMES, max(0, sound.frames - position)):
+                frames = sound.read(count, dtype="float32", always_2d=True)
+                if not len(frames):
+                    break
                 if is_counted and HOLE in sound.extra_info:  # libsndfile goes on as if nothing were missing
                     return _Stop(position, rate, promised, IS_DAMAGED)
                 yield block_of(rate, position, frames, channel)
