@@ -8,6 +8,7 @@ from conftest import noise, write_wav
 from patchout.data.background import as_background, background_classes
 from patchout.data.batches import balance_weights
 from patchout.data.clips import DataError
+from patchout.data.prepare.job import plan, prepare
 from patchout.data.sets import scan
 from patchout.training.supervised.config import TrainConfig
 from patchout.training.supervised.data_split import choose
@@ -53,6 +54,12 @@ def test_what_no_other_clip_is_is_left_out_and_told(tmp_path: Path) -> None:
 def test_negative_labels_alone_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="says only what its clips are not: label sounds"):
         scan(write_list(tmp_path, "!cat", "!dog"))
+
+
+def test_a_prepared_set_keeps_them(tmp_path: Path) -> None:
+    source = write_list(tmp_path / "sounds", "cat", "dog", "!cat").parent
+    prepare(plan("folder", source, out=tmp_path / "set"), workers=1)
+    assert scan(tmp_path / "set").knowns().tolist() == scan(source).knowns().tolist()
 
 
 def test_a_folder_may_begin_with_the_sign(tmp_path: Path) -> None:
