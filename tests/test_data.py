@@ -343,7 +343,7 @@ def test_probabilities_and_what_is_known_come_from_the_set(tmp_path: Path) -> No
     assert clips.target(0).tolist() == clips.targets()[0].tolist() == [0.25, 0.75]
     assert clips.known(0).tolist() == clips.knowns()[0].tolist() == [1.0, 0.0]
     assert clips.targets(("dog", "owl", "cat")).tolist() == [[0.75, 0.0, 0.25]]
-    assert clips.knowns(("dog", "owl", "cat")).tolist() == [[0.0, 1.0, 1.0]]
+    assert clips.knowns(("dog", "owl", "cat")).tolist() == [[0.0, 0.0, 1.0]]  # owl: not known either
 
 
 def test_an_unreadable_shard_is_named(prepared: Path) -> None:

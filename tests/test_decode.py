@@ -99,12 +99,40 @@ def test_a_wav_of_no_samples_with_text_behind_stays_empty() -> None:
         load(wav)
 
 
-def test_a_wav_over_4_gb_is_longer_than_its_size(tmp_path: Path) -> None:
-    """32 bits hold the rest of a division; the file is sparse, and only its header is read."""
+@pytest.mark.parametrize("stated", [0, 40_000, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("kind", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT", "WAVEX", "RIFX"])
+def test_a_wav_over_4_gb_is_read_to_its_end(kind: str, stated: int, tmp_path: Path) -> None:
+    """32 bits hold nothing, anything, or the rest of a division; the file is sparse."""
+    if kind == "RIFX":
+        file = io.BytesIO()
+        soundfile.write(file, SOUND, RATE, format="WAV", subtype="PCM_16", endian="BIG")
+        wav = file.getvalue()
+    else:
+        wav = written(SOUND, "WAVEX" if kind == "WAVEX" else "WAV", "FLOAT" if kind == "WAVEX" else kind)
+    start = wav.index(b"data") + 8
+    head = put(wav[:start], start - 4, struct.pack(">I" if kind == "RIFX" else "<I", stated))
+    place = start + 2**32 // 12 * 12 + 12  # a whole number of samples
+    path = tmp_path / "long.wav"
+    with path.open("wb") as sparse:
+        sparse.write(head)
+        sparse.seek(place)
+        sparse.write(wav[start:])
+    sample_bytes = {"PCM_U8": 1, "PCM_24": 3, "FLOAT": 4, "WAVEX": 4}.get(kind, 2)
+    samples, said = heard(str(path), start_s=(place - start) / sample_bytes / RATE)
+    assert (len(samples), said) == (2000, "")
+    assert np.abs(samples - SOUND).max() < 1 / 120
+
+
+def test_a_compressed_wav_over_4_gb_is_left_to_libav(tmp_path: Path) -> None:
     with (tmp_path / "long.wav").open("wb+") as file:
-        file.write(written(SOUND, "WAV"))
+        file.write(written(SOUND, "WAV", "IMA_ADPCM"))
         file.truncate(2**32 + 5000)
-        assert read_header(file, 2**32 + 5000).patches
+        assert read_header(file, 2**32 + 5000).needs_libav
+
+
+def test_bw64_is_read_as_rf64() -> None:
+    samples, said = heard(b"BW64" + rf64(size=4 * 2000)[4:])
+    assert (len(samples), said) == (2000, "")
 
 
 @pytest.mark.parametrize("kind", ["RF64", "W64", "CAF", "AU", "VORBIS", "OPUS", "ogg flac", "avi"])
@@ -125,6 +153,19 @@ def test_a_cut_file_says_so(kind: str) -> None:
     assert "<bytes>: is cut short" in said
     assert f"the {len(part) / RATE:.2f} s that can be decoded are used" in said
     assert len(part) < len(whole)
+
+
+def test_a_part_of_a_flac_is_sought_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each seek searches the file: ten seconds at the end of an hour took a hundred times as long."""
+    seek, places = soundfile.SoundFile.seek, list[int]()
+
+    def counted(sound: soundfile.SoundFile, place: int, whence: int = 0) -> int:
+        places.append(place)
+        return seek(sound, place, whence)
+
+    monkeypatch.setattr(soundfile.SoundFile, "seek", counted)
+    assert len(heard(written(noise(20 * RATE), "FLAC"), start_s=15.0)[0]) == 5 * RATE
+    assert places == [15 * RATE]
 
 
 def test_a_cut_segment_is_told_too() -> None:

@@ -280,6 +280,36 @@ def test_what_cannot_be_heard_is_refused(
     assert reason in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["nothere.wav", "no/such/pipe"])
+def test_a_file_that_is_missing_is_no_microphone(
+    model: str, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert run_command(["listen", "--input", name, "--model", model]) == 1
+    message = capfd.readouterr().err
+    assert f"{name}: no such file" in message
+    assert "microphones here" not in message
+
+
+def test_a_folder_is_no_pipe(model: str, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_command(["listen", "--input", str(tmp_path), "--model", model]) == 1
+    assert "is a folder: --input takes a pipe or a file" in capfd.readouterr().err
+
+
+def test_a_file_that_may_not_be_read_says_so(
+    model: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opened = write_wav(tmp_path / "x.wav", noise(0.1)), os.open
+
+    def refuse(name: str, *more: Any, **options: Any) -> int:
+        if name == str(path):
+            raise PermissionError(13, "Permission denied", name)
+        return opened(name, *more, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert run_command(["listen", "--input", str(path), "--model", model]) == 1
+    assert f"{path}: Permission denied" in capfd.readouterr().err
+
+
 def test_a_pipe_without_a_header_and_without_options_says_what_to_name(decisive: Passt) -> None:
     with pytest.raises(AudioError, match="name --rate, --channels and --encoding"):
         hear(decisive, pipe(send(b"no sound" * 1000), "pipe"))

@@ -22,19 +22,19 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
-    "audio": 1756,
+    "audio": 1799,
     "models": 1930,
     "checkpoint": 2226,
-    "data": 3154,
+    "data": 3215,
     "inference": 4506,
     "export": 547,
     "hear": 2799,
     "suites": 227,
     "judge": 1975,
     "training": 5604,
-    "web": 1571,
+    "web": 1581,
     "bench": 691,
-    "cli": 2392,
+    "cli": 2400,
 }
 NOUNS = ("errors", "files", "figures")  # what every room may import, and which imports no room
 DOORS = ("__init__", "__main__")  # of the package: they lead to every room

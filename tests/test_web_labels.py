@@ -108,6 +108,12 @@ def test_labels_that_a_list_cannot_hold_are_refused(label: str) -> None:
         segment("a.wav", 0.0, None, [label])
 
 
+@pytest.mark.parametrize("labels", [["!"], ["!dog", "dog"]])
+def test_a_class_is_rejected_by_its_name_and_not_labelled_too(labels: list[str]) -> None:
+    with pytest.raises(InputError, match="! stands before a class that the sound is not"):
+        segment("a.wav", 0.0, None, labels)
+
+
 def test_a_segment_that_ends_before_it_starts_is_refused() -> None:
     with pytest.raises(InputError, match="cannot start at 2 s and end at 1 s"):
         segment("a.wav", 2.0, 1.0, ["dog"])

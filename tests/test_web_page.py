@@ -16,6 +16,7 @@ from conftest import DATA, needs_data
 
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 CLASSES = ("dog", "rain", "rooster")
+FIRST_TAG = "document.querySelector('#tags li button').textContent"
 SHOWN = "[...document.querySelectorAll('#sounds .file')].map((entry) => entry.textContent.slice(1))"
 
 pytestmark = [
@@ -137,6 +138,42 @@ def test_a_label_is_taken_back_and_a_segment_set_by_keys(page: Page, folder: Pat
     assert float(row["end"]) - float(row["start"]) == pytest.approx(0.5, abs=0.05)
     page.press("d")
     page.until("!document.querySelector('#labels').textContent.includes('bark')")
+
+
+def test_a_rejected_class_is_kept_as_that_and_not_suggested_again(page: Page, folder: Path) -> None:
+    page.value("document.getElementById('sort').value = 'name'")
+    page.value("document.getElementById('sort').dispatchEvent(new Event('change'))")
+    page.until(f"{SHOWN}[0] < {SHOWN}[1] && document.querySelectorAll('[aria-selected=true]').length === 0")
+    page.press("j")
+    page.until(f"document.getElementById('name').textContent === {SHOWN}[0]")
+    page.until("document.querySelectorAll('#tags li').length > 3")
+    file = page.chosen()
+    before = [row for row in rows_of(folder / "labels.csv") if row["file"] == file]
+    guess = before[0]["labels"] if before else page.value(FIRST_TAG)
+    page.press("x")
+    page.until(f"document.querySelector('#sounds .by-hand').textContent === 'not {guess}'")
+    page.until(f"document.getElementById('name').textContent !== {json.dumps(file)}")
+    (row,) = [row for row in rows_of(folder / "labels.csv") if row["file"] == file]
+    assert row["labels"] == f"!{guess}"
+    page.press("k")
+    page.until(f"document.getElementById('name').textContent === {json.dumps(file)}")
+    page.until("document.getElementById('target').textContent.includes('whole sound: not')")
+    page.press("a")
+    page.until(f"document.getElementById('name').textContent !== {json.dumps(file)}")
+    (row,) = [row for row in rows_of(folder / "labels.csv") if row["file"] == file]
+    assert row["labels"] not in (guess, f"!{guess}")
+
+
+def test_background_has_a_key_of_its_own(page: Page, folder: Path) -> None:
+    page.value("document.getElementById('sort').value = 'uncertain'")
+    page.value("document.getElementById('sort').dispatchEvent(new Event('change'))")
+    page.until("document.querySelectorAll('[aria-selected=true]').length === 0")
+    page.press("j")
+    page.until(f"document.getElementById('name').textContent === {SHOWN}[0]")
+    file = page.chosen()
+    page.press("b")
+    page.until(f"document.getElementById('name').textContent !== {json.dumps(file)}")
+    assert {row["labels"] for row in rows_of(folder / "labels.csv") if row["file"] == file} == {"background"}
 
 
 @pytest.mark.parametrize("width", [1280, 390])

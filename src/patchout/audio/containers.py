@@ -4,7 +4,7 @@ import itertools
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 HEAD_BYTES = 4096  # the header of most files, and the first page of an Ogg
 OGG_PAGE_BYTES = 65307  # at most
@@ -14,6 +14,15 @@ BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 MPEG_RATES = (44100, 48000, 32000, 32000)  # Hz; nothing has the last one
 FIRST_PAGES = (b"OggS\0\2", b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")
 OPUS_RATE = struct.pack("<I", 48000)
+PCM = {  # WAV's format tag and bits -> libsndfile's name
+    (1, 8): "PCM_U8",
+    **{(1, bits): f"PCM_{bits}" for bits in (16, 24, 32)},
+    (3, 32): "FLOAT",
+    (3, 64): "DOUBLE",
+    (6, 8): "ALAW",
+    (7, 8): "ULAW",
+}
+EXTENSIBLE = 0xFFFE  # a format tag: the true one stands in the chunk's extension
 
 
 @runtime_checkable
@@ -34,6 +43,8 @@ class Header(NamedTuple):
     share: float = 1.0  # bytes of sound that the header promises / those present: above 1 if the file is cut
     is_cut: bool = False  # by an unknown amount
     promised_s: float = 0.0  # by an MP3
+    raw_start: int = 0  # offset of samples that libsndfile has to read without the header, to the end
+    raw: tuple[tuple[str, Any], ...] = ()  # how: the arguments of SoundFile; () by the header
 
 
 class _Chunks(NamedTuple):
@@ -99,13 +110,18 @@ def _chunked(file: BinaryFile, size: int, head: bytes) -> Header:
     if is_long:
         sizes = chunks[0][1]  # of the file and of the sound, 64 bits each
         stated = int.from_bytes(peek(file, sizes + 8, 8), "little")
+        name = ((0, b"RF64"),)  # the same format, and libsndfile does not know BW64
         if stated in (0, 2**64 - 1) and present:  # never filled in
-            return Header(patches=((sizes, struct.pack("<QQQ", size - 8, present, 0)),))
-    elif kind in (b"RIFF", b"RIFX") and _is_open(file, size, start, stated, layout):
-        return Header(patches=((start - 4, b"\xff" * 4),))
-    elif kind == b"FORM" and stated <= layout.skip < present:
+            return Header(patches=(*name, (sizes, struct.pack("<QQQ", size - 8, present, 0))))
+        return Header(patches=name, share=_share(stated, present, 2**62))
+    if kind in (b"RIFF", b"RIFX") and _is_open(file, size, start, stated, layout):
+        is_long = present >= 2**32 - 1  # which libsndfile would end there
+        if is_long and (raw := _raw(file, chunks, layout)):
+            return Header(raw_start=start, raw=(*raw.items(),))
+        return Header(needs_libav=is_long, patches=((start - 4, b"\xff" * 4),))
+    if kind == b"FORM" and stated <= layout.skip < present:
         return Header(patches=((start - 4, bytes(4)),))
-    streamed = 2**62 if is_long or layout.size_code[1] == "Q" else STREAMED_BYTES
+    streamed = 2**62 if layout.size_code[1] == "Q" else STREAMED_BYTES
     return Header(share=_share(stated - layout.skip, present - layout.skip, streamed))
 
 
@@ -133,6 +149,22 @@ def _is_open(file: BinaryFile, size: int, start: int, stated: int, layout: _Chun
     names = b"".join(name for name, _, _ in following)
     ends = not following or sum(following[-1][1:]) not in (size, size - 1)
     return ends or not (names.isascii() and names.decode().isprintable())
+
+
+def _raw(file: BinaryFile, chunks: Sequence[tuple[bytes, int, int]], layout: _Chunks) -> dict[str, Any]:
+    """How to read the samples of a WAV of more than 4 GB, which 32 bits cannot count; {} if compressed."""
+    start = next((start for name, start, _ in chunks if name == b"fmt "), 0)
+    form, order = peek(file, start, 26) if start else b"", layout.size_code[0]
+    if len(form) < 16:
+        return {}
+    tag, channels, rate, _, frame_bytes, _ = struct.unpack(f"{order}HHIIHH", form[:16])
+    if tag == EXTENSIBLE and len(form) == 26:
+        (tag,) = struct.unpack(f"{order}H", form[24:])
+    subtype = PCM.get((tag, 8 * frame_bytes // channels if channels else 0))
+    if not subtype or not rate:
+        return {}
+    endian = "LITTLE" if order == "<" else "BIG"
+    return {"format": "RAW", "subtype": subtype, "samplerate": rate, "channels": channels, "endian": endian}
 
 
 # ---- Ogg

@@ -143,9 +143,9 @@ def _link_blocks(reader: Reader, start_s: float, channel: Channel) -> _Decoding[
 def _file_blocks(reader: Reader, header: Header, start_s: float, channel: Channel) -> _Decoding[int]:
     """The blocks of one stream: by libsndfile, then by libav where it stops; returns `_Stop.next_stream`."""
     stop = _Stop()
-    reader.patch(header.patches)
+    reader.correct(header)
     if not (header.needs_libav or header.is_chained or reader.stream is not None):
-        stop = yield from _sndfile_blocks(reader, start_s, channel)
+        stop = yield from _sndfile_blocks(reader, header, start_s, channel)
     end_s = stop.frames / stop.rate
     if stop.reason:
         yield Block(stop.rate, stop.frames, NOTHING, stop.reason)
@@ -158,12 +158,12 @@ def _file_blocks(reader: Reader, header: Header, start_s: float, channel: Channe
     return stop.next_stream
 
 
-def _sndfile_blocks(reader: Reader, start_s: float, channel: Channel) -> _Decoding[_Stop]:
+def _sndfile_blocks(reader: Reader, header: Header, start_s: float, channel: Channel) -> _Decoding[_Stop]:
     """What libsndfile decodes; no block of a file that it cannot read."""
     reader.seek(0)
     rate, position, promised, failure = 1, 0, 0, IS_DAMAGED
     try:
-        with soundfile.SoundFile(reader) as sound:
+        with soundfile.SoundFile(reader, **dict(header.raw)) as sound:
             if sound.subtype.startswith("MPEG") or sound.frames >= UNKNOWN_FRAMES:
                 return _Stop()
             rate, is_counted = sound.samplerate, sound.format in ("FLAC", "OGG")
@@ -173,7 +173,11 @@ def _sndfile_blocks(reader: Reader, start_s: float, channel: Channel) -> _Decodi
             if start_s and sound.seekable():
                 position = sound.seek(min(round(start_s * rate), sound.frames))
                 yield Block(rate, position, NOTHING)  # the end of the sound if nothing follows
-            while len(frames := sound.read(READ_FRAMES, dtype="float32", always_2d=True)):
+            sound.seekable = lambda: False  # else soundfile seeks after each read, a search in a FLAC
+            while count := min(READ_FRAMES, max(0, sound.frames - position)):
+                frames = sound.read(count, dtype="float32", always_2d=True)
+                if not len(frames):
+                    break
                 if is_counted and HOLE in sound.extra_info:  # libsndfile goes on as if nothing were missing
                     return _Stop(position, rate, promised, IS_DAMAGED)
                 yield block_of(rate, position, frames, channel)

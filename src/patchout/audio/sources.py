@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from patchout.audio.containers import BinaryFile
+from patchout.audio.containers import BinaryFile, Header
 from patchout.audio.live import LiveSource
 from patchout.errors import AudioError
 from patchout.files import without_stream
@@ -62,6 +62,13 @@ class Reader:
         """Replace bytes of the file at some offsets in what is read from now on."""
         self._patches += patches
         self._is_plain = self._is_plain and not self._patches
+
+    def correct(self, header: Header) -> None:
+        """Give from now on, from the start, what `containers.read_header` corrects."""
+        self.patch(header.patches)
+        self.seek(0)
+        if header.raw:
+            self.narrow(header.raw_start, self.size)
 
     def read(self, size: int) -> bytes:
         try:

@@ -14,6 +14,7 @@ import tyro
 from patchout.checkpoint.zoo_list import BUILT_IN
 from patchout.cli import output
 from patchout.cli.command import DONE, device_for, load_model, say
+from patchout.errors import InputError
 
 if TYPE_CHECKING:
     from patchout.audio.live import LiveSource
@@ -91,9 +92,16 @@ def main(args: Sequence[str]) -> int:
 
 def _source(options: Options) -> "LiveSource":
     """The pipe or microphone that the options name."""
-    from patchout.audio.live import microphone, pipe
+    from patchout.audio.live import microphone, microphones, pipe
+    from patchout.data.folders import is_sound
 
-    if options.input == "-" or (options.input and Path(options.input).exists()):
+    path = Path(options.input)
+    if options.input and path.is_dir():
+        raise InputError(f"{path}: is a folder: --input takes a pipe or a file; patchout tag takes folders")
+    is_file = "/" in options.input or is_sound(path)
+    if is_file and not path.exists() and options.input not in microphones():
+        raise InputError(f"{path}: no such file: give one, - for standard input, or a microphone by name")
+    if options.input == "-" or (options.input and path.exists()):
         if options.input == "-" and sys.stdin.isatty():
             raise ValueError("--input - reads a pipe, and this is a terminal: name a program before it")
         descriptor = sys.stdin.fileno() if options.input == "-" else os.open(options.input, READ)

@@ -136,11 +136,11 @@ def silent(zeros: Tensor, clips: ClipSet, index: int, error: DataError, *, soft:
 def balance_weights(clips: ClipSet) -> Float[Tensor, "clip"]:
     """Class-balanced sampling weights: the sum of 1000 / (100 + clips of the class) over a clip's classes.
 
-    Background is drawn like a class.
+    Clips that are known to be of no class (background, negative labels) are drawn like one.
     """
     owners, classes = clips.positives()
     weights = np.bincount(owners, (1000 / (100 + clips.class_counts()))[classes], len(clips))
-    if clips.background:
+    if clips.background or "known" in clips.table.column_names:
         negative = clips.is_negative()
         weights[negative] = 1000 / (100 + negative.sum())
     return torch.from_numpy(weights).float()

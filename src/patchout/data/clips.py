@@ -140,7 +140,8 @@ class ClipSet:
         if self.classes:
             texts.append(f"classes: {self.classes[0]} to {self.classes[-1]} ({len(self.classes)})")
         if self.background:
-            clips = f"{int(self.is_negative().sum())} clips of {', '.join(self.background)}"
+            is_silent = self.is_negative() & self.knowns().all(axis=1)
+            clips = f"{int(is_silent.sum())} clips of {', '.join(self.background)}"
             texts.append(f"background: {clips} teach every class to be silent, so the task is multi-label")
         return "; ".join(filter(None, texts))
 
@@ -164,12 +165,15 @@ class ClipSet:
         """One row a clip as `target` gives it, in the order of `classes` (the set's own by default)."""
         default = np.zeros((len(self), len(self.classes)), np.float32)
         default[self.positives()] = 1.0
-        return self._by_class("probabilities", default, classes, absent=0.0)
+        return self._by_class("probabilities", default, classes)
 
     def knowns(self, classes: Sequence[str] | None = None) -> Float[np.ndarray, "clip class"]:
-        """One row a clip as `known` gives it, in the order of `classes` (the set's own by default)."""
+        """One row a clip as `known` gives it, in the order of `classes` (the set's own by default).
+
+        A class that the set does not have is known of the clips of which all others are.
+        """
         default = np.ones((len(self), len(self.classes)), np.float32)
-        return self._by_class("known", default, classes, absent=1.0)
+        return self._by_class("known", default, classes)
 
     def positives(self) -> tuple[Int[np.ndarray, "label"], Int[np.ndarray, "label"]]:
         """Clip and class index of every label in the set."""
@@ -200,9 +204,7 @@ class ClipSet:
             digest.update(f"{name}{segment_suffix(start_s, end_s)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
-    def _by_class(
-        self, column: str, default: np.ndarray, classes: Sequence[str] | None, *, absent: float
-    ) -> np.ndarray:
+    def _by_class(self, column: str, default: np.ndarray, classes: Sequence[str] | None) -> np.ndarray:
         """A column of lists, or its default, by a model's classes; a label that is none is a DataError."""
         rows = default
         if column in self.table.column_names:
@@ -215,7 +217,8 @@ class ClipSet:
         if strange := sorted(used - place.keys()):
             names = f"{', '.join(sorted(place)[:8])}{' ...' if len(place) > 8 else ''} ({len(place)} classes)"
             raise DataError(f"{self.root}: labels {strange[:8]} are none of the model's: it knows {names}")
-        ordered = np.full((len(self), len(place)), absent, np.float32)
+        absent = rows.min(axis=1, keepdims=True) if column == "known" else np.zeros_like(rows[:, :1])
+        ordered = np.repeat(absent, len(place), axis=1)
         shared = [name for name in self.classes if name in place]
         ordered[:, [place[name] for name in shared]] = rows[:, [self.classes.index(name) for name in shared]]
         return ordered

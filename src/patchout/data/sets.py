@@ -25,6 +25,7 @@ from patchout.data.columns import (
 from patchout.data.folders import Finder, by_folders, is_sound, refuse_url, split_of, walk
 from patchout.data.hub import HUB, folder_of, load, name_of
 from patchout.data.lists import SoundList, open_list
+from patchout.data.negatives import signed_class_indices
 from patchout.data.packed import Packed, mapped_rows
 
 __all__ = ["ClipSet", "DataError", "is_sound", "scan", "scan_sounds"]
@@ -160,7 +161,7 @@ def _listed(tables: Sequence[SoundList], root: Path, classes: Sequence[str] | No
     if not len(table):
         why = reader.problems[0] if reader.problems else "its list has no rows"
         raise DataError(f"{root}: no clips ({why})")
-    return class_indices(clips)
+    return signed_class_indices(clips)
 
 
 @dataclass

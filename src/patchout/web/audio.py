@@ -26,8 +26,9 @@ def length_s(path: Path) -> float:
     import soundfile
 
     with opened(path) as reader:
-        reader.patch(read_header(reader, reader.size).patches)
-        with suppress(soundfile.SoundFileError), soundfile.SoundFile(reader) as sound:
+        header = read_header(reader, reader.size)
+        reader.correct(header)
+        with suppress(soundfile.SoundFileError), soundfile.SoundFile(reader, **dict(header.raw)) as sound:
             return sound.frames / sound.samplerate
     try:
         with av.open(str(path), options={"protocol_whitelist": "file"}) as container:

@@ -16,6 +16,7 @@ from filelock import FileLock
 from patchout.data.columns import Cells, Columns, LabelSplitter, columns_of, impossible, span_of, text_of
 from patchout.data.folders import composed
 from patchout.data.lists import open_list
+from patchout.data.negatives import NEGATIVE, is_negative
 from patchout.errors import InputError
 from patchout.files import write_aside
 
@@ -35,7 +36,10 @@ class ConflictError(InputError):
 
 
 class Segment(NamedTuple):
-    """A labelled segment of a file; of the whole file where `start_s` is 0 and `end_s` None."""
+    """A labelled segment of a file; of the whole file where `start_s` is 0 and `end_s` None.
+
+    A label with NEGATIVE before it says that the segment is not of this class.
+    """
 
     file: str
     start_s: float
@@ -60,6 +64,8 @@ def segment(file: str, start_s: float, end_s: float | None, labels: Sequence[str
         is_odd = ";" in name or any(unicodedata.category(sign)[0] == "C" for sign in name)
         if is_odd or not 0 < len(name) <= MAX_LABEL:
             raise InputError(f"label {name!r}: give 1 to {MAX_LABEL} characters without a semicolon")
+        if is_negative(name) and name[len(NEGATIVE) :] in ("", *names):
+            raise InputError(f"label {name!r}: {NEGATIVE} stands before a class that the sound is not")
     return Segment(file, start_s, end_s, names)
 
 

@@ -13,6 +13,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from patchout.data.negatives import NEGATIVE, is_negative
 from patchout.errors import InputError
 from patchout.web import audio
 from patchout.web.analysis import LONG_S, picture_between
@@ -199,10 +200,10 @@ class _Routes:
     def learn(self, body: dict[str, Any]) -> dict[str, Any]:
         """Train the last layer, or with `whole` the whole model, on the labels."""
         names = {name for row in self.session.labels.segments() for name in row.labels}
-        if len(names) < 2:
-            raise InputError(
-                "label sounds of two classes or more (or of one, and background), then it can learn"
-            )
+        classes = {name for name in names if not is_negative(name)}
+        if not (len(classes) > 1 or any(f"{NEGATIVE}{name}" in names for name in classes)):
+            others = "or of one, and background, or sounds that are rejected as it"
+            raise InputError(f"label sounds of two classes or more ({others}), then it can learn")
         config = self.session.model().config
         longest_s = config.max_samples // (config.mel.sample_rate // 10) / 10  # in tenths
         name, is_whole = self.session.model_name, bool(body.get("whole"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from patchout.checkpoint.zoo_list import BUILT_IN
+from patchout.data.negatives import is_negative
 from patchout.errors import InputError
 from patchout.files import cache_folder, write_json
 from patchout.models.tagger import Tagger
@@ -164,6 +165,7 @@ class Session:
         sounds = list(self.index.sounds.values())
         worker, model = self.worker, self.worker.model
         names = {name for rows in labels.values() for row in rows for name in row.labels}
+        names = {name for name in names if not is_negative(name)}
         problems = [text for text in (*self.index.problems, worker.error, error) if text]
         if not os.access(self.folder, os.W_OK):
             problems.append(f"no permission to write into {self.folder}: labels cannot be kept")

@@ -158,7 +158,7 @@ def _folder(root: Path) -> Listing:
     schema = clips.table.schema
     texts = [field.name for field in schema if pa.types.is_string(field.type) and field.name != "id"]
     used = [name for name in texts if pc.any(pc.not_equal(clips.table[name], "")).as_py()]
-    more = tuple(name for name in used if name != "fold")
+    more = tuple(name for name in used if name != "fold") + ("known",) * ("known" in schema.names)
     fold: Literal["split", ""] = "split" if "fold" in used else ""
     listing = Listing(clips.classes, clips.task, _Own(clips, more), fold, more, official={})
     return replace(listing, problems=clips.problems, notes=clips.notes)

@@ -46,7 +46,7 @@ def choose(
         on_problem(problem)
     if clips.background and config.background == "auto":
         on_problem(f'{", ".join(clips.background)} is background, no class: --background "" makes it one')
-    if len(clips.classes) < 2 and not clips.background:
+    if len(clips.classes) < 2 and not clips.background and not clips.is_negative().any():
         raise DataError(f"{config.data}: one class only ({clips.classes[0]}): there is nothing to tell apart")
     watched, scored = (tuple(filter(None, [name])) for name in (config.split, config.test))
     labelled = is_labelled(clips)

@@ -1,6 +1,6 @@
 // The page: list, keys, labels, training. `patchout web` serves it; nothing is loaded from elsewhere.
 import { address, get, post } from './api.js'
-import { View } from './view.js'
+import { NEGATIVE, View, isNegative, labelText } from './view.js'
 
 const PAGE = 50, BACKGROUND = 'background'
 const $ = (id) => document.getElementById(id)
@@ -41,7 +41,7 @@ function list() {
     Object.assign(item, { id: `row-${index}`, role: 'option', onclick: () => open(index) })
     item.setAttribute('role', 'option')
     item.setAttribute('aria-selected', index === page.row)
-    const told = row.labels.length ? row.labels.join('; ') : row.error || row.label || 'not tagged yet'
+    const told = row.labels.length ? labelText(row.labels) : row.error || row.label || 'not tagged yet'
     const kind = row.labels.length ? 'by-hand' : row.error ? 'bad' : 'soft'
     const number = row.similarity ?? row.score
     item.append(span('file', `\u200e${row.file}`), span('soft', row.start ? seconds(row.start) : row.duration ? seconds(row.duration) : ''),
@@ -106,25 +106,36 @@ function choose(next) {
   const whole = rows.findIndex((row) => row.start === 0 && row.end === null)
   if (next.kind === 'label' && !rows[next.index]) next = { kind: 'whole' }
   if (next.kind === 'event' && !sound.events[next.index]) next = { kind: 'whole' }
-  target = { kind: next.kind, index: next.index, start: 0, end: null, before: null, guess: sound.tags[0]?.label }
+  target = { kind: next.kind, index: next.index, start: 0, end: null, before: null }
+  let guesses = sound.tags.map((tag) => tag.label)
   if (next.kind === 'whole') target.before = rows[whole] || null
   if (next.kind === 'label') Object.assign(target, { before: rows[next.index], start: rows[next.index].start, end: rows[next.index].end })
   if (next.kind === 'draft') Object.assign(target, { start: next.start, end: next.end })
   if (next.kind === 'event') {
     const event = sound.events[next.index]
-    Object.assign(target, { start: event.start_s, end: event.end_s, guess: event.label })
+    Object.assign(target, { start: event.start_s, end: event.end_s })
+    guesses = [event.label]
     target.before = rows.find((row) => row.start === event.start_s && row.end === event.end_s) || null
   }
-  if (target.before) target.guess = target.before.labels.join('; ')
+  const classes = (target.before?.labels || []).filter((label) => !isNegative(label))
+  const guess = guesses.find((label) => !rejected(target).has(label))
+  target.guess = classes.length ? classes : guess === undefined ? [] : [guess]
   const part = target.end === null ? 'the whole sound' : `${seconds(target.start)} to ${seconds(target.end)}`
-  $('target').textContent = `label of ${part}${target.before ? `: ${target.before.labels.join('; ')} (${target.before.by})` : ''}`
-  $('accept').disabled = !target.guess
+  $('target').textContent = `label of ${part}${target.before ? `: ${labelText(target.before.labels)} (${target.before.by})` : ''}`
+  $('accept').disabled = $('reject').disabled = !target.guess.length
   $('delete').disabled = !target.before
   view.mark(sound.events, rows, target, target.kind === 'draft' ? target : null)
   facts()
 }
 
+// Classes that a part of the sound was said not to be of, itself or what it lies in: they are not suggested again.
+function rejected({ start, end }) {
+  const around = sound.labels.filter((row) => row.start <= start && (row.end === null || (end !== null && row.end >= end)))
+  return new Set(around.flatMap((row) => row.labels).filter(isNegative).map((label) => label.slice(NEGATIVE.length)))
+}
+
 function facts() {
+  const no = rejected(target)
   const entry = (text, score, onclick, isPressed, kind = '') => {
     const item = document.createElement('li'), button = document.createElement('button')
     button.append(span(kind, text))
@@ -134,7 +145,7 @@ function facts() {
     return item
   }
   $('tags').replaceChildren(...sound.tags.map((tag) => entry(
-    tag.label + (tag.passed === false ? ' (below its threshold)' : ''), tag.score.toFixed(3),
+    tag.label + (no.has(tag.label) ? ' (rejected)' : tag.passed === false ? ' (below its threshold)' : ''), tag.score.toFixed(3),
     () => keep([tag.label]), false)))
   $('events').replaceChildren(...sound.events.map((event, index) => entry(
     `${event.label}, ${seconds(event.start_s)} to ${seconds(event.end_s)}`, event.score.toFixed(2),
@@ -142,7 +153,7 @@ function facts() {
   $('labels').replaceChildren(...sound.labels.map((row, index) => {
     const isWhole = row.start === 0 && row.end === null
     const part = isWhole ? 'whole sound' : `${seconds(row.start)} to ${row.end === null ? 'the end' : seconds(row.end)}`
-    return entry(`${row.labels.join('; ')}, ${part}`, row.by, () => choose(isWhole ? { kind: 'whole' } : { kind: 'label', index }),
+    return entry(`${labelText(row.labels)}, ${part}`, row.by, () => choose(isWhole ? { kind: 'whole' } : { kind: 'label', index }),
       isWhole ? target.kind === 'whole' : target.kind === 'label' && target.index === index, 'by-hand')
   }))
 }
@@ -176,14 +187,18 @@ async function keep(labels) {
   if (!isKept) return
   $('label').value = ''
   $('label').blur()
-  say(`${labels.join('; ')}: kept`)
+  say(`${labelText(labels)}: kept`)
   if (at.kind === 'whole') await step(1)
 }
 
 const round = (value) => Math.round(value * 1000) / 1000
 const typed = () => $('label').value.split(';').map((name) => name.trim()).filter(Boolean)
-const accept = () => target?.guess && keep(target.guess.split('; '))
-const reject = () => keep([BACKGROUND])
+const accept = () => target?.guess.length && keep(target.guess)
+const reject = () => {
+  if (!target?.guess.length) return say('nothing is suggested that could be rejected; b: background')
+  keep([...(target.before?.labels || []).filter(isNegative), ...target.guess.map((label) => NEGATIVE + label)])
+}
+const silence = () => keep([BACKGROUND])
 const remove = () => target?.before && change(target.before, null)
 
 async function undo() {
@@ -295,7 +310,7 @@ const ofSound = (action) => () => (sound ? action() : say('choose a sound first:
 const keys = {
   j: () => step(1), ArrowDown: () => step(1), k: () => step(-1), ArrowUp: () => step(-1), ' ': play,
   ArrowLeft: (event) => skip(event.shiftKey ? -5 : -0.5), ArrowRight: (event) => skip(event.shiftKey ? 5 : 0.5),
-  a: ofSound(accept), x: ofSound(reject), d: ofSound(remove), Delete: ofSound(remove), u: ofSound(undo),
+  a: ofSound(accept), x: ofSound(reject), b: ofSound(silence), d: ofSound(remove), Delete: ofSound(remove), u: ofSound(undo),
   l: () => $('label').focus(), Enter: () => $('label').focus(), '/': () => $('search').focus(), s: orders,
   '[': ofSound(() => edge('start')), ']': ofSound(() => edge('end')), e: ofSound(nextPart), m: ofSound(similar),
   '+': () => view.zoom(1.5), '=': () => view.zoom(1.5), '-': () => view.zoom(1 / 1.5),
@@ -322,7 +337,7 @@ $('sort').addEventListener('change', () => { page.row = -1; page.like = null; lo
 $('label-form').addEventListener('submit', (event) => { event.preventDefault(); keep(typed()) })
 const clicks = {
   before: () => load(Math.max(0, page.first - PAGE)), after: () => load(page.first + PAGE), play, more: keys.m,
-  accept: keys.a, reject: keys.x, delete: keys.d, 'zoom-in': keys['+'], 'zoom-out': keys['-'],
+  accept: keys.a, reject: keys.x, background: keys.b, delete: keys.d, 'zoom-in': keys['+'], 'zoom-out': keys['-'],
   'open-learn': keys.g, 'open-help': keys['?'], 'learn-head': () => learn(false), 'learn-whole': () => learn(true),
   'learn-stop': guarded(() => post('stop', {})),
 }

@@ -8,6 +8,11 @@ const WAVE = 56, SPECTROGRAM = 150, LANE = 16, MAX_LANES = 8, MAX_EVENTS = 400
 const SHORTEST = 0.05 // seconds of a drawn segment
 const PLACED = 'position:absolute;top:0;pointer-events:none;'
 const element = (kind, style) => Object.assign(document.createElement(kind), { style })
+// Labels of a segment as text; `!dog` is a negative label.
+export const NEGATIVE = '!'
+export const isNegative = (label) => label.startsWith(NEGATIVE)
+export const labelText = (labels) => labels.map((label) => (
+  isNegative(label) ? `not ${label.slice(NEGATIVE.length)}` : label)).join('; ')
 const probe = document.body.appendChild(element('span', 'display:none'))
 const colour = (name) => { // resolved: a canvas knows no variables
   probe.style.color = `var(${name})`
@@ -112,7 +117,7 @@ export class View {
     labels.forEach((row, index) => {
       if (row.end !== null || row.start > 0) add(
         'label', index, { start: row.start, end: row.end ?? this.sound.duration }, 'rgba(60,190,110,.26)',
-        row.labels.join('; '), true)
+        labelText(row.labels), true)
     })
     if (draft) add('draft', 0, draft, 'rgba(90,160,255,.38)', '?', false)
     this.busy = false
