@@ -26,6 +26,7 @@ HELD_OUT = TrainConfig(
     hold_out=0.2,
     evaluate_every=5,
     thresholds=True,
+    head_bias="prior",
     balance="loss",
     clip_s=5.0,
     roll_s=5.0,

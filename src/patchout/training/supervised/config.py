@@ -78,6 +78,9 @@ class TrainConfig(RunConfig):
     clip_s"""
 
     # the teachers
+    head_bias: Literal["zero", "prior"] = "zero"
+    """where a multi-label head begins: at zero as published, or at the log-odds of each class, which spares
+    short runs the steps that only make every class rarer"""
     distill: tuple[str, ...] = ()
     """models whose mean scores are targets beside the labels, of the very crop, augmentation and mix that the
     student hears; where the sounds have no labels, alone"""

@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 
+import torch
+from torch import nn
+
 from patchout.data.clips import ClipSet
 from patchout.models.decision import Decision
 from patchout.models.passt import SIZES
@@ -60,3 +63,16 @@ def freeze(model: Tagger, part: str) -> None:
     """Exclude from training everything but the head ("encoder"), or nothing ("")."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not part or name.startswith("head."))
+
+
+def begin_at_priors(model: Tagger, clips: ClipSet) -> None:
+    """Give a new multi-label head the log-odds of each class as its bias (Lin et al. 2017, section 4.1).
+
+    From zero all scores begin at one half, and the first steps teach an encoder that every class is rare:
+    a pre-trained one is spoilt by it before it learns to tell classes apart. One clip more each way keeps the
+    odds finite.
+    """
+    linear = [layer for layer in model.head.modules() if isinstance(layer, nn.Linear)][-1]
+    odds = (torch.from_numpy(clips.class_counts()).float() + 1) / (len(clips) + 2)
+    with torch.no_grad():
+        linear.bias.copy_(odds.logit())

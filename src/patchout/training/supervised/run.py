@@ -35,7 +35,7 @@ from patchout.training.supervised.distillation import Distillation, Teacher, che
 from patchout.training.supervised.frozen import NOTE, EmbeddedClips, HeadLoss, embed_clips
 from patchout.training.supervised.initial_weights import find, start
 from patchout.training.supervised.loss import StepLoss, class_weights, wave_augment
-from patchout.training.supervised.model_config import freeze, model_config, num_columns
+from patchout.training.supervised.model_config import begin_at_priors, freeze, model_config, num_columns
 from patchout.training.supervised.repeats import Scores, repeat
 from patchout.training.supervised.report import write_report
 from patchout.training.supervised.score_cache import ScoreCache
@@ -76,6 +76,8 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
     clips, initial = split.training, find(config.init)
     shape = model_config(config, clips, initial.model.config if initial.model else None)
     model = start(shape, initial, rng=augment.keyed("weights", config.seed), device=host.device)
+    if config.head_bias == "prior" and clips.task == "multi_label" and is_labelled(clips):
+        begin_at_priors(model, clips)
     freeze(model, config.freeze)
     if config.freeze and host.world.num_processes > 1:
         raise ValueError("freeze encoder trains the last layer alone, in seconds: start it without torchrun")
