@@ -14,9 +14,11 @@ from patchout.data.background import as_background, background_classes
 from patchout.data.batches import balance_weights
 from patchout.data.clips import ClipSet, DataError
 from patchout.data.sets import scan
+from patchout.models.passt import Passt, PasstConfig
 from patchout.training.recipes import recipe
 from patchout.training.supervised.config import TrainConfig
 from patchout.training.supervised.data_split import choose
+from patchout.training.supervised.model_config import begin_at_priors
 
 Folder = Callable[..., Path]
 
@@ -120,3 +122,16 @@ def test_targets_are_split_and_batched_as_silence(folder: Folder) -> None:
     split = choose(config(folder(dog=2, owl=2, noise=2), background="auto"), lambda problem: None)
     targets = np.stack([split.training.target(clip).numpy() for clip in range(6)])
     assert targets.sum(axis=1).tolist() == [1, 1, 0, 0, 1, 1]
+
+
+def test_a_new_head_begins_at_the_log_odds_of_its_classes() -> None:
+    """From zero the first steps only teach that every class is rare."""
+    lists = pa.array([[2], [1, 2], [2], [0]], pa.list_(pa.int32()))
+    table = pa.table({"id": list("abcd"), "labels": lists})
+    clips = ClipSet(Path(), ("bird", "cat", "dog"), "multi_label", table)
+    model = Passt(PasstConfig(width=32, heads=2, depth=1, labels=clips.classes, task="multi_label"))
+    begin_at_priors(model, clips)
+    bias = model.head[-1].bias
+    torch.testing.assert_close(bias.sigmoid(), torch.tensor([2 / 6, 2 / 6, 4 / 6]))
+    assert recipe("folder").config.head_bias == "prior"
+    assert recipe("audioset").config.head_bias == "zero"  # as published
