@@ -39,10 +39,10 @@ def signed_class_indices(clips: ClipSet) -> ClipSet:
     table = clips.table.take(pa.array(used, pa.int64()))
     table = table.set_column(table.column_names.index("labels"), "labels", labels)
     indexed = class_indices(replace(clips, table=table))
-    known = np.ones((len(used), len(indexed.classes)), np.float32)
+    mask = np.ones((len(used), len(indexed.classes)), np.float32)
     for row in np.flatnonzero(indexed.is_negative()).tolist():
-        known[row] = [name in negatives[used[row]] for name in indexed.classes]
-    table = indexed.table.append_column("known", pa.array(known.tolist(), pa.list_(pa.float32())))
+        mask[row] = [name in negatives[used[row]] for name in indexed.classes]
+    table = indexed.table.append_column("known", pa.array(mask.tolist(), pa.list_(pa.float32())))
     return replace(indexed, table=table, notes=(*indexed.notes, *_notes(indexed, len(rows) - len(used))))
 
 
