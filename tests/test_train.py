@@ -157,6 +157,7 @@ CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must s
     "exclude": (("3",), "clips"),
     "hold_out": (0.25, "held"),
     "background": ("rain", "model"),
+    "head_bias": ("prior", "loss"),
     "by": ("device", "groups"),
     "channel": ("left", "channel"),
     "draws": (6, "steps"),
@@ -224,6 +225,7 @@ ELSEWHERE = {  # what is trained on, where, and by how many: test_repeat.py, tes
 }
 BEFORE: dict[str, dict[str, Any]] = {  # what a field needs beside it, in both runs
     "by": {"split": "2"},
+    "head_bias": {"background": "rain"},  # several classes a clip
     "balance": {"exclude": ("bell-3",)},
     "freeze": {"init": "<model>"},
     "embed_cache": {"init": "<model>", "freeze": "encoder"},
