@@ -2,12 +2,14 @@
 
 import ctypes
 import gc
+import importlib.util
 import io
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -189,3 +191,14 @@ def class_folder(tmp_path: Path) -> Path:
         write_wav(tmp_path / "sounds" / "dog" / f"{index}.wav", tone(1.0, 150 + 5 * index))
         write_wav(tmp_path / "sounds" / "rain" / f"{index}.wav", noise(1.0, index))
     return tmp_path / "sounds"
+
+
+def script_module(name: str) -> ModuleType:
+    """A file of `scripts/` as a module."""
+    path = Path(__file__).parent.parent / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,7 +1,6 @@
 """The notebooks run, offline and with the built-in model, and hold the outputs of such a run."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import shlex
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import script_module
 
 from patchout.cli.main import run_command
 
@@ -23,12 +23,7 @@ SHORTER = {"own_sounds": ("--epochs 10", "--epochs 1")}
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """What runs them."""
-    spec = importlib.util.spec_from_file_location("notebooks", ROOT / "scripts" / "notebooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_module("notebooks")
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """The documentation as a site: its pages are listed, its reference is written from the code."""
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import script_module
 
 import patchout
 
@@ -15,12 +15,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
     """The script that writes the reference."""
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_module("reference")
 
 
 def test_the_site_lists_every_page() -> None:
