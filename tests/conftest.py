@@ -193,10 +193,10 @@ def class_folder(tmp_path: Path) -> Path:
     return tmp_path / "sounds"
 
 
-def script_module(name: str) -> ModuleType:
-    """A file of `scripts/` as a module."""
-    path = Path(__file__).parent.parent / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
+def module_of(file: str) -> ModuleType:
+    """A Python file outside the package, by its path in the project, as a module."""
+    path = Path(__file__).parent.parent / file
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,6 +1,5 @@
 """scripts/gpu_check.sh, tried on a CPU with tiny sizes: on a GPU it has ten minutes and no second chance."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import module_of
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = ["machine", "tests", "bench", "training", "pretraining", "inference", "embeddings", "probes"]
@@ -35,11 +35,7 @@ def test_a_section_that_is_cut_off_leaves_what_it_has_measured(monkeypatch: pyte
     """On a GPU each section has a process of its own."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "scripts" / "gpu_check.py")
-    assert spec is not None
-    assert spec.loader is not None
-    check: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(check)
+    check: Any = module_of("scripts/gpu_check.py")
     options = Namespace(device="cpu", quick=True)
     whole = check.run_apart("machine", options, 120.0)
     assert (len(whole["rows"]), whole["problem"]) == (4, "")

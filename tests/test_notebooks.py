@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import script_module
+from conftest import module_of
 
 from patchout.cli.main import run_command
 
@@ -23,7 +23,7 @@ SHORTER = {"own_sounds": ("--epochs 10", "--epochs 1")}
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """What runs them."""
-    return script_module("notebooks")
+    return module_of("scripts/notebooks.py")
 
 
 @pytest.fixture

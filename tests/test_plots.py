@@ -1,6 +1,5 @@
 """Pictures: what is drawn, what is refused, and what is left on the disk."""
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import module_of
 from matplotlib.image import imread
 
 from patchout.figures import pool_columns
@@ -201,13 +201,7 @@ def test_arrays_that_do_not_belong_together(wrong: dict[str, Any], message: str)
 
 @pytest.fixture(scope="module")
 def demo_sounds() -> ModuleType:
-    path = Path(__file__).parent.parent / "examples" / "demo_sounds.py"
-    spec = importlib.util.spec_from_file_location("demo_sounds", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of("examples/demo_sounds.py")
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import script_module
+from conftest import module_of
 
 import patchout
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
     """The script that writes the reference."""
-    return script_module("reference")
+    return module_of("scripts/reference.py")
 
 
 def test_the_site_lists_every_page() -> None:

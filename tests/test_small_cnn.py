@@ -1,13 +1,12 @@
 """The small CNN of the benchmarks as a HEAR module."""
 
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-from conftest import noise
+from conftest import module_of, noise
 
 from patchout.hear.subject import open_module, scenes, timestamps
 
@@ -15,13 +14,7 @@ from patchout.hear.subject import open_module, scenes, timestamps
 @pytest.fixture
 def small_cnn() -> ModuleType:
     """The file as a module."""
-    path = Path(__file__).parents[1] / "benchmarks" / "small_cnn.py"
-    spec = spec_from_file_location("small_cnn", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of("benchmarks/small_cnn.py")
 
 
 def test_it_is_a_hear_module(small_cnn: ModuleType, tmp_path: Path) -> None:
