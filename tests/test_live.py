@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import RATE, noise, tone, write_wav
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -346,3 +347,29 @@ def test_a_reader_that_has_gone_ends_it_in_silence(
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back what the command takes away
     path = write_wav(tmp_path / "x.wav", SCENE)
     assert run_command(["listen", "--input", str(path), "--model", model, "--device", "cpu"]) == 1
+
+
+def test_one_thread_while_it_keeps_up_then_the_faster_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four threads that wait for a busy core are dropped again; where they are faster they stay."""
+    clock, current, chosen = [0.0], [4], []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: current.__setitem__(0, number))
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def look(threads: live.Threads, waiting_s: float, seconds: dict[int, float]) -> None:
+        with threads.look(waiting_s):
+            chosen.append(current[0])
+            clock[0] += seconds[current[0]]
+        assert current == [4]
+
+    def looks(waiting_s: Sequence[float], seconds: dict[int, float]) -> list[int]:
+        chosen.clear()
+        threads = live.Threads()
+        for wait_s in waiting_s:
+            look(threads, wait_s, seconds)
+        return list(chosen)
+
+    assert looks([0.0] * 40, {1: 0.1, 4: 0.02}) == [1] * 40
+    assert looks([2.0] * 6 + [0.0] * 2, {1: 0.1, 4: 0.02}) == [1, *[4] * 7]
+    assert looks([2.0] * 5, {1: 0.1, 4: 2.0}) == [1, 4, 1, 1, 1]
+    assert looks([2.0] * 18, {1: 0.1, 4: 0.02}).count(1) == 2  # the slower one is tried again

@@ -23,15 +23,15 @@ PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
     "audio": 1799,
-    "models": 1930,
+    "models": 1934,
     "checkpoint": 2226,
     "data": 3215,
-    "inference": 4506,
+    "inference": 4577,
     "export": 547,
     "hear": 2799,
     "suites": 227,
     "judge": 1975,
-    "training": 5626,
+    "training": 5637,
     "web": 1581,
     "bench": 691,
     "cli": 2400,

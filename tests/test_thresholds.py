@@ -27,7 +27,14 @@ from patchout.inference import thresholds
 from patchout.inference.evaluate import Predictions
 from patchout.inference.events import EventRule, find_events
 from patchout.inference.tagging import to_tags
-from patchout.inference.thresholds import choose, decide, fit_calibration, reliability, silent_thresholds
+from patchout.inference.thresholds import (
+    choose,
+    decide,
+    fit_calibration,
+    reliability,
+    silenced,
+    silent_thresholds,
+)
 from patchout.inference.window_scores import Scored
 from patchout.models.cnn import CnnConfig
 from patchout.models.decision import Decision, OperatingPoint, Task, probabilities
@@ -287,10 +294,12 @@ def reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reported:
     """Write a report on these clips, by default the validation clips, without its picture."""
     monkeypatch.setattr(figures, "reliability_diagram", lambda *bins: None)
 
-    def report(logits: np.ndarray, has: np.ndarray, **changes: Any) -> tuple[str, str, dict[str, float]]:
+    def report(
+        logits: np.ndarray, has: np.ndarray, silent_at: float = 0.0, **changes: Any
+    ) -> tuple[str, str, dict[str, float]]:
         clips, config = clip_set(has), CnnConfig(labels=("cat", "dog"))
         predictions = Predictions(logits.astype(np.float32), np.arange(len(has)), ())
-        fitted = decide(predictions, clips, config, precision_at=0.0)
+        fitted = decide(predictions, clips, config, precision_at=0.0, silent_at=silent_at)
         options: dict[str, Any] = {"config": config, "fitted": fitted, "is_validation": True} | changes
         return decision_report(tmp_path / "report", predictions, clips, **options)
 
@@ -311,6 +320,32 @@ def test_a_model_that_names_background_is_not_called_good(reported: Reported) ->
     )
     assert "3 of 4 background clips are silent at these thresholds" in text
     assert scores == {"background_silent": 0.75}
+
+
+def test_thresholds_rise_until_so_many_background_clips_are_silent(reported: Reported) -> None:
+    """The cat that one of four is given has 3.0, more than all true ones: no cat is then found."""
+    has = clips_of(8, 8, 4)
+    logits = np.where(has, 2.0, -2.0)
+    logits[-1, 0] = 3.0
+    for silent_at, silent in ((0.75, 0.75), (0.9, 1.0)):
+        _, text, scores = reported(logits, has, silent_at=silent_at)
+        assert scores == {"background_silent": silent}
+        assert f"then raised until {silent_at:.0%} of the background clips are silent, on 20" in text
+        recalls = re.findall(r"\| (?:cat|dog) \| [\d.]+ \| \S+ \| [^|]+ \| ([\d.]+) ", text)
+        assert recalls == ["1.00" if silent_at == 0.75 else "0.00"] * 2
+
+
+def test_a_class_without_a_threshold_of_its_own_is_raised_above_the_default() -> None:
+    scores = np.array([[0.9, 0.1]] * 6 + [[0.2, 0.95], [0.1, 0.7]] + [[0.1, 0.6]] * 3)
+    has = np.array([[True, False]] * 6 + [[False, True]] * 2 + [[False, False]] * 3)
+    decision = Decision(points=(point_at(0.5), None))
+    known = np.ones_like(has)
+    cat, dog = silenced(decision, scores, has, known, silent_at=1.0)
+    assert cat
+    assert dog
+    assert cat.threshold == dog.threshold == pytest.approx(0.6)
+    assert (dog.precision, dog.recall) == (1.0, 1.0)
+    assert silenced(decision, scores[:8], has[:8], known[:8], silent_at=1.0) == decision.points
 
 
 def test_a_model_that_is_silent_on_background_is_told_so(reported: Reported) -> None:
@@ -441,6 +476,8 @@ def test_without_validation_clips_there_are_no_thresholds(train: Train) -> None:
     assert patchout.load(out, "cpu").config.decision.points == ()
     with pytest.raises(ValueError, match=r"precision_at 0\.9: no clips are held out"):
         train("other", hold_out=0.0, precision_at=0.9)
+    with pytest.raises(ValueError, match=r"silent_at 0\.9: no clip without a class is held out: add a class"):
+        train("other", hold_out=0.0, silent_at=0.9)
 
 
 @pytest.mark.slow

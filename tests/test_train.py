@@ -103,6 +103,7 @@ def log(out: Path) -> list[dict[str, float]]:
         ({"freeze": "encoder"}, "freeze encoder needs start weights"),
         ({"precision_at": 1.1, "thresholds": True}, "precision_at must be at least 0"),
         ({"precision_at": 0.9}, "precision_at 0.9 needs thresholds: set thresholds"),
+        ({"precision_at": 0.9, "silent_at": 1.0}, "precision_at 0.9 and silent_at 1 needs thresholds"),
     ],
 )
 def test_values_that_train_nothing_are_refused(wrong: dict[str, Any], message: str) -> None:
@@ -221,7 +222,7 @@ CHANGES: dict[str, tuple[Any, str]] = {  # field: another value, where it must s
 }
 ELSEWHERE = {  # what is trained on, where, and by how many: test_repeat.py, test_split.py, test_processes.py
     *("data", "out", "seeds", "folds", "batch_per_process"),
-    *("thresholds", "precision_at"),  # what comes after the last step: test_thresholds.py
+    *("thresholds", "precision_at", "silent_at"),  # what comes after the last step: test_thresholds.py
 }
 BEFORE: dict[str, dict[str, Any]] = {  # what a field needs beside it, in both runs
     "by": {"split": "2"},

@@ -64,8 +64,7 @@ class EventRule:
         self, decision: Decision, num_classes: int
     ) -> tuple[Float[np.ndarray, "class"], Float[np.ndarray, "class"]]:
         """`on` and `off` of every class."""
-        own = decision.thresholds if self.on is None else None
-        on = np.full(num_classes, self.on or DEFAULT_THRESHOLD) if own is None else own
+        on = decision.limits(num_classes) if self.on is None else np.full(num_classes, self.on)
         return on, OFF_SHARE * on if self.off is None else np.minimum(self.off, on)
 
 

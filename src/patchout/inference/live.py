@@ -5,10 +5,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 
 from patchout.audio.stream import AudioError, Stream
 from patchout.inference.events import Change, EventRule, EventTracker
@@ -19,6 +21,8 @@ from patchout.models.tagger import Tagger, check_labels
 
 STEP_S = 0.5  # of sound between two looks at the scores
 RING_S = 10.0  # of sound that waits for the model
+LATE_S = 1.0  # of sound that waits, from which the number of threads is chosen anew
+TRIAL_LOOKS = 16  # of which one is computed by the number of threads that was slower
 STALL_S = 5.0  # without sound, of which a message tells
 PACE = 1.5  # times real time: a sender that is faster plays a recording, and can wait
 
@@ -68,6 +72,11 @@ class Ring:
         # A daemon: an interpreter that ends does not wait for a pipe
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of sound that wait for the model."""
+        return self._size / self.stream.rate
 
     def stop(self) -> None:
         """End the sound here, as a signal's handler may."""
@@ -131,6 +140,32 @@ class Ring:
             self._change.notify_all()
 
 
+class Threads:
+    """One thread while it keeps up; where sound waits, the faster of one and all.
+
+    Threads of which one shares its core with another program wait for it at every layer (ten times slower).
+    """
+
+    def __init__(self) -> None:
+        self._all, self._current, self._looks = torch.get_num_threads(), 1, 0
+        self._seconds = dict.fromkeys((1, self._all), 0.0)  # of a look; 0: not yet measured
+
+    @contextmanager
+    def look(self, waiting_s: float) -> Iterator[None]:
+        """Compute a look at the scores while so much sound waits."""
+        if waiting_s >= LATE_S:
+            self._looks += 1
+            by_speed = sorted(self._seconds, key=self._seconds.__getitem__)
+            self._current = by_speed[-1 if self._looks % TRIAL_LOOKS == 0 else 0]
+        begin_s = time.monotonic()
+        torch.set_num_threads(self._current)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(self._all)
+        self._seconds[self._current] = time.monotonic() - begin_s
+
+
 class Listener(Receiver):
     """A model that hears a live stream, and tells of events as they begin and end.
 
@@ -158,6 +193,7 @@ class Listener(Receiver):
             0.0  # of the stretch without a gap; of the last piece
         )
         self._events, self._skipped_s, self._max_delay_s = 0, 0.0, 0.0
+        self._threads = Threads()
         self._error: AudioError | OSError | None = None
 
     def run(self) -> None:
@@ -226,7 +262,8 @@ class Listener(Receiver):
 
     def _look(self) -> None:
         """Score the windows that wait, and tell what changes."""
-        self._batcher.flush()
+        with self._threads.look(self._ring.waiting_s):
+            self._batcher.flush()
         times_s, (track,) = self._moments.take()
         track = self._config.decision.calibrated(track, self._config.task)
         for time_s, scores in zip(times_s, track, strict=True):

@@ -36,6 +36,7 @@ class Fitted(NamedTuple):
 
     decision: Decision
     precision_at: float  # 0: the highest F1
+    silent_at: float  # of the background clips; 0: as they come
     clips: int
     remarks: tuple[str, ...]
 
@@ -56,10 +57,18 @@ class Reliability(NamedTuple):
     error: float  # expected calibration error: mean distance of score and share
 
 
-def decide(predictions: Predictions, clips: ClipSet, config: TaggerConfig, *, precision_at: float) -> Fitted:
+def decide(
+    predictions: Predictions,
+    clips: ClipSet,
+    config: TaggerConfig,
+    *,
+    precision_at: float,
+    silent_at: float = 0.0,
+) -> Fitted:
     """Calibration and thresholds fitted on a model's predictions for labelled clips, as it is without them.
 
-    `precision_at` as in `choose`. Without a class that has enough clips there are no thresholds.
+    `precision_at` as in `choose`, `silent_at` as in `silenced`. Without a class that has enough clips there
+    are no thresholds.
     """
     has, is_known = targets_of(predictions, clips, config.labels)
     slope, bias = fit_calibration(predictions.scores, has, is_known, task=config.task)
@@ -68,7 +77,33 @@ def decide(predictions: Predictions, clips: ClipSet, config: TaggerConfig, *, pr
     chosen = choose(scores, has, is_known, precision_at=precision_at)
     points = tuple(choice.point for choice in chosen)
     decision = replace(calibrated, points=points if any(points) else ())
-    return Fitted(decision, precision_at, len(has), tuple(choice.remark for choice in chosen))
+    if silent_at:
+        decision = replace(decision, points=silenced(decision, scores, has, is_known, silent_at=silent_at))
+    return Fitted(decision, precision_at, silent_at, len(has), tuple(choice.remark for choice in chosen))
+
+
+def silenced(
+    decision: Decision, scores: Table, has: Mask, is_known: Mask, *, silent_at: float
+) -> tuple[OperatingPoint | None, ...]:
+    """Thresholds raised to one floor, the lowest at which so many of the background clips are silent.
+
+    A class of too few clips for a threshold of its own gets the floor where it is above the default.
+    """
+    thresholds, points = decision.limits(scores.shape[1]), decision.points or (None,) * scores.shape[1]
+    background = scores[is_background(has, is_known)]
+    if not len(background):
+        return decision.points
+    (floor,) = silent_thresholds(np.where(background >= thresholds, background, 0), [silent_at])
+    columns = zip(points, thresholds, scores.T, has.T, is_known.T, strict=True)
+    return tuple(
+        operating_point(column[mask], hit[mask], float(floor)) if threshold < floor else point
+        for point, threshold, column, hit, mask in columns
+    )
+
+
+def is_background(has: Mask, is_known: Mask) -> Bool[np.ndarray, "clip"]:
+    """Which clips are known to have no label at all."""
+    return ~(has & is_known).any(axis=1) & is_known.all(axis=1)
 
 
 def targets_of(predictions: Predictions, clips: ClipSet, labels: Sequence[str]) -> tuple[Mask, Mask]:

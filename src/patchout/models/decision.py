@@ -50,6 +50,10 @@ class Decision:
             return None
         return np.array([point.threshold if point else DEFAULT_THRESHOLD for point in self.points])
 
+    def limits(self, num_classes: int) -> Float[np.ndarray, "class"]:
+        """The thresholds, `DEFAULT_THRESHOLD` for all where none was chosen."""
+        return np.full(num_classes, DEFAULT_THRESHOLD) if self.thresholds is None else self.thresholds
+
     @property
     def calibrates(self) -> bool:
         """Whether calibration changes the scores."""

@@ -16,7 +16,7 @@ LIMITS: tuple[tuple[float, float, tuple[str, ...]], ...] = (  # lowest value, wh
     (1, math.inf, ("depth", "hop_length", "epochs", "parts", "seeds", "ramp_epochs", "swa_every")),
     (0, math.inf, FROM_0),
     (0, 1, ("speed", "label_smoothing", "ema", "hold_out", "floor", "drop_path")),
-    (0, 1 + 1e-9, ("wave_mix", "precision_at")),
+    (0, 1 + 1e-9, ("wave_mix", "precision_at", "silent_at")),
     (1e-3, 1 + 1e-9, ("layer_decay", "distill_weight")),
 )
 
@@ -162,6 +162,8 @@ class TrainConfig(RunConfig):
     """calibrate the scores and choose a threshold a class, on the validation clips, for patchout tag"""
     precision_at: float = 0.0
     """precision that these thresholds are to reach, with the highest recall; 0: the highest F1"""
+    silent_at: float = 0.0
+    """share of the held-out background clips without any label, for which thresholds are raised; 0: none"""
 
     def __post_init__(self) -> None:
         """Refuse values that train nothing, or contradict each other."""
@@ -178,7 +180,8 @@ class TrainConfig(RunConfig):
         no_init = self.freeze and not self.init
         no_frozen = self.embed_cache and not self.freeze
         no_teacher = self.distill_cache and not self.distill
-        no_thresholds = self.precision_at and not self.thresholds
+        aims = {"precision_at": self.precision_at, "silent_at": self.silent_at}
+        unaimed = [] if self.thresholds else [f"{name} {aim:g}" for name, aim in aims.items() if aim]
         folds, stride, gain_db = ", ".join(self.folds), self.stride, self.gain_db
         refusals = {
             f"stride counts pixels and must be at least 1, got {stride}": stride and min(stride) < 1,
@@ -188,7 +191,7 @@ class TrainConfig(RunConfig):
             "result best would choose by the fold that is scored: set result to last or average": by_fold,
             "result best needs clips to choose by: set split or hold_out, and evaluate_every": unwatched,
             f"split {self.split} and folds {folds} both hold clips out: give one of them": two_splits,
-            f"precision_at {self.precision_at:g} needs thresholds: set thresholds": no_thresholds,
+            f"{' and '.join(unaimed)} needs thresholds: set thresholds": unaimed,
             f"freeze {self.freeze} needs start weights worth keeping: set init": no_init,
             f"embed_cache {self.embed_cache} keeps embeddings of a frozen encoder: set freeze": no_frozen,
             f"freeze {self.freeze} hears no teachers: leave distill out": self.freeze and self.distill,

@@ -11,7 +11,14 @@ from jaxtyping import Bool, Float
 from patchout.data.clips import ClipSet
 from patchout.inference.evaluate import Predictions
 from patchout.inference.metrics import score_text, wilson_interval
-from patchout.inference.thresholds import Fitted, operating_point, reliability, silent_thresholds, targets_of
+from patchout.inference.thresholds import (
+    Fitted,
+    is_background,
+    operating_point,
+    reliability,
+    silent_thresholds,
+    targets_of,
+)
 from patchout.models.decision import DEFAULT_THRESHOLD, OperatingPoint, probabilities
 from patchout.models.tagger import TaggerConfig
 from patchout.training.supervised import figures
@@ -48,15 +55,15 @@ def decision_report(
     has, is_known = targets_of(predictions, clips, labels)
     raw = probabilities(predictions.scores, task)
     scores = probabilities(decision.scaled(predictions.scores), task)
-    is_background = ~(has & is_known).any(axis=1) & is_known.all(axis=1)
-    named = (scores >= _limits(fitted, len(labels)))[is_background]
+    background = is_background(has, is_known)
+    named = (scores >= decision.limits(len(labels)))[background]
     before, after = (reliability(values, has, is_known) for values in (raw, scores))
     folder.mkdir(parents=True, exist_ok=True)
     figures.reliability_diagram(folder / "reliability.png", before, after)
     parts = [
         _aim(fitted, is_validation),
         table_text(*_classes(labels, fitted, () if is_validation else (scores, has, is_known))),
-        _background(scores, is_background, has & is_known, named=named),
+        _background(scores, background, has & is_known, named=named),
         "![share of clips that have the class, by score](reliability.png)\n",
         f"Expected calibration error {before.error:.3f} before calibration, {after.error:.3f} after it "
         f"(logits times {decision.slope:.3f} plus {decision.bias:.3f}).\n",
@@ -69,6 +76,8 @@ def decision_report(
 def _aim(fitted: Fitted, is_validation: bool) -> str:
     """What the thresholds were chosen for, and what that means for the numbers of the table."""
     aim = f"a precision of {fitted.precision_at:g}" if fitted.precision_at else "the highest F1"
+    if fitted.silent_at:
+        aim += f", then raised until {fitted.silent_at:.0%} of the background clips are silent,"
     share = (
         "Precision holds where a class is as frequent as among these clips; where it is rarer, it is lower."
     )
@@ -88,7 +97,7 @@ def _verdict(named: Named, labels: Sequence[str], rule: str) -> str:
     counts = named.sum(axis=0)
     worst = [c for c in np.argsort(-counts, kind="stable")[:5].tolist() if counts[c]]
     names = ", ".join(f"{labels[c]} {counts[c]}" for c in worst)
-    todo = "add such sounds to the background, train longer, or ask for a higher --precision-at"
+    todo = "add such sounds to the background, train longer, or raise the thresholds (--silent-at 0.9)"
     share = (
         f"{wrong} of {len(named)} background clips are given a class{rule} ({names}; 95 %: {low} to {high})"
     )
@@ -105,7 +114,7 @@ def _classes(
     if test:
         head += ["precision on test clips", "95 % within", "recall on test clips", "95 % within"]
         scores, has, is_known = test
-        limits = _limits(fitted, len(labels))
+        limits = fitted.decision.limits(len(labels))
         for c, row in enumerate(rows):
             mask = is_known[:, c]
             row += _shares(operating_point(scores[mask, c], has[mask, c], float(limits[c])))[1:]
@@ -124,17 +133,11 @@ def _shares(point: OperatingPoint | None) -> list[str]:
     return [f"{point.threshold:.3f}", *chain.from_iterable(texts)]
 
 
-def _limits(fitted: Fitted, num_classes: int) -> Float[np.ndarray, "class"]:
-    """The thresholds, `DEFAULT_THRESHOLD` where none was chosen."""
-    thresholds = fitted.decision.thresholds
-    return np.full(num_classes, DEFAULT_THRESHOLD) if thresholds is None else thresholds
-
-
-def _background(scores: Table, is_background: Bool[np.ndarray, "clip"], has: Mask, *, named: Named) -> str:
+def _background(scores: Table, background: Bool[np.ndarray, "clip"], has: Mask, *, named: Named) -> str:
     """From which threshold on, one for all classes, background clips are silent, and what it still finds."""
     if not len(named):
         return ""
-    limits = silent_thresholds(scores[is_background], SILENT_SHARES)
+    limits = silent_thresholds(scores[background], SILENT_SHARES)
     recalls = [(scores[has] >= limit).mean() if has.any() else float("nan") for limit in limits]
     rows = [
         (f"{100 * share:g} %", f"{limit:.3f}", score_text(float(recall), 2))

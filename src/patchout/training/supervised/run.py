@@ -18,7 +18,7 @@ from patchout.data.batches import Waves, balance_weights
 from patchout.data.clips import ClipSet
 from patchout.files import finite, write_json
 from patchout.inference import evaluate
-from patchout.inference.thresholds import decide
+from patchout.inference.thresholds import decide, is_background
 from patchout.models.tagger import Tagger, TaggerConfig
 from patchout.training import loop, optim
 from patchout.training import run as training
@@ -73,6 +73,10 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
         if config.precision_at:
             raise ValueError(f"precision_at {config.precision_at:g}: {problem}")
         host.listener.tell(problem)
+    held_out = split.validation
+    if config.silent_at and not is_background(held_out.targets() > 0, held_out.knowns() > 0).any():
+        problem = "no clip without a class is held out: add a class `background`"
+        raise ValueError(f"silent_at {config.silent_at:g}: {problem}")
     clips, initial = split.training, find(config.init)
     shape = model_config(config, clips, initial.model.config if initial.model else None)
     model = start(shape, initial, rng=augment.keyed("weights", config.seed), device=host.device)
@@ -238,7 +242,8 @@ class _Supervised(Training):
         if not (config.thresholds and len(validation)):
             return None
         fitting = logits if name == "validation" else self._predict([model], validation)[0]
-        fitted = decide(fitting, validation, model.config, precision_at=config.precision_at)
+        aims = {"precision_at": config.precision_at, "silent_at": config.silent_at}
+        fitted = decide(fitting, validation, model.config, **aims)
         model.config = replace(model.config, decision=fitted.decision)
         if remarks := fitted.summary(model.config.labels):
             self.host.listener.tell(remarks)
