@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -85,12 +86,13 @@ def test_a_wanted_precision_takes_the_highest_recall_that_has_it() -> None:
     assert lower.recall == 1.0
 
 
-def test_a_precision_that_no_threshold_reaches_is_said_with_the_best() -> None:
+def test_a_class_that_does_not_reach_the_precision_is_silent_and_the_best_is_said() -> None:
     has = np.roll(HITS, 1)  # the highest score is wrong
     point, remark = chosen(SCORES, has, precision_at=0.95)
     assert point
-    assert point.precision == pytest.approx(0.8)
-    assert remark == "the best precision is 0.80, 0.95 is not reached"
+    assert (point.threshold, point.recall) == pytest.approx((0.975, 0.0))
+    assert math.isnan(point.precision)
+    assert remark == "0.95 is not reached, at best 0.80: silent on these clips"
 
 
 @pytest.mark.parametrize(

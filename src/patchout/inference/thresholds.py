@@ -140,7 +140,10 @@ def fit_calibration(logits: Table, has: Mask, is_known: Mask, *, task: Task) -> 
 
 
 def choose(scores: Table, has: Mask, is_known: Mask, *, precision_at: float) -> list[Chosen]:
-    """Thresholds of all classes: of the highest recall at this precision; 0: of the highest F1."""
+    """Thresholds of all classes: of the highest recall at this precision; 0: of the highest F1.
+
+    A class that does not reach the precision at any threshold is silent on all of these clips.
+    """
     columns = zip(scores.T, has.T, is_known.T, strict=True)
     return [_choose(column[mask], hit[mask], precision_at) for column, hit, mask in columns]
 
@@ -154,10 +157,10 @@ def _choose(scores: Column, has: Bool[np.ndarray, "clip"], precision_at: float) 
     precision, recall, levels = precision_recall_curve(has, scores, drop_intermediate=False)
     precision, recall, remark = precision[:-1], recall[:-1], ""  # the last stands for no clip at all
     if precision_at:
-        goal = precision_at if (precision >= precision_at).any() else precision[recall > 0].max()
-        best = f"the best precision is {goal:.2f}, {precision_at:g} is not reached"
-        remark = best if goal < precision_at else ""
-        value = np.where(precision >= goal, recall, -1.0)
+        if (best := precision[recall > 0].max()) < precision_at:  # rather silent than wrong
+            remark = f"{precision_at:g} is not reached, at best {best:.2f}: silent on these clips"
+            return Chosen(operating_point(scores, has, (float(scores.max()) + 1) / 2), remark)
+        value = np.where(precision >= precision_at, recall, -1.0)
     else:
         value = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
     place = len(value) - 1 - int(value[::-1].argmax())  # of equal ones the most precise
