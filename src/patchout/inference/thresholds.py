@@ -85,20 +85,28 @@ def decide(
 def silenced(
     decision: Decision, scores: Table, has: Mask, is_known: Mask, *, silent_at: float
 ) -> tuple[OperatingPoint | None, ...]:
-    """Thresholds raised to one floor, the lowest at which so many of the background clips are silent.
+    """Thresholds raised until so many of the background clips are silent, at the cost of few labels.
 
-    A class of too few clips for a threshold of its own gets the floor where it is above the default.
+    In steps: each raises the class, and as far, that loses the fewest labels for each background clip it no
+    longer names. A class of too few clips for a threshold of its own begins at the default.
     """
-    thresholds, points = decision.limits(scores.shape[1]), decision.points or (None,) * scores.shape[1]
-    background = scores[is_background(has, is_known)]
+    points, found = list(decision.points or (None,) * scores.shape[1]), has & is_known
+    thresholds, background = decision.limits(scores.shape[1]), scores[is_background(has, is_known)]
     if not len(background):
         return decision.points
-    (floor,) = silent_thresholds(np.where(background >= thresholds, background, 0), [silent_at])
-    columns = zip(points, thresholds, scores.T, has.T, is_known.T, strict=True)
-    return tuple(
-        operating_point(column[mask], hit[mask], float(floor)) if threshold < floor else point
-        for point, threshold, column, hit, mask in columns
-    )
+    while (named := background >= thresholds).any(axis=1).mean() > 1 - silent_at:
+        steps = []
+        for c in named.any(axis=0).nonzero()[0].tolist():
+            wrong, hits = (np.sort(column) for column in (background[named[:, c], c], scores[found[:, c], c]))
+            lost = np.searchsorted(hits, wrong, "right") - np.searchsorted(hits, thresholds[c])
+            costs = (1 + lost) / np.arange(1, len(wrong) + 1)
+            steps.append((costs.min(), c, wrong[costs.argmin()]))
+        _, c, score = min(steps)
+        above = scores[scores[:, c] > score, c]
+        thresholds[c] = (score + above.min(initial=1.0)) / 2
+        mask = is_known[:, c]
+        points[c] = operating_point(scores[mask, c], has[mask, c], float(thresholds[c]))
+    return tuple(points)
 
 
 def is_background(has: Mask, is_known: Mask) -> Bool[np.ndarray, "clip"]:
