@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from patchout.checkpoint.own import export_passt, save
 from patchout.cli import output
 from patchout.cli.main import run_command
+from patchout.data.augment import keyed
 from patchout.files import distinct
 from patchout.inference.tagging import Tags
 from patchout.models.passt import Passt
@@ -327,6 +328,15 @@ def test_models_lists_the_zoo(run: Run) -> None:
     assert "passt-s-ap476" in ran.out
     assert "Apache-2.0" in ran.out
     assert {"name", "score", "licence"} <= json.loads(run("models", "--format", "json").out)[0].keys()
+
+
+def test_models_tells_what_one_of_them_knows_and_cannot_do(run: Run, tmp_path: Path) -> None:
+    model = Passt(tiny_config(), rng=keyed("card"))
+    save(model, tmp_path / "mine.safetensors")
+    text = run("models", tmp_path / "mine.safetensors").out
+    assert text.startswith("# mine.safetensors\n")
+    for part in (*model.config.labels, "## Data and licences", "## Limits", f"{model.config.mel.f_max:g} Hz"):
+        assert part in text
 
 
 @pytest.mark.slow

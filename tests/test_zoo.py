@@ -347,7 +347,13 @@ def test_the_command_saves_public_weights_that_hear_in_float32(
 
 
 @pytest.mark.parametrize(
-    "options", ["--no-half-precision", "--save esc10-tiny model.pt", "--save esc10-tiny no/m.safetensors"]
+    "options",
+    [
+        "--no-half-precision",
+        "--save esc10-tiny model.pt",
+        "--save esc10-tiny no/m.safetensors",
+        "a --save a b",
+    ],
 )
 def test_a_model_that_cannot_be_saved_is_one_line(options: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command(["models", *options.split()]) in (1, 2)

@@ -14,8 +14,10 @@ from patchout.cli.command import DONE, check_parent, say
 
 @dataclass(kw_only=True)
 class Options:
-    """List the published models, their scores and licences, and which are on this machine; or save one."""
+    """List the published models, their scores and licences, and which are on this machine; or tell of one."""
 
+    model: tyro.conf.Positional[str] = ""
+    """a model whose card is wanted: what it knows, how well, from which data, and what it cannot do"""
     format: Literal["table", "json"] = "table"
     save: tuple[str, Path] | None = None
     """a model, and the .safetensors file to write it to, with its front end and classes"""
@@ -28,6 +30,15 @@ def main(args: Sequence[str]) -> int:
     options = tyro.cli(Options, args=args, prog="patchout models")
     from patchout.checkpoint import zoo
 
+    if options.model:
+        from patchout.checkpoint.hub.card import description
+        from patchout.cli.command import load_model
+
+        if options.save:
+            raise ValueError(f"--save names its own model: leave {options.model} out, or --save")
+        text = description(load_model(options.model, "cpu").config, name=options.model)
+        output.line(text.rstrip(), sys.stdout)
+        return DONE
     if not options.save:
         if not options.half_precision:
             raise ValueError("--no-half-precision is for --save: name a model and a file")

@@ -90,14 +90,14 @@ def silenced(
     In steps: each raises the class, and as far, that loses the fewest labels for each background clip it no
     longer names. A class of too few clips for a threshold of its own begins at the default.
     """
-    points, found = list(decision.points or (None,) * scores.shape[1]), has & is_known
+    points, labelled = list(decision.points or (None,) * scores.shape[1]), has & is_known
     thresholds, background = decision.limits(scores.shape[1]), scores[is_background(has, is_known)]
     if not len(background):
         return decision.points
     while (named := background >= thresholds).any(axis=1).mean() > 1 - silent_at:
         steps = []
         for c in named.any(axis=0).nonzero()[0].tolist():
-            wrong, hits = (np.sort(column) for column in (background[named[:, c], c], scores[found[:, c], c]))
+            wrong, hits = np.sort(background[named[:, c], c]), np.sort(scores[labelled[:, c], c])
             lost = np.searchsorted(hits, wrong, "right") - np.searchsorted(hits, thresholds[c])
             costs = (1 + lost) / np.arange(1, len(wrong) + 1)
             steps.append((costs.min(), c, wrong[costs.argmin()]))

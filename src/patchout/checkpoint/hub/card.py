@@ -34,20 +34,25 @@ SHOWN = {  # facts of the provenance that have a place of their own; the card li
 
 def card(config: TaggerConfig, *, repo_id: str, sha256: str, transformers: bool) -> str:
     """The card (README.md) of a model whose weights have this SHA-256; `transformers`: it reads them too."""
+    body = description(config, name=repo_id, transformers=transformers)
+    files = f"## Files\n\nSHA-256 of `model.safetensors`: `{sha256}`\n"
+    return f"{_front_matter(config, transformers)}\n\n{body}\n{files}"
+
+
+def description(config: TaggerConfig, *, name: str, transformers: bool = False) -> str:
+    """Markdown on a model that `patchout.load` knows by this name: use, labels, scores, data, limits."""
     facts = config.provenance
     kind = "one class a clip (softmax)" if config.task == "multi_class" else "any number of labels (sigmoid)"
-    title = f"# {repo_id.partition('/')[2]}\n\n{config.title} that tags sound: {kind}"
+    title = f"# {name.rpartition('/')[2]}\n\n{config.title} that tags sound: {kind}"
     parts = [
-        _front_matter(config, transformers),
         f"{title}, {len(config.labels)} labels. Made with patchout.",
-        f"## Use\n\n{_snippets(config, repo_id, transformers)}",
+        f"## Use\n\n{_snippets(config, name, transformers)}",
         f"## Labels\n\n{_labels(config)}",
         f"## Scores\n\n{_scores(facts)}",
         f"## Data and licences\n\n{_bullets(_licences(config))}",
         f"## Training\n\n{_bullets(_training(facts))}",
         f"## Front end\n\n{_front_end(config)}",
         "## Limits\n\n" + "".join(f"- {limit}\n" for limit in _limits(config)),
-        f"## Files\n\nSHA-256 of `model.safetensors`: `{sha256}`\n",
     ]
     if further := {name: value for name, value in facts.items() if name not in SHOWN}:
         parts.append(f"## Further facts in the checkpoint\n\n{_bullets(further)}")
@@ -80,12 +85,12 @@ def _front_matter(config: TaggerConfig, transformers: bool) -> str:
     )
 
 
-def _snippets(config: TaggerConfig, repo_id: str, transformers: bool) -> str:
+def _snippets(config: TaggerConfig, name: str, transformers: bool) -> str:
     """Python that tags a file, by patchout and by transformers."""
     lines = [
         "import patchout",
         "",
-        f'model = patchout.load("{repo_id}")',
+        f'model = patchout.load("{name}")',
         'print(patchout.tag(model, "dog.ogg"))',
     ]
     blocks = ["\n".join(lines)]
@@ -96,7 +101,7 @@ def _snippets(config: TaggerConfig, repo_id: str, transformers: bool) -> str:
         )
         function = "softmax" if config.task == "multi_class" else "sigmoid"
         lines = ["import soundfile", "from transformers import pipeline", ""]
-        lines += [f'classify = pipeline("audio-classification", model="{repo_id}", trust_remote_code=True)']
+        lines += [f'classify = pipeline("audio-classification", model="{name}", trust_remote_code=True)']
         lines += ['waves, rate = soundfile.read("dog.ogg", dtype="float32", always_2d=True)']
         lines += [
             f'sound = {{"array": waves{channel}, "sampling_rate": rate}}  # resample it if not {rate} Hz'
