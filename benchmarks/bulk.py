@@ -84,7 +84,7 @@ def speed(
 ) -> dict[str, object]:
     """Seconds of both sides, and how much longer the job takes."""
     precision = pick_precision("auto", torch.device("cpu"))
-    job = EmbedJob(model="esc10-tiny", kind=kind, config=MID, precision=precision)
+    job = EmbedJob(model="sounds-tiny", kind=kind, config=MID, precision=precision)
     waves = decoded(items)
     model = whole = float("inf")
     for number in range(rounds):
@@ -115,7 +115,7 @@ def memory(items: Sequence[Item], folder: Path) -> dict[str, float]:
         if done >= WARM * len(items):
             seen.append(process.memory_info().rss / 2**20)
 
-    run(items, EmbedJob(model="esc10-tiny", config=MID), str(folder), device="cpu", on_progress=look)
+    run(items, EmbedJob(model="sounds-tiny", config=MID), str(folder), device="cpu", on_progress=look)
     found = {"warm_mb": seen[0], "most_mb": max(seen), "end_mb": seen[-1]}
     numbers = ", ".join(f"{name.removesuffix('_mb')} {value:.0f} MB" for name, value in found.items())
     print(f"memory    {len(items)} clips of 1 s: {numbers}", flush=True)

@@ -1,4 +1,4 @@
-"""How near int8 is to float32: python benchmarks/int8.py DATA --model esc10-tiny
+"""How near int8 is to float32: python benchmarks/int8.py DATA --model sounds-tiny
 
 DATA holds `esc10/` and `esc50/audio/`. Of the clips of ESC-10's fold 5 and of all of ESC-50: the share whose
 top class stays, the largest difference of a logit beside the spread of all, and the lowest cosine of the
@@ -40,7 +40,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="How near int8 is to float32.")
     parser.add_argument("data", type=Path, help="folder with esc10/ and esc50/")
-    parser.add_argument("--model", default="esc10-tiny", help="as patchout.load takes it")
+    parser.add_argument("--model", default="sounds-tiny", help="as patchout.load takes it")
     options = parser.parse_args()
     model = patchout.load(options.model, "cpu")
     clips = patchout.data.scan(options.data / "esc10")

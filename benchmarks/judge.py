@@ -147,15 +147,17 @@ def main() -> None:
             folder.mkdir()
         sets = make_sets(folders["built-in"], options.clips)
         few = make_sets(folders["random"], options.random_clips)
-        courses = {f"esc10-tiny, N = {options.clips}": course(sets, "esc10-tiny")}
+        courses = {f"sounds-tiny, N = {options.clips}": course(sets, "sounds-tiny")}
         judgements = compare(
             str(sets["noise 20 dB"]),
             str(sets["reference"]),
-            model="esc10-tiny",
+            model="sounds-tiny",
             settings=Settings(on_note=print),
         )
         print(numbers(judgements))
-        compared(options.out / "judge-compare.png", by_metric(judgements), title="noise at 20 dB, esc10-tiny")
+        compared(
+            options.out / "judge-compare.png", by_metric(judgements), title="noise at 20 dB, sounds-tiny"
+        )
         model = random_passt(Path(temporary) / "random.safetensors")
         assert load(model, "cpu").config.width == 768
         courses[f"random PaSST-S, N = {options.random_clips}"] = course(few, model)

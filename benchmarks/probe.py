@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Probes on scene embeddings of the built-in model.")
     parser.add_argument("data", type=Path)
     data = parser.parse_args().data
-    model = patchout.load("esc10-tiny", device="cpu")
+    model = patchout.load("sounds-tiny", device="cpu")
     assert isinstance(model, Passt)
     for name, (files, labels, test) in {
         "ESC-10": esc10(data / "esc10"),

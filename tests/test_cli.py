@@ -393,8 +393,8 @@ def test_evaluate_names_what_it_could_not_read(run: Run, model: Path, class_fold
         (("train",), 2, "recipes and their variants:"),
         (("train", "esc11", "--data", "x", "--out", "y"), 2, "did you mean esc10"),
         (("train", "esc10"), 2, "--data"),
-        (("evaluate", "esc10-tiny"), 2, "--data"),
-        (("evaluate", "esc10-tiny", "--data", "nowhere"), 1, "nowhere: no such folder"),
+        (("evaluate", "sounds-tiny"), 2, "--data"),
+        (("evaluate", "sounds-tiny", "--data", "nowhere"), 1, "nowhere: no such folder"),
         (("train", "esc10", "--data", "nowhere", "--out", "y"), 1, "nowhere: no such folder"),
     ],
 )

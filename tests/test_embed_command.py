@@ -136,7 +136,7 @@ def test_a_row_that_cannot_be_read_is_named_and_the_rest_is_embedded(
 @pytest.mark.slow
 def test_the_built_in_model_is_named(run: Run, clips: Path, tmp_path: Path) -> None:
     done = run(clips / "bell", "--out", tmp_path / "x.parquet", "--model", "")
-    assert "using the built-in model esc10-tiny" in done.err
+    assert "using the built-in model sounds-tiny" in done.err
     assert size_of(tmp_path / "x.parquet") == 192
 
 
@@ -297,7 +297,7 @@ def test_classes_of_folders_are_those_of_training(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_precision_is_settled_once(precision: str) -> None:
-    options = embed.Options(paths=("x",), out="y", model="esc10-tiny", precision=precision)  # type: ignore[arg-type]
+    options = embed.Options(paths=("x",), out="y", model="sounds-tiny", precision=precision)  # type: ignore[arg-type]
     assert embed._job(options).precision == precision
 
 
@@ -306,7 +306,7 @@ def test_auto_precision_is_the_faster_one(
     speed: float, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "chosen", lambda: kernels.Kernels(False, False, False, speed))
-    options = embed.Options(paths=("x",), out="y", model="esc10-tiny", device="cpu")
+    options = embed.Options(paths=("x",), out="y", model="sounds-tiny", device="cpu")
     assert embed._job(options).precision == precision
 
 
@@ -317,7 +317,7 @@ def test_a_precision_that_this_machine_chose_for_a_cluster_is_told(
     options = embed.Options(
         paths=("x",),
         out="y",
-        model="esc10-tiny",
+        model="sounds-tiny",
         engine="ray",
         precision=precision,  # type: ignore[arg-type]
     )

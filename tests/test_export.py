@@ -208,7 +208,7 @@ def test_the_built_in_model_says_of_real_clips_what_it_says_in_pytorch(
     precision: Precision, tmp_path: Path
 ) -> None:
     assert DATA is not None
-    model = patchout.load("esc10-tiny", device="cpu")
+    model = patchout.load("sounds-tiny", device="cpu")
     export(model, tmp_path / "a.onnx", precision=precision, seconds=5.0)  # traced faster than any length
     session = verify.open_session(tmp_path / "a.onnx")
     with (DATA / "esc10" / "esc10.csv").open() as table:
@@ -322,10 +322,10 @@ def test_a_length_beyond_the_table_is_refused(tiny: Passt, tmp_path: Path, secon
     ("options", "said"),
     [
         ("", "name a model and --out"),
-        ("esc10-tiny --out a.pt", "exported as .onnx"),
-        ("esc10-tiny --out a.onnx --seconds ten", "a number or any, got 'ten'"),
-        ("esc10-tiny --out a.onnx --seconds nan", "a number or any, got 'nan'"),
-        ("esc10-tiny --verify a.onnx", "leave MODEL, --out and the other options away"),
+        ("sounds-tiny --out a.pt", "exported as .onnx"),
+        ("sounds-tiny --out a.onnx --seconds ten", "a number or any, got 'ten'"),
+        ("sounds-tiny --out a.onnx --seconds nan", "a number or any, got 'nan'"),
+        ("sounds-tiny --verify a.onnx", "leave MODEL, --out and the other options away"),
         ("--verify a.onnx --precision int8", "leave MODEL, --out and the other options away"),
     ],
 )
@@ -344,10 +344,10 @@ def test_a_wrong_request_exits_with_2(
 def test_a_folder_that_is_not_there_or_not_writable_is_named(
     tiny: Passt, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(["export", "esc10-tiny", "--out", str(tmp_path / "no" / "a.onnx")]) == 1
+    assert run_command(["export", "sounds-tiny", "--out", str(tmp_path / "no" / "a.onnx")]) == 1
     assert "no such folder" in capfd.readouterr().err
     (tmp_path / "a.onnx").mkdir()
-    assert run_command(["export", "esc10-tiny", "--out", str(tmp_path / "a.onnx")]) == 1
+    assert run_command(["export", "sounds-tiny", "--out", str(tmp_path / "a.onnx")]) == 1
     said = capfd.readouterr().err
     assert "is a folder: name a file" in said
     assert "comparing" not in said  # refused before work

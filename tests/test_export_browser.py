@@ -73,7 +73,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory, sound: Path) -> Iterator[P
         (site / entry.name).symlink_to(entry)
     (site / "model.onnx").unlink(missing_ok=True)
     with no_shape_checks():
-        export(patchout.load("esc10-tiny", "cpu"), site / "model.onnx")
+        export(patchout.load("sounds-tiny", "cpu"), site / "model.onnx")
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(Quiet, directory=os.fspath(site))
     )
@@ -94,7 +94,7 @@ def test_a_file_gets_the_tags_that_python_gives_it(browser: Page, sound: Path) -
     node = browser.ask("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
     browser.ask("DOM.setFileInputFiles", files=[os.fspath(sound)], nodeId=node)
     browser.wait("tagged")
-    tags = patchout.tag(patchout.load("esc10-tiny", "cpu"), sound)
+    tags = patchout.tag(patchout.load("sounds-tiny", "cpu"), sound)
     shown = browser.tags()
     assert next(iter(shown)) == tags.labels[0]
     assert shown == pytest.approx(dict(zip(tags.labels, tags.scores, strict=True)), abs=2e-3)
@@ -104,7 +104,7 @@ def test_the_microphone_hears_what_is_played_into_it(browser: Page, sound: Path)
     browser.value("document.getElementById('microphone').click()")
     browser.wait("heard")
     end = time.monotonic() + PATIENCE_S
-    best = patchout.tag(patchout.load("esc10-tiny", "cpu"), sound).labels[0]
+    best = patchout.tag(patchout.load("sounds-tiny", "cpu"), sound).labels[0]
     while next(iter(browser.tags())) != best:
         assert time.monotonic() < end, browser.tags()
         time.sleep(0.5)

@@ -625,7 +625,7 @@ def test_a_saved_reference_is_used_by_the_command(
         (["a", "b", "--cut-s", "0"], 2, "--cut-s must be more than 0"),
         (["a", "b", "--save-reference", "a.json"], 2, "NAME.npz"),
         (["a", "b", "--save-reference", "a.npz", "--metrics", "kl"], 2, "of FD: name it in --metrics too"),
-        (["a", "b", "--model", "esc10-tiny"], 1, "a"),
+        (["a", "b", "--model", "sounds-tiny"], 1, "a"),
     ],
 )
 def test_wrong_usage(capfd: pytest.CaptureFixture[str], args: Sequence[str], code: int, reason: str) -> None:

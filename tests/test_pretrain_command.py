@@ -139,7 +139,7 @@ def test_the_pictures_of_a_long_sound_and_of_one_shorter_than_a_patch(
             "from 0.05 to 0.95, got 1",
         ),
         (
-            ("reconstruct", "a.wav", "--model", "esc10-tiny", "--plot", "a.png"),
+            ("reconstruct", "a.wav", "--model", "sounds-tiny", "--plot", "a.png"),
             2,
             "is a tagger or an encoder without a decoder",
         ),

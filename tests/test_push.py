@@ -184,7 +184,7 @@ def test_licences_that_let_a_model_be_shared_do_not_restrict() -> None:
 def test_what_is_no_name_of_a_repository_is_refused(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert push("esc10-tiny", name, "--dry-run", tmp_path / "dry") == 2
+    assert push("sounds-tiny", name, "--dry-run", tmp_path / "dry") == 2
     assert "OWNER/NAME" in capfd.readouterr().err
     assert not (tmp_path / "dry").exists()
 

@@ -85,7 +85,7 @@ def _row(split: str, index: int, layout: Layout, num_classes: int) -> dict[str, 
 
 def small(config: TrainConfig, data: Path, out: Path) -> TrainConfig:
     """The recipe with everything that is large made small; what makes it this recipe stays."""
-    stride = (16, 16) if config.init in ("passt-s-s16-ap473", "esc10-tiny") else (10, 10)
+    stride = (16, 16) if config.init in ("passt-s-s16-ap473", "sounds-tiny") else (10, 10)
     changes: dict[str, Any] = {"init": ""}
     if config.model != "cnn":
         changes |= {"size": "tiny", "depth": 1}

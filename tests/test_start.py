@@ -56,9 +56,9 @@ def test_a_file_and_a_run_folder(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_zoo_name() -> None:
-    built_in = zoo.load("esc10-tiny", "cpu")
+    built_in = zoo.load("sounds-tiny", "cpu")
     assert isinstance(built_in, Passt)
-    model = begin(replace(built_in.config, labels=("hum", "beep")), "esc10-tiny")
+    model = begin(replace(built_in.config, labels=("hum", "beep")), "sounds-tiny")
     assert same(model, built_in, "encoder.")
     assert model.head[1].weight.shape == (2, 192)
 

@@ -168,7 +168,7 @@ def test_a_cached_file_with_another_hash_than_the_published_is_refused(
 
 def test_the_built_in_model_lies_beside_the_code() -> None:
     (row,) = [row for row in zoo.rows() if row.name == BUILT_IN]
-    path = Path(zoo.__file__).parent / "built_in" / "esc10-tiny.safetensors"
+    path = Path(zoo.__file__).parent / "built_in" / "sounds-tiny.safetensors"
     if not path.is_file():
         pytest.skip("the built-in model has not been trained yet")
     assert zoo.fetch(BUILT_IN) == path
@@ -176,8 +176,8 @@ def test_the_built_in_model_lies_beside_the_code() -> None:
 
 
 def test_an_unknown_name_lists_near_ones() -> None:
-    with pytest.raises(zoo.UnknownModelError, match=r"esc10-tiny.*patchout models"):
-        zoo.locate("esc10_tiny")
+    with pytest.raises(zoo.UnknownModelError, match=r"sounds-tiny.*patchout models"):
+        zoo.locate("sounds_tiny")
 
 
 def test_a_missing_weight_file_is_not_taken_for_a_name() -> None:
@@ -350,8 +350,8 @@ def test_the_command_saves_public_weights_that_hear_in_float32(
     "options",
     [
         "--no-half-precision",
-        "--save esc10-tiny model.pt",
-        "--save esc10-tiny no/m.safetensors",
+        "--save sounds-tiny model.pt",
+        "--save sounds-tiny no/m.safetensors",
         "a --save a b",
     ],
 )

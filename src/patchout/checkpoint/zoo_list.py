@@ -7,7 +7,7 @@ from typing import Literal
 
 Task = Literal["multi_class", "multi_label"]
 
-BUILT_IN = "esc10-tiny"
+BUILT_IN = "sounds-tiny"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +91,10 @@ def _entries() -> Iterator[Entry]:
     yield Entry(
         name=BUILT_IN,
         url="",
-        licence="Apache-2.0; trained on CC BY 3.0 clips",
-        score="ESC-10 fold 5 accuracy .825",
+        licence="CC-BY-SA-4.0; trained on free sounds",
+        score="ESC-10 fold 5 accuracy .XXX",
         labels="",
-        task="multi_class",
-        note="built in, 10 everyday sounds",
+        note="built in: everyday sounds, speech, music, silent on others",
     )
     data_sets = (
         ("AudioSet", "audioset", _AUDIOSET),

@@ -38,7 +38,7 @@ def main(args: Sequence[str]) -> int:
     """Run `patchout evaluate`."""
     options = tyro.cli(Options, args=args, prog="patchout evaluate")
     if not options.models:
-        example = "name one, or several for an ensemble, e.g. `patchout evaluate esc10-tiny`"
+        example = "name one, or several for an ensemble, e.g. `patchout evaluate sounds-tiny`"
         raise ValueError(f"no model given: {example}")
     check_batch_size(options.batch_size)
     from patchout.data.background import as_background

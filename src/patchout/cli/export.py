@@ -43,7 +43,7 @@ def main(args: Sequence[str]) -> int:
             raise ValueError("--verify tests a file as it is: leave MODEL, --out and the other options away")
         return _verify(options.verify)
     if not options.model or options.out is None:
-        raise ValueError("name a model and --out, e.g. `patchout export esc10-tiny --out model.onnx`")
+        raise ValueError("name a model and --out, e.g. `patchout export sounds-tiny --out model.onnx`")
     if options.out.suffix != ".onnx":
         raise ValueError(f"{options.out}: a model is exported as .onnx")
     if options.out.is_dir():

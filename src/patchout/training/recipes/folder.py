@@ -2,7 +2,7 @@
 upward.
 
 `patchout train folder --data my_sounds --init passt-s --out runs/mine` where the network and a GPU are at
-hand; `--init esc10-tiny` works offline and on two CPU cores in minutes (what it reaches:
+hand; `--init sounds-tiny` works offline and on two CPU cores in minutes (what it reaches:
 `docs/results/training.md`). `--init ""` starts from random weights (say `--size tiny`). my_sounds is a folder
 a class, a CSV or JSONL list, or a prepared set.
 
@@ -35,6 +35,6 @@ MASKED = replace(HELD_OUT, patchout_freq=2, patchout_time=0, mask_freq=24, mask_
 AVERAGED = replace(MASKED, epochs=30, batch=0, ema=0.99, result="average")
 
 VARIANTS = {
-    "folder": replace(AVERAGED, init="esc10-tiny", lr=5e-4, mixup=0.0),
+    "folder": replace(AVERAGED, init="sounds-tiny", lr=5e-4, mixup=0.0),
     "folder-cnn": replace(AVERAGED, model="cnn", patchout_freq=0, lr=3e-3),
 }
