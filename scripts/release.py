@@ -24,7 +24,7 @@ MAX_WHEEL_MB = 20
 VERSION_FILE, CHANGELOG, CITATION = "src/patchout/__init__.py", "CHANGELOG.md", "CITATION.cff"
 CHECK = """
 import sys, patchout
-model = patchout.load("esc10-tiny", device="cpu")
+model = patchout.load("sounds-tiny", device="cpu")
 tags = patchout.tag(model, sys.argv[1], top=1)
 assert patchout.__version__ == sys.argv[2], patchout.__version__
 assert tags.labels == ("rain",), tags

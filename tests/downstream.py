@@ -13,7 +13,7 @@ from patchout.judge import frechet
 
 def use() -> float:
     """The ways in: load, tag, embed, events, save, judge."""
-    model = patchout.load("esc10-tiny")
+    model = patchout.load("sounds-tiny")
     tags: patchout.Tags = patchout.tag(model, Path("dog.ogg"), top=3, events=patchout.EventRule(on=0.5))
     longest_s: float = max((event.end_s - event.start_s for event in tags.events), default=0.0)
     wave = audio.load("dog.ogg", rate=32_000)

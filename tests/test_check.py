@@ -278,7 +278,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Check:
     write_wav(folder / "rain" / "copy.wav", noise(SECONDS, 3))
     write_wav(folder / "bell" / "copy of rain.wav", noise(SECONDS, 4))
     soundfile.write(folder / "bell" / "near.ogg", 0.4 * chirp(5)[3000:], RATE)
-    return check(str(folder), model="esc10-tiny")
+    return check(str(folder), model="sounds-tiny")
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_copies_in_two_splits_come_first_and_the_whole_check_is_written(
 def test_a_segment_that_the_list_ends_behind_the_file_is_cut(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", noise(1.0))
     (tmp_path / "list.csv").write_text("file,label,start,end\na.wav,x,0,0.5\na.wav,x,0.5,3\n")
-    findings = check(str(tmp_path / "list.csv"), model="esc10-tiny").findings
+    findings = check(str(tmp_path / "list.csv"), model="sounds-tiny").findings
     cut = [finding for finding in findings if finding.kind == "cut short"]
     assert [finding[2:5] for finding in cut] == [("the list ends it at 3 s, the file at 1.00 s", 0.5, 3.0)]
 

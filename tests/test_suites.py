@@ -25,7 +25,7 @@ from patchout.suites import xares
 
 DOCS = (Path(__file__).parent.parent / "docs" / "suites.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
-MODEL = "esc10-tiny"
+MODEL = "sounds-tiny"
 
 
 class Loudness(nn.Module):
@@ -143,7 +143,7 @@ def test_a_hear_module_gets_sounds_of_one_length_together(
 @pytest.mark.slow
 def test_the_metadata_says_what_the_checkpoint_knows(suite: ModuleType) -> None:
     meta = suite.Encoder(MODEL).mteb_model_meta
-    assert (meta.name, meta.embed_dim) == ("patchout/esc10-tiny", 202)
+    assert (meta.name, meta.embed_dim) == ("patchout/sounds-tiny", 225)
     assert (meta.training_datasets, meta.license, meta.modalities) == ({"ESC50"}, "multiple", ["audio"])
     assert meta.n_parameters == sum(weight.numel() for weight in patchout.load(MODEL).parameters())
     changed = suite.Encoder("me/mine", model=MODEL, license="mit").mteb_model_meta

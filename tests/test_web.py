@@ -424,12 +424,12 @@ PLAIN = subprocess.Popen
 
 def test_the_command_trains_the_last_layer_or_all(tmp_path: Path) -> None:
     learner = Learner(tmp_path / "labels.csv", tmp_path, lambda run, same: None)
-    words = learner.arguments("esc10-tiny", all_layers=False)
+    words = learner.arguments("sounds-tiny", all_layers=False)
     assert words[: words.index("--init")] == [
         *("train", "folder", "--data", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "runs" / "1"))
     ]
     assert words[words.index("--freeze") + 1] == "encoder"
-    assert "--freeze" not in learner.arguments("esc10-tiny", all_layers=True)
+    assert "--freeze" not in learner.arguments("sounds-tiny", all_layers=True)
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """The page, all sounds tagged."""
-    command = [sys.executable, "-m", "patchout", "web", str(folder), "--model", "esc10-tiny", "--no-open"]
+    command = [sys.executable, "-m", "patchout", "web", str(folder), "--model", "sounds-tiny", "--no-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout is not None
         browser = Page(tmp_path_factory.mktemp("profile"))
