@@ -5,8 +5,10 @@ python benchmarks/sounds_tiny.py DATA OUT
 DATA holds `esc10/`, `free/`, `fsdd/` and `gm/`; ESC-50 is not read. OUT gets `train.csv` (file, start, end,
 labels, split, group) for `patchout train`, and `streams/`, 32 kHz, for `patchout pretrain`, without the split
 test. Splits: test is fold 5 of ESC-10, the takes 0-4 of the digits and half of the narrations; valid is half of
-fold 4 and a sixth of the others, whole sources; train is the rest. Classes are read off the file names by `RULES`; what no rule
-names is background, and what may hold a class that its name does not tell is left out.
+fold 4 and a sixth of the others, whole sources; train is the rest. Classes are read off the file names by
+`RULES`; what no rule names is background, and what may hold a class that its name does not tell is left out.
+Background is also made, in OUT/negatives: voices at another speed, and calls, insects, frogs, sirens, motors,
+scrubbing and hiss from formulas; frogs and sirens are valid.
 """
 
 import argparse
@@ -15,18 +17,35 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import soundfile
+import soxr
 from objectives import write_streams
+from scipy.signal import butter, sosfilt
 from unlabelled import digits_and_notes
 
 SEGMENT_S, SEGMENTS = 10.0, 8  # a long recording gives so many stretches, spread over it
 VALID_CLIPS = 5  # of a class: fewer choose no threshold
 SPEECH = "speech"
 UNCERTAIN = "?"
+OTHER_VOICES = "!crying baby;!dog;!rooster;!sneezing;!clock tick;!helicopter;!chainsaw"  # and perhaps others
+RATE, CLIP_S = 32_000, 5.0  # of the negatives
+TIME_S = np.arange(round(RATE * CLIP_S)) / RATE
+VOICES = ("crying baby", "dog", "rooster")
+FAMILIES = {  # of negatives from formulas: split, clips
+    "calls": ("train", 300),
+    "insects": ("train", 50),
+    "motors": ("train", 50),
+    "scrubbing": ("train", 50),
+    "hiss": ("train", 50),
+    "frogs": ("valid", 30),
+    "sirens": ("valid", 30),
+}
 NARRATION = r"harbour/.*voice"
 
 RULES: tuple[tuple[str, str], ...] = (  # pattern of the file's name, classes; the first that fits
@@ -53,7 +72,8 @@ RULES: tuple[tuple[str, str], ...] = (  # pattern of the file's name, classes; t
     (r"samples/.*cineboom", "explosion"),
     (NARRATION, SPEECH),
     (r"harbour/.*(audio_music|scenario_(win|lose)|new_era|new_settlement)", "music"),
-    (r"harbour/.*(lumberjack|tavern|main_square|warehouse|sheepfield|windmill|smith)", UNCERTAIN),
+    (r"harbour/.*sheepfield|ambience/.*(frogs|forestday)", OTHER_VOICES),
+    (r"harbour/.*(lumberjack|tavern|main_square|warehouse|windmill|smith)", UNCERTAIN),
     (r"effects/.*(walk_.*water)", "footsteps;water"),
     (r"effects/.*plmove_walk|game/.*footstep", "footsteps"),
     (r"effects/.*(open|close)_(door|trunk|door_internal)|game/.*(doors_|door_|chest_|fencegate)", "door"),
@@ -73,13 +93,13 @@ RULES: tuple[tuple[str, str], ...] = (  # pattern of the file's name, classes; t
     ),
     (r"effects/.*smash_", "crash"),
     (r"effects/.*(inaudible_chatter|mumbling|ranbling|whisper)", SPEECH),
-    (r"effects/.*(scream|hurt_|laugh)|park/.*(scream|crowd)|ambience/.*bar-crowd", UNCERTAIN),
+    (r"effects/.*(scream|hurt_|laugh)|park/.*(scream|crowd)|ambience/.*bar-crowd", OTHER_VOICES),
     (r"ambience/.*(waves-of-hawaii)", "sea waves"),
     (r"ambience/.*campfire|game/.*fire_(fire|large|small)|furnace_active", "crackling fire"),
     (r"ambience/.*(waterfall|fish-tank)|game/.*sounds_water|park/.*(flush|log_flume)", "water"),
     (r"ambience/.*(singing-bowl)", "bell"),
     (r"ambience/.*(choirs|ethereal)", "music"),
-    (r"ambience/.*(call-to-prayer|frogs|forestday)", UNCERTAIN),
+    (r"ambience/.*call-to-prayer", UNCERTAIN),
 )
 PROGRAMS = (  # General MIDI, from 0: what the notes of `gm/pitch` are played by
     (range(4), "piano;music"),
@@ -179,6 +199,84 @@ def rendered(data: Path) -> Iterator[Sound]:
         yield Sound(data / "gm" / "piano" / name, "piano;music", "", name)
 
 
+def faster(wave: np.ndarray, factor: float) -> np.ndarray:
+    """As played faster: a baby is no baby then, nor a dog a dog."""
+    return soxr.resample(wave, RATE * factor, RATE).astype(np.float32)[: round(CLIP_S * RATE)]
+
+
+def band(rng: np.random.Generator, low_hz: float, high_hz: float) -> np.ndarray:
+    """Noise between two frequencies."""
+    sections = butter(2, (low_hz, high_hz), "bandpass", fs=RATE, output="sos")
+    return sosfilt(sections, rng.standard_normal(len(TIME_S)))
+
+
+def smooth(rng: np.random.Generator, knots_per_s: float) -> np.ndarray:
+    """A curve between -1 and 1 through random knots."""
+    knots = rng.uniform(-1, 1, max(2, round(knots_per_s * CLIP_S)))
+    return np.interp(TIME_S, np.linspace(0, CLIP_S, len(knots)), knots)
+
+
+def harmonics(rng: np.random.Generator, pitch_hz: np.ndarray) -> np.ndarray:
+    """A sound of this pitch, with partials of a random slope."""
+    phase, tilt = 2 * np.pi * np.cumsum(pitch_hz) / RATE, rng.uniform(0.5, 2.5)
+    partials = range(1, 1 + min(rng.integers(1, 12), int(0.45 * RATE / pitch_hz.max())))
+    return sum(np.sin(n * phase + rng.uniform(0, 6)) / n**tilt for n in partials)
+
+
+def pulses(rng: np.random.Generator, per_s: float, share: float) -> np.ndarray:
+    """An envelope that is open for this share of each period, with soft edges; a little irregular."""
+    place = np.cumsum(per_s * (1 + 0.2 * smooth(rng, 2)) / RATE) % 1
+    return np.clip(np.minimum(place, share - place) / (0.2 * share), 0, 1)
+
+
+def synthetic(family: str, rng: np.random.Generator) -> np.ndarray:
+    """Five seconds of a family of sounds that the model has no name for."""
+    if family == "calls":
+        pitch_hz = 10 ** rng.uniform(2.2, 3.6) * 2 ** (
+            rng.uniform(0.1, 1.2) * smooth(rng, rng.uniform(2, 20))
+        )
+        wave = harmonics(rng, pitch_hz) * pulses(rng, rng.uniform(0.3, 5), rng.uniform(0.2, 0.8))
+    elif family == "insects":
+        wave = harmonics(rng, rng.uniform(2000, 7500) * (1 + 0.01 * smooth(rng, 9)))
+        wave *= pulses(rng, rng.uniform(15, 90), 0.5) * pulses(rng, rng.uniform(0.5, 6), rng.uniform(0.3, 1))
+    elif family == "frogs":
+        wave = harmonics(rng, rng.uniform(250, 1500) * (1 + 0.1 * smooth(rng, 8)))
+        wave *= pulses(rng, rng.uniform(20, 70), 0.6) * pulses(rng, rng.uniform(0.4, 3), 0.5)
+    elif family == "sirens":
+        swing = np.sin(2 * np.pi * rng.uniform(0.15, 3) * TIME_S)
+        wave = harmonics(rng, rng.uniform(500, 1500) * 2 ** (rng.uniform(0.2, 0.8) * swing))
+    elif family == "motors":
+        wave = harmonics(rng, rng.uniform(25, 250) * (1 + 0.05 * smooth(rng, 4)))
+        wave += rng.uniform(0.1, 2) * band(rng, 100, rng.uniform(500, 9000))
+    elif family == "scrubbing":
+        low_hz = rng.uniform(300, 4000)
+        wave = band(rng, low_hz, low_hz * rng.uniform(1.5, 3)) * pulses(rng, rng.uniform(1.5, 8), 0.7)
+    else:  # hiss
+        low_hz = rng.uniform(30, 3000)
+        wave = band(rng, low_hz, low_hz * rng.uniform(1.3, 4)) * (1 + 0.5 * smooth(rng, 1))
+    wave = 10 ** rng.uniform(-1.6, -0.2) * wave / np.abs(wave).max()
+    return (wave + 10 ** rng.uniform(-4, -2) * rng.standard_normal(len(wave))).astype(np.float32)
+
+
+def negatives(sounds: Sequence[Sound], out: Path) -> Iterator[Sound]:
+    """Background that is made: voices at another speed, in the split of the voice, and `FAMILIES`."""
+    out.mkdir(parents=True, exist_ok=True)
+    voices = [sound for sound in sounds if sound.label in VOICES and sound.split != "test"]
+    for number, (sound, factor) in enumerate(product(voices, (0.5, 1.9))):
+        wave, rate = soundfile.read(sound.path, dtype="float32", always_2d=True)
+        rng = np.random.default_rng([zlib.crc32(b"speed"), number])
+        wave = faster(soxr.resample(wave.mean(axis=1), rate, RATE), factor * rng.uniform(0.85, 1.2))
+        path = out / f"speed-{number:03}.flac"
+        soundfile.write(path, np.clip(wave, -1, 1), RATE)
+        yield Sound(path, "", sound.split, sound.group)
+    for family, (split, count) in FAMILIES.items():
+        for number in range(count):
+            path = out / f"{family}-{number:03}.flac"
+            rng = np.random.default_rng([zlib.crc32(family.encode()), number])
+            soundfile.write(path, np.clip(synthetic(family, rng), -1, 1), RATE)
+            yield Sound(path, "", split, family)
+
+
 def stretches(path: Path) -> list[tuple[float, float]]:
     """Start and end (s) of the stretches of a recording: all of a short one."""
     seconds = soundfile.info(path).duration
@@ -210,9 +308,8 @@ def main() -> None:
     with (args.out / "train.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("file", "start", "end", "labels", "split", "group"))
-        for sound in held_out(
-            [sound for read in (esc10, free, digits, rendered) for sound in read(args.data)]
-        ):
+        sounds = held_out([sound for read in (esc10, free, digits, rendered) for sound in read(args.data)])
+        for sound in (*sounds, *negatives(sounds, args.out / "negatives")):
             label = sound.label or "background"
             for start, end in stretches(sound.path):
                 rows.writerow((sound.path.resolve(), start, end, label, sound.split, sound.group))
