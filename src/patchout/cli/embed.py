@@ -131,7 +131,7 @@ def _job(options: Options) -> "EmbedJob":
     config = embed_config(options.preset, options.levels, options.fields_ms, plain=MID)
     model = options.model or (PRESETS[options.preset].zoo_name if options.preset else BUILT_IN)
     if not options.model and not options.preset:
-        say(f"using the built-in model {BUILT_IN} (192 values); for the public one (768): --model passt-s")
+        say(f"using the built-in model {BUILT_IN} (225 values); for the public one (768): --model passt-s")
     precision = precision_of(options.precision, options.device, options.engine)
     return EmbedJob(model=model, kind=options.kind, config=config, precision=precision)
 

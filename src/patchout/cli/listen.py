@@ -65,7 +65,7 @@ def main(args: Sequence[str]) -> int:
     rule = EventRule(on=options.threshold)
     source = _source(options)
     if not options.model:
-        say(f"using the built-in model {BUILT_IN} (10 classes); for the 527 of AudioSet: --model passt-s")
+        say(f"using the built-in model {BUILT_IN} (33 classes); for the 527 of AudioSet: --model passt-s")
     device = device_for(options.device, options.precision)
     model = load_model(options.model or BUILT_IN, device, options.labels)
     config = model.config

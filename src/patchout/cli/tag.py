@@ -69,7 +69,7 @@ def main(args: Sequence[str]) -> int:
         raise ValueError(f"--top counts labels and must be at least 1, got {options.top}")
     check_batch_size(options.batch_size)
     if not options.model:
-        say(f"using the built-in model {BUILT_IN} (10 classes); for the 527 of AudioSet: --model passt-s")
+        say(f"using the built-in model {BUILT_IN} (33 classes); for the 527 of AudioSet: --model passt-s")
     if options.out:
         return tag_bulk.main(options)
     if options.format in ("raven", "scores") or options.engine == "ray":
