@@ -4,9 +4,10 @@ python benchmarks/sounds_tiny.py DATA OUT
 
 DATA holds `esc10/`, `free/`, `fsdd/` and `gm/`; ESC-50 is not read. OUT gets `train.csv` (file, start, end,
 labels, split, group) for `patchout train`, and `streams/`, 32 kHz, for `patchout pretrain`, without the split
-test. Splits: test is fold 5 of ESC-10, the takes 0-4 of the digits and half of the narrations; valid is half of
+test. Splits: test is fold 5 of ESC-10, takes 0-4 of the digits and half of the narrations; valid is half of
 fold 4 and a sixth of the others, whole sources; train is the rest. Classes are read off the file names by
 `RULES`; what no rule names is background, and what may hold a class that its name does not tell is left out.
+`single.csv` has the first class of each alone, and nothing made.
 Background is also made, in OUT/negatives: voices at another speed, and calls, insects, frogs, sirens, motors,
 scrubbing and hiss from formulas; frogs and sirens are valid.
 """
@@ -305,14 +306,18 @@ def main() -> None:
     args = parser.parse_args()
     write_streams(unlabelled(args.data), args.out / "streams", 32_000)
     counts: Counter[tuple[str, str]] = Counter()
-    with (args.out / "train.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
+    with (args.out / "train.csv").open("w", newline="") as file, (args.out / "single.csv").open("w") as one:
+        rows, singles = csv.writer(file), csv.writer(one)
         rows.writerow(("file", "start", "end", "labels", "split", "group"))
+        singles.writerow(("file", "start", "end", "label", "split", "group"))
         sounds = held_out([sound for read in (esc10, free, digits, rendered) for sound in read(args.data)])
         for sound in (*sounds, *negatives(sounds, args.out / "negatives")):
             label = sound.label or "background"
             for start, end in stretches(sound.path):
-                rows.writerow((sound.path.resolve(), start, end, label, sound.split, sound.group))
+                about = (sound.path.resolve(), start, end, label, sound.split, sound.group)
+                rows.writerow(about)
+                if sound in sounds and not label.startswith("!"):
+                    singles.writerow((*about[:3], label.split(";")[0], *about[4:]))
                 counts.update((name, sound.split) for name in label.split(";"))
     for name in sorted({name for name, _ in counts}):
         print(
