@@ -3,9 +3,9 @@
     python examples/demo_sounds.py OUT_DIR
 
 Writes nine sounds of 5 s and `synthetic-street.wav` (20 s, seven sounds one after the other), all mono, 32
-kHz, 16 bit, the same on each run. Eight imitate a class of ESC-10; `synthetic-siren` is in none of its ten
-classes. Each sound is a function `name(seconds, rate, rng)` that returns float samples of shape (seconds *
-rate,) within -1..1.
+kHz, 16 bit, the same on each run. `synthetic-siren` is in none of the classes of the built-in model. Each
+sound is a function `name(seconds, rate, rng)` that returns float samples of shape (seconds * rate,) within
+-1..1.
 """
 
 import argparse
@@ -32,17 +32,9 @@ def clock_tick(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
     return _peak(wave, 0.3)
 
 
-def sea_waves(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
-    """Waves that rise slowly, break brightly and run out, about one in six seconds."""
-    time_s = np.arange(round(seconds * rate)) / rate
-    swell = (0.5 - 0.5 * np.cos(2 * np.pi * (time_s / 6.1 + 0.15 + 0.03 * np.sin(time_s)))) ** 1.5
-    foam = 0.4 * swell**2 * _noise(seconds, rate, rng, low_hz=1500)
-    return _peak((0.2 + swell) * _noise(seconds, rate, rng, slope_db=-4) + foam, 0.6)
-
-
 def rain(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
     """A steady bright hiss of far drops, with thousands of near ones that ring for a few milliseconds."""
-    wave = _noise(seconds, rate, rng, slope_db=-1, low_hz=400)
+    wave = _noise(seconds, rate, rng, slope_db=-4, low_hz=60)
     drops_s = rng.uniform(0, seconds, int(600 * seconds))
     drops = _strikes(
         drops_s, rng.exponential(1.0, len(drops_s)), len(wave), rate, (2300, 0.3, 5200, 0.2, 9500, 0.1)
@@ -71,16 +63,6 @@ def chainsaw(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
     return _peak((0.3 + 0.7 * rev) * (engine + chain), 0.9)
 
 
-def helicopter(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
-    """Low noise chopped by a blade twelve times a second, its thump, and a thin turbine whine."""
-    time_s = np.arange(round(seconds * rate)) / rate
-    chop = np.exp(4 * (np.cos(2 * np.pi * 12 * time_s) - 1))
-    thump = sum(np.cos(2 * np.pi * 12 * k * time_s) * np.exp(-k / 6) for k in range(1, 20))
-    wash = _noise(seconds, rate, rng, slope_db=-4, low_hz=70)
-    whine = sum(np.sin(2 * np.pi * hz * time_s) for hz in (1730, 3460, 5190))
-    return _peak((0.35 + chop) * wash + 0.2 * thump + 0.02 * whine, 0.7)
-
-
 def crackling_fire(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
     """Random crackles of very different strength, some in bursts, over a low rumble."""
     wave = 0.4 * _noise(seconds, rate, rng, slope_db=-9) + 0.06 * _noise(seconds, rate, rng)
@@ -102,29 +84,52 @@ def rooster(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
     edges_s = [0.3, 0.34, 0.46, 0.5, 0.58, 0.62, 0.72, 0.76, 0.8, 0.85, 1.2, 1.24, 1.26, 1.4, 2.0, 2.3]
     loudness = np.interp(time_s, edges_s, [0, 0.6, 0.6, 0, 0, 0.7, 0.7, 0, 0, 0.9, 0.9, 0.3, 0.3, 1, 0.8, 0])
     call = _voice(pitch_hz, rate, lambda hz: np.exp(-(((hz - 2000) / 1500) ** 2)) + 0.15 * np.exp(-hz / 4000))
-    call *= loudness * (1 + 0.3 * _noise(seconds, rate, rng, slope_db=-6))
+    call *= loudness * (1 + 0.6 * _noise(seconds, rate, rng, slope_db=-6))
     return _peak(call + 0.004 * _noise(seconds, rate, rng, slope_db=-4), 0.8)
 
 
-def dog_bark(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
-    """Dog-bark-like bursts: 0.2 s of a hoarse voice that rises quickly and falls, in pairs."""
-    time_s = np.arange(round(seconds * rate)) / rate
-    bark_s = np.where(time_s % 1.5 < 0.45, time_s % 1.5, time_s % 1.5 - 0.45) - 0.05
-    pitch_hz = np.interp(bark_s, [0, 0.05, 0.2], [420, 640, 380])
-    loudness = np.interp(bark_s, [0, 0.02, 0.08, 0.2], [0, 1, 0.8, 0])
-    throat = _voice(pitch_hz, rate, lambda hz: np.exp(-(((hz - 1100) / 700) ** 2)) + 0.2 * np.exp(-hz / 2500))
-    bark = loudness * (throat + 0.35 * _noise(seconds, rate, rng, slope_db=-4, low_hz=500))
-    return _peak(bark + 0.003 * _noise(seconds, rate, rng, slope_db=-4), 0.85)
+def bell(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
+    """A church bell, struck every 1.6 s: hum, prime, tierce, quint, nominal, and what rings above."""
+    partials = (220, 900, 440, 800, 523, 600, 660, 500, 880, 400, 1100, 300, 1320, 250, 1760, 180, 2350, 120)
+    wave = _strikes(np.arange(0.3, seconds, 1.6), 1, round(seconds * rate), rate, partials)
+    return _peak(wave + 0.002 * _noise(seconds, rate, rng, slope_db=-6), 0.7)
+
+
+def piano(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
+    """A chord of C and one of G, broken, on strings whose overtones are a little sharp."""
+    wave, number = 0.001 * _noise(seconds, rate, rng, slope_db=-6), np.arange(1, 9)
+    keys = (60, 64, 67, 72, 67, 64, 60, 55, 59, 62, 67, 62)
+    for index, start_s in enumerate(np.arange(0.05, seconds, 0.45)):
+        pitch_hz = 440 * 2 ** ((keys[index % len(keys)] - 69) / 12)
+        mode_hz, decay_ms = number * pitch_hz * np.sqrt(1 + 4e-4 * number**2), 1000 / (1.2 + 0.5 * number)
+        for mode, decay, strength in zip(mode_hz, decay_ms, 0.7**number, strict=True):
+            wave += _strikes(np.array([start_s]), strength, len(wave), rate, (mode, decay))
+    return _peak(wave, 0.6)
+
+
+def drums(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
+    """Bass drum and snare, two beats a second."""
+    wave = 0.001 * _noise(seconds, rate, rng, slope_db=-6)
+    for beat, start_s in enumerate(np.arange(0.1, seconds, 0.5)):
+        start = round(start_s * rate)
+        time_s = np.arange(min(round(0.3 * rate), len(wave) - start)) / rate
+        if beat % 2 == 0:
+            hit = np.exp(-12 * time_s) * np.sin(2 * np.pi * (50 * time_s + 2 * (1 - np.exp(-30 * time_s))))
+        else:
+            hit = 0.6 * np.exp(-18 * time_s) * rng.standard_normal(len(time_s))
+            hit += 0.36 * np.exp(-20 * time_s) * np.sin(2 * np.pi * 190 * time_s)
+        wave[start : start + len(hit)] += hit
+    return _peak(wave, 0.8)
 
 
 def street(seconds: float, rate: int, rng: np.random.Generator) -> Wave:
     """Seven of the other sounds one after the other, with short pauses,
     at different levels, over a faint hum.
     """
-    sounds = (dog_bark, rain, siren, chainsaw, clock_tick, rooster, sea_waves)
+    sounds = (bell, rooster, piano, clock_tick, siren, crackling_fire, drums)
     wave = 0.002 * _noise(seconds, rate, rng, slope_db=-6)
     slot = len(wave) // len(sounds)
-    for index, (sound, level) in enumerate(zip(sounds, (0.9, 0.5, 0.4, 0.8, 2.0, 0.9, 0.6), strict=True)):
+    for index, (sound, level) in enumerate(zip(sounds, (0.8, 0.9, 0.8, 2.0, 0.4, 0.8, 0.9), strict=True)):
         part = level * sound(0.84 * slot / rate, rate, rng)
         fade = np.minimum(1, np.bartlett(len(part)) * len(part) / (0.1 * rate))
         start = index * slot + slot // 12
@@ -169,7 +174,7 @@ def _voice(pitch_hz: Wave, rate: int, loudness: Callable[[Wave], Wave]) -> Wave:
     return wave
 
 
-SOUNDS = (clock_tick, sea_waves, rain, siren, chainsaw, helicopter, crackling_fire, rooster, dog_bark, street)
+SOUNDS = (clock_tick, rain, siren, chainsaw, crackling_fire, rooster, bell, piano, drums, street)
 
 
 def main() -> None:

@@ -53,7 +53,8 @@ def test_tag_uses_it_and_says_how_to_get_more(tmp_path: Path, capfd: pytest.Capt
 def fold_5() -> dict[Path, str]:
     """Its clips and their classes."""
     assert DATA is not None
-    rows = [row for row in csv.DictReader((DATA / "esc10" / "esc10.csv").open()) if row["fold"] == "5"]
+    with (DATA / "esc10" / "esc10.csv").open() as table:
+        rows = [row for row in csv.DictReader(table) if row["fold"] == "5"]
     paths = {path.name: path for path in (DATA / "esc10").rglob("*.ogg")}
     return {paths[row["filename"]]: row["category"] for row in rows}
 

@@ -13,6 +13,7 @@ from patchout.audio.mel import MelConfig
 from patchout.checkpoint import own as checkpoint
 from patchout.data import augment
 from patchout.data.sets import scan
+from patchout.models.decision import Decision, OperatingPoint
 from patchout.models.masking import sincos_positions
 from patchout.models.maskspec import MaskSpec, MaskSpecConfig
 from patchout.models.maskspec_classifier import MaskSpecClassifierConfig
@@ -74,6 +75,18 @@ def test_the_start_weights_say_the_family(class_folder: Path, tmp_path: Path) ->
     shape = model_config(config(**begun(tmp_path / "pre")), scan(class_folder), source.config)
     assert isinstance(shape, MaskSpecClassifierConfig)
     assert (shape.mel, shape.width, shape.columns, shape.labels) == (MEL, 32, 6, LABELS)
+
+
+def test_thresholds_of_the_start_are_not_those_of_other_classes(class_folder: Path) -> None:
+    point = OperatingPoint(
+        threshold=0.7, precision=1.0, precision_interval=(0.5, 1.0), recall=1.0, recall_interval=(0.5, 1.0)
+    )
+    decision = Decision(slope=2.0, points=(point,) * 2, background=("noise",))
+    source = replace(tiny_config(), labels=("cat", "cow"), decision=decision)
+    shape = model_config(
+        config(model="passt", drop_path=0.0, mask_fill="published"), scan(class_folder), source
+    )
+    assert (shape.labels, shape.decision) == (LABELS, Decision())
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def _entries() -> Iterator[Entry]:
         name=BUILT_IN,
         url="",
         licence="CC-BY-SA-4.0; trained on free sounds",
-        score="ESC-10 fold 5 accuracy .XXX",
+        score="ESC-10 fold 5 accuracy .888",
         labels="",
         note="built in: everyday sounds, speech, music, silent on others",
     )

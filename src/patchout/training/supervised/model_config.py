@@ -16,8 +16,8 @@ def model_config(config: TrainConfig, clips: ClipSet, source: TaggerConfig | Non
     """The model config, of the family that `config.model` names, else of the initial weights, else a PaSST.
 
     Without sizes from either: Base, 12 blocks, a 10 ms hop, and a table of positions as long as a clip; of a
-    PaSST stride 10. A trained model's licence and history are not the next one's. What the family has not,
-    and clips longer than the table of positions, are ValueErrors.
+    PaSST stride 10. A trained model's licence, history and thresholds are not the next one's. What the family
+    has not, and clips longer than the table of positions, are ValueErrors.
     """
     if not clips.classes:
         todo = "give labels, or run patchout pretrain"
@@ -34,8 +34,8 @@ def model_config(config: TrainConfig, clips: ClipSet, source: TaggerConfig | Non
     sizes = {name: value for name in names if (value := getattr(config, name))}
     if config.size:
         sizes |= dict(zip(("width", "heads"), SIZES[config.size], strict=True))
-    shape = replace(start or family.fresh(), **data, **sizes, licence="", provenance={})
-    shape = replace(shape, decision=Decision(background=clips.background))
+    fresh = {"licence": "", "provenance": {}, "decision": Decision(background=clips.background)}
+    shape = replace(start or family.fresh(), **data, **sizes, **fresh)
     if config.hop_length is not None:
         shape = replace(shape, mel=replace(shape.mel, hop_length=config.hop_length))
     needed = num_columns(shape, config.clip_s)
