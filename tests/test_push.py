@@ -109,6 +109,15 @@ def test_the_card_tells_what_the_checkpoint_knows() -> None:
     assert [words for words in wanted if words not in text] == []
 
 
+def test_the_card_says_of_a_silent_class_that_none_was_named() -> None:
+    decision = replace(
+        DECISION, points=(replace(POINT, precision=float("nan"), recall=0.0), *DECISION.points[1:])
+    )
+    text = card(passt(decision=decision).config, repo_id="ada/barks", sha256="", transformers=False)
+    assert "| 0.420 | none was named |" in text
+    assert "nan" not in text
+
+
 def test_the_card_says_where_nothing_is_recorded() -> None:
     text = card(passt().config, repo_id="ada/barks", sha256="", transformers=False)
     unknown = re.findall(r"- (.*): not recorded", text)

@@ -1,6 +1,7 @@
 """The model card of a tagger: what its checkpoint knows, and where nothing is recorded."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -134,8 +135,13 @@ def _point_row(label: str, point: OperatingPoint | None) -> list[str]:
     if point is None:
         return [label, f"({DEFAULT_THRESHOLD:g}: too few clips to choose one)", "", "", "", ""]
     shares = (point.precision, point.precision_interval), (point.recall, point.recall_interval)
-    cells = [text for share, (low, high) in shares for text in (f"{share:.2f}", f"{low:.2f} and {high:.2f}")]
+    cells = [text for share, (low, high) in shares for text in (_share(share), f"{low:.2f} and {high:.2f}")]
     return [label, f"{point.threshold:.3f}", *cells]
+
+
+def _share(share: float) -> str:
+    """A precision, which no clip has where none was named, or a recall."""
+    return "none was named" if math.isnan(share) else f"{share:.2f}"
 
 
 def _scores(facts: Mapping[str, Any]) -> str:
