@@ -220,7 +220,7 @@ def smooth(rng: np.random.Generator, knots_per_s: float) -> np.ndarray:
 def harmonics(rng: np.random.Generator, pitch_hz: np.ndarray) -> np.ndarray:
     """A sound of this pitch, with partials of a random slope."""
     phase, tilt = 2 * np.pi * np.cumsum(pitch_hz) / RATE, rng.uniform(0.5, 2.5)
-    partials = range(1, 1 + min(rng.integers(1, 12), int(0.45 * RATE / pitch_hz.max())))
+    partials = range(1, 1 + min(int(rng.integers(1, 12)), int(0.45 * RATE / pitch_hz.max())))
     return sum(np.sin(n * phase + rng.uniform(0, 6)) / n**tilt for n in partials)
 
 

@@ -68,18 +68,37 @@ def windows(pieces: Iterator[Wave], size: int) -> Iterator[Wave]:
         yield held[-size:]
 
 
+def probabilities(logits: npt.NDArray[np.float64], task: str) -> npt.NDArray[np.float64]:
+    """Softmax for one class a sound, else sigmoid."""
+    if task == "multi_class":
+        powers = np.exp(logits - logits.max())
+        return powers / powers.sum()
+    return 0.5 + 0.5 * np.tanh(0.5 * logits)
+
+
+def calibrated(scores: npt.NDArray[np.float64], about: dict[str, str]) -> npt.NDArray[np.float64]:
+    """The mean over windows, as the file's calibration says; its output `scores` is that of one window."""
+    if "calibration" not in about:
+        return scores
+    slope, bias = json.loads(about["calibration"])
+    scores = np.clip(scores, 1e-37, 1 - 2**-25)
+    odds = scores if about["task"] == "multi_class" else scores / (1 - scores)
+    return probabilities(slope * np.log(odds) + bias, about["task"])
+
+
 def scores_of(session: onnxruntime.InferenceSession, file: Path) -> npt.NDArray[np.float64]:
     """The mean of every class's score over all windows; ValueError for a sound without proper samples."""
     about = session.get_modelmeta().custom_metadata_map
     size = int(about["window_samples"])
     shortest = max(int(about["min_samples"]), int(about["pad_samples"]))
-    scores = []
+    scores: list[npt.NDArray[np.float64]] = []
     for wave in windows(resampled(file, int(about["sample_rate"]), about["channel"]), size):
         if not (len(wave) and np.isfinite(wave).all()):
             raise ValueError("holds no samples, or samples that are NaN or infinite")
         padded = np.pad(wave, (0, max(0, min(size, shortest) - len(wave))))
-        scores.append(session.run(["scores"], {"waveform": padded[None]})[0][0].astype(np.float64))
-    return np.mean(scores, axis=0)
+        logits = session.run(["logits"], {"waveform": padded[None]})[0][0].astype(np.float64)
+        scores.append(probabilities(logits, about["task"]))
+    return calibrated(np.mean(scores, axis=0), about)
 
 
 def main() -> int:

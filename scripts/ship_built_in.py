@@ -14,6 +14,7 @@ from open_set import shares
 import patchout
 from patchout.checkpoint import own as checkpoint
 from patchout.checkpoint.zoo_list import BUILT_IN
+from patchout.models.tagger import Tagger
 
 LICENCE = "CC-BY-SA-4.0"
 DATA_LICENCE = (
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--pretraining", required=True, help="command of the start weights")
     args = parser.parse_args()
     model = checkpoint.load(args.run / "model.safetensors")
+    assert isinstance(model, Tagger)
     facts = model.config.provenance
     labels = tuple(label.replace(" ", "_") for label in model.config.labels)  # as ESC-50 writes them
     model.config = replace(model.config, labels=labels)

@@ -59,7 +59,7 @@ def test_it_starts_from_another_of_its_kind_with_a_new_head(class_folder: Path, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--init", "sounds-tiny"], "sounds-tiny is a PaSST, a CNN was asked for: leave --model out"),
+        (["--init", "sounds-tiny"], "sounds-tiny is a MaskSpec, a CNN was asked for: leave --model out"),
         (["--size", "tiny", "--depth", "2"], "cnn has no depth, size: leave them out"),
         (["--patchout-freq", "1"], "cnn has no patchout: leave it out"),
         (["--layer-decay", "0.7"], "needs a model with blocks"),

@@ -144,12 +144,12 @@ def test_a_hear_module_gets_sounds_of_one_length_together(
 def test_the_metadata_says_what_the_checkpoint_knows(suite: ModuleType) -> None:
     meta = suite.Encoder(MODEL).mteb_model_meta
     assert (meta.name, meta.embed_dim) == ("patchout/sounds-tiny", 225)
-    assert (meta.training_datasets, meta.license, meta.modalities) == ({"ESC50"}, "multiple", ["audio"])
+    assert (meta.training_datasets, meta.license, meta.modalities) == ({"ESC50"}, "cc-by-sa-4.0", ["audio"])
     assert meta.n_parameters == sum(weight.numel() for weight in patchout.load(MODEL).parameters())
     changed = suite.Encoder("me/mine", model=MODEL, license="mit").mteb_model_meta
     assert (changed.name, changed.license, changed.revision) == ("me/mine", "mit", meta.revision)
     assert (
-        meta.loader("me/mine", revision=meta.revision, **meta.loader_kwargs).mteb_model_meta.embed_dim == 202
+        meta.loader("me/mine", revision=meta.revision, **meta.loader_kwargs).mteb_model_meta.embed_dim == 225
     )
 
 
@@ -193,7 +193,7 @@ def test_the_python_of_the_page_works(
     monkeypatch.setattr(mteb, "get_benchmark", benchmark)
     for block in BLOCKS:
         exec(compile(block.replace("passt-s", MODEL), "suites.md", "exec"), {})
-    assert "32000 202 50.0" in capfd.readouterr().out
+    assert "32000 225 50.0" in capfd.readouterr().out
     assert len(original(*benchmark.call_args.args).tasks) == 19
     assert [*(tmp_path / "maeb").rglob("MockAudioClassification.json")]
 

@@ -221,6 +221,8 @@ def _describe(path: Path, model: Tagger, precision: Precision, lengths: Lengths,
         "provenance": json.dumps(config.provenance),
         "self_test": self_test(open_session(path), precision, bands=mel.n_mels if is_mel else 0, size=size),
     }
+    if config.decision.calibrates:
+        metadata["calibration"] = json.dumps([config.decision.slope, config.decision.bias])
     if (thresholds := config.decision.thresholds) is not None:
         metadata["thresholds"] = json.dumps(thresholds.tolist())
     proto = onnx.load(path)

@@ -23,7 +23,7 @@ Spectra = Float[np.ndarray, "clip mel"]
 Frames = Float[np.ndarray, "mel _"]
 CANDIDATES = 3  # nearest clips that are compared with a clip
 MIN_PAIRS = 1000  # of clips that are decoded again at most; in a larger set as many as it has clips
-SAME_SPECTRUM = 0.2  # root mean square between mean log-mels, each without its mean over the bands
+SAME_SPECTRUM = 0.2  # root mean square between mean log-mels as they are, each without its own mean
 OVERLAP = 0.5  # of the power of the one with less
 COPY = 0.7  # correlation over time and frequency
 SILENT_BELOW = 1.84  # below the loudest frame, in the units of a log-mel: 40 dB
@@ -64,7 +64,7 @@ def findings(
     yield from duplicates(heard, digests)
     if len(places) < 2:
         return
-    spectra, embeddings = values[:, : mel.n_mels], values[:, mel.n_mels :]
+    spectra, embeddings = values[:, : mel.n_mels] * (mel.std or 1), values[:, mel.n_mels :]
     candidates = pairs(spectra, embeddings, digests, heard.groups)
     limit = max(MIN_PAIRS, len(places))
     if len(candidates) > limit:
