@@ -352,6 +352,25 @@ def test_the_class_is_raised_that_loses_the_fewest_labels_for_a_silent_clip() ->
     assert again == dog
 
 
+def test_no_more_is_raised_than_the_share_asks_for() -> None:
+    """One of ten background clips is named: nine tenths are silent, though 1 - 0.9 is below 0.1."""
+    scores = np.array([[0.9]] * 5 + [[0.1]] * 9 + [[0.8]])
+    has = np.arange(15)[:, None] < 5
+    decision, known = Decision(points=(point_at(0.5),)), np.ones_like(has)
+    assert silenced(decision, scores, has, known, silent_at=0.9) == decision.points
+
+
+def test_scores_of_one_are_silenced_too() -> None:
+    scores, has = np.ones((10, 1)), np.arange(10)[:, None] < 5
+    decision, known = Decision(points=(point_at(0.5),)), np.ones_like(has)
+    (point,) = silenced(decision, scores, has, known, silent_at=1.0)
+    assert point
+    assert point.recall == 0.0
+    never = chosen(scores[:, 0], has[:, 0], precision_at=0.9).point
+    assert never
+    assert never.recall == 0.0
+
+
 def test_without_background_clips_no_threshold_is_raised() -> None:
     decision, scores = Decision(points=(point_at(0.5),)), np.array([[0.9], [0.8]])
     known = np.ones((2, 1), bool)

@@ -94,7 +94,7 @@ def silenced(
     thresholds, background = decision.limits(scores.shape[1]), scores[is_background(has, is_known)]
     if not len(background):
         return decision.points
-    while (named := background >= thresholds).any(axis=1).mean() > 1 - silent_at:
+    while (~(named := background >= thresholds).any(axis=1)).mean() < silent_at:
         steps = []
         for c in named.any(axis=0).nonzero()[0].tolist():
             wrong, hits = np.sort(background[named[:, c], c]), np.sort(scores[labelled[:, c], c])
@@ -102,11 +102,16 @@ def silenced(
             costs = (1 + lost) / np.arange(1, len(wrong) + 1)
             steps.append((costs.min(), c, wrong[costs.argmin()]))
         _, c, score = min(steps)
-        above = scores[scores[:, c] > score, c]
-        thresholds[c] = (score + above.min(initial=1.0)) / 2
+        thresholds[c] = _above(score, scores[:, c])
         mask = is_known[:, c]
         points[c] = operating_point(scores[mask, c], has[mask, c], float(thresholds[c]))
     return tuple(points)
+
+
+def _above(score: np.floating, scores: Column) -> float:
+    """A threshold between this score and the next higher one, or 1; above 1 where the score reaches it."""
+    middle = (float(score) + float(scores[scores > score].min(initial=1.0))) / 2
+    return max(middle, float(np.nextafter(float(score), 2)))
 
 
 def is_background(has: Mask, is_known: Mask) -> Bool[np.ndarray, "clip"]:
@@ -167,7 +172,7 @@ def _choose(scores: Column, has: Bool[np.ndarray, "clip"], precision_at: float) 
     if precision_at:
         if (best := precision[recall > 0].max()) < precision_at:  # rather silent than wrong
             remark = f"{precision_at:g} is not reached, at best {best:.2f}: silent on these clips"
-            return Chosen(operating_point(scores, has, (float(scores.max()) + 1) / 2), remark)
+            return Chosen(operating_point(scores, has, _above(scores.max(), scores)), remark)
         value = np.where(precision >= precision_at, recall, -1.0)
     else:
         value = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
