@@ -3,6 +3,7 @@
 python benchmarks/objectives.py sounds DATA OUT         the unlabelled sounds: 16 kHz, stretches of 5 s and
 more python benchmarks/objectives.py run OBJECTIVE SOUNDS OUT --minutes 60 --seed 0 python
 benchmarks/objectives.py judge DATA RUN ...      a table of frozen encoders
+python benchmarks/objectives.py start RUN START.safetensors     the weights that a run began with
 
 DATA holds `free/`, `fsdd/`, `gm/` and `esc50/`. Sounds: the first, takes 5-49 of the digits, the training
 instruments and pieces, and ESC-50 without fold 5 and without labels. A run of Tiny on clips of 5 s ends when
@@ -33,6 +34,7 @@ from unlabelled import digits_and_notes
 
 from patchout.audio import stream as audio
 from patchout.audio.mel import log_mel
+from patchout.checkpoint import own
 from patchout.checkpoint.maskspec import encoder_of
 from patchout.files import write_json
 from patchout.inference.embedding import Embedder, mid_level
@@ -326,8 +328,14 @@ def main() -> None:
     ask = commands.add_parser("judge")
     ask.add_argument("data", type=Path)
     ask.add_argument("runs", type=Path, nargs="+")
+    first = commands.add_parser("start")
+    first.add_argument("run", type=Path)
+    first.add_argument("out", type=Path)
     options = parser.parse_args()
-    if options.command == "judge":
+    if options.command == "start":
+        _, _, encoder = next(encoders(options.run))
+        own.save(encoder, options.out)
+    elif options.command == "judge":
         judge(options.data, options.runs)
     elif options.command == "sounds":
         write_streams(unlabelled(options.data), options.out)

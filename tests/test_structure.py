@@ -26,12 +26,12 @@ ROOMS = {  # a room imports only rooms above it, and the nouns beside them; line
     "models": 1934,
     "checkpoint": 2236,
     "data": 3215,
-    "inference": 4593,
+    "inference": 4594,
     "export": 552,
     "hear": 2799,
     "suites": 227,
     "judge": 1975,
-    "training": 5637,
+    "training": 5640,
     "web": 1581,
     "bench": 691,
     "cli": 2411,
@@ -288,13 +288,23 @@ def test_light_commands_do_without_torch(code: str, tmp_path: Path) -> None:
     assert printed.splitlines()[-1] == "[]"
 
 
-def test_a_spawned_worker_imports_no_training_code() -> None:
+SLOW = ("scipy.signal", "scipy.stats", "sklearn", "pandas")  # half a second to one, as long as torch itself
+
+
+def test_a_spawned_worker_imports_no_training_code_and_nothing_slow() -> None:
     """It imports the main module anew, and the modules of what it is sent: decoding, packing, bulk jobs."""
     modules = (
         "patchout.cli.main, patchout.data.batches, patchout.data.prepare.job, patchout.inference.bulk.run"
     )
-    loaded = "sorted(name for name in sys.modules if name.startswith('patchout.training'))"
+    loaded = f"sorted(name for name in sys.modules if name.startswith(('patchout.training', *{SLOW})))"
     assert run_python(f"import sys, {modules}; print({loaded})").strip() == "[]"
+
+
+def test_what_is_slow_to_import_waits_until_it_is_used() -> None:
+    modules = ("inference.tagging", "inference.embedding", "training.supervised.run", "training.masked.run")
+    imports = "".join(f"import patchout.{module}\n" for module in modules)
+    printed = run_python(f"import sys\n{imports}print(sorted({{*{SLOW}}} & set(sys.modules)))")
+    assert printed.strip() == "[]"
 
 
 def test_help_takes_less_time_than_the_import_of_the_option_parser() -> None:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Real
-from scipy import fft, signal
+from scipy import fft
 
 from patchout.audio.pcm import mono
 
@@ -44,7 +44,7 @@ class Meter:
         self._peak = self._mean_power = 0.0
         self._sums, self._powers = np.zeros(1), np.zeros(1)
         self._rest, self._spectrum = np.zeros(0, np.float32), np.zeros(FFT_SAMPLES // 2 + 1)
-        self._window = signal.get_window("hann", FFT_SAMPLES).astype(np.float32)
+        self._window = np.hanning(FFT_SAMPLES + 1)[:-1].astype(np.float32)  # periodic
 
     def add(self, frames: Real[np.ndarray, "sample channel"]) -> None:
         """Count a block; where the number of channels changes, offset and cancelling are counted anew."""

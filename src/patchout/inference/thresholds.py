@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import optimize, special
-from sklearn.metrics import precision_recall_curve
 
 from patchout.data.clips import ClipSet
 from patchout.inference.evaluate import Predictions
@@ -167,6 +166,8 @@ def _choose(scores: Column, has: Bool[np.ndarray, "clip"], precision_at: float) 
         return Chosen(None, f"none: {hits} validation clips with the class, {MIN_CLIPS} are needed")
     if misses < MIN_CLIPS:
         return Chosen(None, f"none: {misses} validation clips without the class, {MIN_CLIPS} are needed")
+    from sklearn.metrics import precision_recall_curve  # a second, which other commands need not wait
+
     precision, recall, levels = precision_recall_curve(has, scores, drop_intermediate=False)
     precision, recall, remark = precision[:-1], recall[:-1], ""  # the last stands for no clip at all
     if precision_at:

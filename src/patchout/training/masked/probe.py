@@ -1,5 +1,5 @@
 """Does an encoder tell labelled classes apart as it is, without training it? Nearest neighbours, a linear
-model.
+model. scikit-learn is imported where it is used: a run without a probe need not wait a second for it.
 """
 
 from collections.abc import Sequence
@@ -7,12 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import binomtest
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from patchout.audio.stream import AudioError
 from patchout.data.clips import ClipSet, DataError
@@ -67,6 +61,8 @@ class Probe:
 
     def neighbours(self, features: Float[np.ndarray, "clip width"]) -> Bool[np.ndarray, "clip"]:
         """Whether the nearest clips of the other folds have the clip's class."""
+        from sklearn.neighbors import KNeighborsClassifier
+
         count = min(NEIGHBOURS, len(self.classes) // self.splits)
         return self._right(KNeighborsClassifier(count, metric="cosine"), features)
 
@@ -79,12 +75,17 @@ class Probe:
 
     def judge(self, name: str, model: Tagger, precision: Precision) -> Subject:
         """Both classifiers on what a model hears."""
+        from sklearn.linear_model import LogisticRegression
+
         features = self.features(model, precision)
-        return Subject(
-            name, self.neighbours(features), self._right(LogisticRegression(max_iter=3000), features)
-        )
+        linear = self._right(LogisticRegression(max_iter=3000), features)
+        return Subject(name, self.neighbours(features), linear)
 
     def _right(self, classifier: object, features: np.ndarray) -> Bool[np.ndarray, "clip"]:
+        from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         folds = StratifiedGroupKFold(self.splits)
         scaled = make_pipeline(StandardScaler(), classifier)
         predictions = cross_val_predict(scaled, features, self.classes, groups=self.groups, cv=folds)
@@ -103,6 +104,8 @@ def _problem(clips: ClipSet, clip: int) -> str:
 
 def gain(before: Subject, after: Subject) -> tuple[int, int, float]:
     """Clips that the linear model names only after, only before, and McNemar's exact p of such a split."""
+    from scipy.stats import binomtest
+
     better, worse = int((after.linear & ~before.linear).sum()), int((before.linear & ~after.linear).sum())
     return better, worse, float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
