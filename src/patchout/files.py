@@ -1,4 +1,4 @@
-"""Atomic writes: a temporary file is flushed to the disk and renamed; file states; the cache folder."""
+"""Atomic writes: a temporary file is flushed to the disk, then renamed; file states; the cache; tables."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -105,3 +105,9 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write `content` as JSON, atomically."""
     with write_aside(path) as aside:
         aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown; a bar in a cell does not end it."""
+    lines = [[str(cell).replace("|", "\\|") for cell in row] for row in (head, ["---"] * len(head), *rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

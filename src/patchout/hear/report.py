@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from patchout.files import write_aside
+from patchout.files import markdown_table, write_aside
 from patchout.hear import figures as plots_hear
 from patchout.hear.figures import Line
 from patchout.hear.results import Model, read_results
@@ -167,13 +167,13 @@ def _tables(board: Board) -> Iterator[str]:
         yield f"### {category.capitalize()}\n\n" + _table(board.shown(), tasks, rows)
 
 
-def _table(models: Sequence[Model], columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown table, a row a model; measured ones in bold letters."""
-    lines = [("model", "source", *columns), ("---",) * (len(columns) + 2)]
-    for model, row in zip(models, rows, strict=True):
-        name, bold = model.name.replace("|", "\\|"), "" if model.is_cited else "**"
-        lines.append((f"{bold}{name}{bold}", f"{bold}{model.source}{bold}", *row))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _table(models: Sequence[Model], columns: Sequence[str], scores: Sequence[Sequence[str]]) -> str:
+    """A row a model; measured ones in bold letters."""
+    rows = []
+    for model, row in zip(models, scores, strict=True):
+        bold = "" if model.is_cited else "**"
+        rows.append((f"{bold}{model.name}{bold}", f"{bold}{model.source}{bold}", *row))
+    return markdown_table(("model", "source", *columns), rows)
 
 
 def _median(board: Board, model: Model, tasks: Sequence[str]) -> str:

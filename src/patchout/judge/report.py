@@ -5,11 +5,10 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from patchout.checkpoint.zoo import load
 from patchout.figures import Spectrogram
-from patchout.files import write_aside, write_json
+from patchout.files import markdown_table, write_aside, write_json
 from patchout.inference.tagging import overview
 from patchout.judge import figures
 from patchout.judge.measures import FileRecord
@@ -67,7 +66,7 @@ def numbers(judgements: Sequence[Judgement]) -> str:
         for each in judgements
         for metric, reason in each.left_out.items()
     ]
-    return _table(("protocol", "metric", "value", "95 % within"), rows) + "".join(missing)
+    return markdown_table(("protocol", "metric", "value", "95 % within"), rows) + "".join(missing)
 
 
 def _badness(record: FileRecord) -> tuple[float, float]:
@@ -96,7 +95,7 @@ def _worst(records: Sequence[FileRecord]) -> str:
         for record in records[:MAX_ROWS]
     ]  # fmt: skip
     head = ("file", "pair", "KL", "nearest of the reference", "distance", "classes (generated/reference)")
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _number(value: float) -> str:
@@ -118,9 +117,3 @@ def _pictures(out: Path, judgement: Judgement, records: Sequence[FileRecord]) ->
         name = f"worst-{number}.png"
         figures.pair(out / name, sounds, record.classes, title=f"KL {record.kl:.3f}")
         yield name
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; a bar in a name does not end its cell."""
-    lines = [[str(cell).replace("|", "\\|") for cell in row] for row in (head, ["---"] * len(head), *rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

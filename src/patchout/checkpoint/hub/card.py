@@ -3,9 +3,10 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from patchout.files import markdown_table
 from patchout.models.decision import DEFAULT_THRESHOLD, OperatingPoint
 from patchout.models.tagger import TaggerConfig, family_of
 
@@ -66,12 +67,6 @@ def hub_licence(text: str) -> str:
     return name if name in LICENCES else "other"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; a bar in a name does not end its cell."""
-    lines = [[str(cell).replace("|", "\\|") for cell in row] for row in (head, ["---"] * len(head), *rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
 def _front_matter(config: TaggerConfig, transformers: bool) -> str:
     """The YAML that the hub reads; JSON strings are YAML."""
     licence = hub_licence(config.licence)
@@ -118,7 +113,7 @@ def _labels(config: TaggerConfig) -> str:
     decision, text = config.decision, ", ".join(config.labels)
     if decision.points:
         head = ("label", "threshold", "precision", "95 % within", "recall", "95 % within")
-        text = table(head, map(_point_row, config.labels, decision.points))
+        text = markdown_table(head, map(_point_row, config.labels, decision.points))
         note = "Thresholds of validation clips: precision holds where a label is as frequent as there."
         text = f"{note}\n\n{text}"
     if decision.calibrates:
@@ -154,7 +149,8 @@ def _scores(facts: Mapping[str, Any]) -> str:
         (name, UNKNOWN if value is None else f"{value:.4f}", _interval(intervals.get(name)))
         for name, value in scores.items()
     ]
-    return f"{table(('score', 'value', '95 % within'), rows)}\nMeasured on: {_text(facts.get('scored'))}."
+    table = markdown_table(("score", "value", "95 % within"), rows)
+    return f"{table}\nMeasured on: {_text(facts.get('scored'))}."
 
 
 def _interval(interval: Sequence[float | None] | None) -> str:

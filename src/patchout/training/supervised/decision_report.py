@@ -1,6 +1,6 @@
 """Report on decisions: thresholds of the classes, silence on background, reliability of the scores."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from patchout.data.clips import ClipSet
+from patchout.files import markdown_table
 from patchout.inference.evaluate import Predictions
 from patchout.inference.metrics import score_text, wilson_interval
 from patchout.inference.thresholds import (
@@ -62,7 +63,7 @@ def decision_report(
     figures.reliability_diagram(folder / "reliability.png", before, after)
     parts = [
         _aim(fitted, is_validation),
-        table_text(*_classes(labels, fitted, () if is_validation else (scores, has, is_known))),
+        markdown_table(*_classes(labels, fitted, () if is_validation else (scores, has, is_known))),
         _background(scores, background, has & is_known, named=named),
         "![share of clips that have the class, by score](reliability.png)\n",
         f"Expected calibration error {before.error:.3f} before calibration, {after.error:.3f} after it "
@@ -145,12 +146,6 @@ def _background(scores: Table, background: Bool[np.ndarray, "clip"], has: Mask, 
     ]
     silent = int((~named.any(axis=1)).sum())
     text = f"{silent} of {len(named)} background clips are silent at these thresholds."
-    return f"{text} With one for all classes:\n\n" + table_text(
+    return f"{text} With one for all classes:\n\n" + markdown_table(
         ("silent background clips", "threshold", "labels that it still finds"), rows
     )
-
-
-def table_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; a bar in a name does not end its cell."""
-    lines = [[str(cell).replace("|", "\\|") for cell in row] for row in (head, ["---"] * len(head), *rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

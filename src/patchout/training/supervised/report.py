@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from patchout.data.sets import ClipSet
-from patchout.files import write_aside
+from patchout.files import markdown_table, write_aside
 from patchout.inference import metrics
 from patchout.inference.evaluate import Evaluation, Predictions, draws_for, judge
 from patchout.models.decision import probabilities
 from patchout.models.tagger import TaggerConfig
 from patchout.training.supervised import figures
-from patchout.training.supervised.decision_report import DecisionReport, table_text
+from patchout.training.supervised.decision_report import DecisionReport
 
 MAX_ROWS = 20  # of the tables of pairs and of clips
 
@@ -112,7 +112,9 @@ def _summary(evaluation: Evaluation, clips: ClipSet, weights: str, num_classes: 
         if count["listed"]
     ]
     return (
-        table_text(("score", "value", "95 % within"), rows) + "\n" + "".join(f"- {fact}\n" for fact in facts)
+        markdown_table(("score", "value", "95 % within"), rows)
+        + "\n"
+        + "".join(f"- {fact}\n" for fact in facts)
     )
 
 
@@ -131,7 +133,7 @@ def _classes(
         (labels[c], counts[c], *(metrics.score_text(values[c], 3) for values in columns.values()))
         for c in np.argsort(-first, kind="stable").tolist()
     )
-    return table_text(("class", "clips", *columns), rows)
+    return markdown_table(("class", "clips", *columns), rows)
 
 
 def _confusions(folder: Path, evaluation: Evaluation, wrong: Mistakes, labels: Sequence[str]) -> str:
@@ -141,7 +143,7 @@ def _confusions(folder: Path, evaluation: Evaluation, wrong: Mistakes, labels: S
     draw(folder / "confusions.png", labels, wrong.counts)
     pairs = figures.pairs(wrong.counts)[:MAX_ROWS]
     rows = ((labels[true], labels[rival], wrong.counts[true, rival]) for true, rival in pairs)
-    return table_text(("class", "taken for", "clips"), rows)
+    return markdown_table(("class", "taken for", "clips"), rows)
 
 
 def _worst_clips(wrong: Mistakes, scores: Table, clips: ClipSet, labels: Sequence[str]) -> str:
@@ -156,5 +158,5 @@ def _worst_clips(wrong: Mistakes, scores: Table, clips: ClipSet, labels: Sequenc
         for clip in np.argsort(-wrong.lead, kind="stable")[:MAX_ROWS].tolist()
         if wrong.lead[clip] > 0
     ]
-    table = table_text(("file", "class (score)", "highest wrong class"), rows)
+    table = markdown_table(("file", "class (score)", "highest wrong class"), rows)
     return table if rows else "None: no wrong class leads.\n"
