@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from patchout.models.kernels import linear
+
 Initialization = Literal["xavier_uniform_", "xavier_normal_"]
 DRAW = {"xavier_uniform_": nn.init.xavier_uniform_, "xavier_normal_": nn.init.xavier_normal_}
 ROWS_AT_ONCE = 8192  # of a prediction
@@ -205,7 +207,7 @@ class _Group:
         """Linear layer of each probe, as one batched product."""
         weight, bias = self.weights[layer], self.biases[layer]
         if hidden.shape[1] == 1:
-            return F.linear(hidden[:, 0], weight, bias)[:, None]
+            return linear(hidden[:, 0], weight, bias)[:, None]
         product = torch.baddbmm(bias[:, None], hidden.transpose(0, 1), weight.transpose(1, 2))
         return product.transpose(0, 1)
 
