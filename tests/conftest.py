@@ -24,7 +24,7 @@ from ranks import Ranks, serving
 torch.set_num_threads(1)
 os.environ |= {"OMP_NUM_THREADS": "1", "PATCHOUT_UNMEASURED": "1"}
 # Kernels of few shapes are kept, half a megabyte each: those of a thousand are never asked for again.
-os.environ |= {"LRU_CACHE_CAPACITY": "32", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
+os.environ |= {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 # Bytecode is kept even where the environment forbids it: else every process compiles the package anew.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

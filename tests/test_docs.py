@@ -44,7 +44,7 @@ CELLS = re.findall(
 )
 SHORTER = {  # of what takes minutes to hours, or needs a download
     "train folder": "--epochs 1",
-    "train esc50-s": "--epochs 1 --seeds 2 --depth 1 --init '' --size tiny --folds 1",
+    "train esc50-s": "--epochs 2 --seeds 2 --depth 1 --init '' --size tiny --folds 1",
     "train esc10": "--epochs 1 --depth 1",
     "pretrain own": "--init '' --epochs 1 --warm-up-epochs 0 --size tiny --clip-s .5",
     "pretrain maskspec-tiny": "--batch 8 --epochs 1 --warm-up-epochs 0 --decoder 16 1 1 --clip-s .5",
