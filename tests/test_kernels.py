@@ -1,15 +1,25 @@
 """A CPU's own products and attention against torch's, forwards and backwards."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import LABELS, tiny_config
 from test_passt import mel, rng
+from torch import nn
 
 from patchout.models import kernels
 from patchout.models.kernels import HeadwiseAttention, Kernels, attend, linear
+from patchout.models.maskspec import GridConfig, MaskSpecConfig
+from patchout.models.maskspec_classifier import MaskSpecClassifier, MaskSpecClassifierConfig
 from patchout.models.passt import Passt
+from patchout.training.masked.recipes import recipe
+from patchout.training.masked.run import OBJECTIVES
 
 needs_onednn = pytest.mark.skipif(not kernels.has_onednn(), reason="a torch without oneDNN")
 OWN = Kernels(onednn=True, headwise=True, bf16_attention=True, bf16_speed=2.0, int8_speed=1.0)
@@ -87,3 +97,36 @@ def test_attention_in_bf16_keeps_no_scores() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         attend(q, k, v)
     assert kept == [2 * 300 * 8] * 3
+
+
+# -- first weights -------------------------------------------------------------------------------------------
+
+SMALL: dict[str, Any] = {"width": 32, "depth": 1, "heads": 2, "columns": 6}
+
+
+def pretrained(objective: str) -> nn.Module:
+    """The model that a pre-training with that objective begins with."""
+    config = recipe({"pixels": "maskspec"}.get(objective, objective) + "-tiny")[0]
+    shape = MaskSpecConfig(**SMALL) if objective == "pixels" else GridConfig(**SMALL)
+    return OBJECTIVES[objective].build(replace(config, data="sounds", out=Path("run")), shape)
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "passt": lambda: Passt(tiny_config(), rng=rng(0)),
+    "classifier": lambda: MaskSpecClassifier(MaskSpecClassifierConfig(labels=LABELS, **SMALL), rng=rng(0)),
+    **{name: partial(pretrained, name) for name in OBJECTIVES},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_weight_of_a_model_is_drawn(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The linear layers of a block draw none by themselves."""
+
+    def blank(layer: nn.Linear) -> None:
+        for parameter in layer.parameters():
+            parameter.detach().fill_(torch.nan)
+
+    monkeypatch.setattr(kernels.Linear, "reset_parameters", blank)
+    model = MODELS[name]()
+    assert any(isinstance(part, kernels.Linear) for part in model.modules())
+    assert [key for key, parameter in model.named_parameters() if not parameter.isfinite().all()] == []

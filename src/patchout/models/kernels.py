@@ -93,6 +93,9 @@ def _cases(tokens: int) -> Cases:
 class Linear(nn.Linear):
     """Linear layer computed by `linear`."""
 
+    def reset_parameters(self) -> None:
+        """Nothing: its model draws the weights, or they are loaded; torch's draw takes as long as a load."""
+
     def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
         """Rows (..., in) -> (..., out)."""
         return linear(x, self.weight, self.bias)
