@@ -1,9 +1,9 @@
 """Four objectives of pre-training on the same sounds, for the same processor time.
 
-python benchmarks/objectives.py sounds DATA OUT         the unlabelled sounds: 16 kHz, stretches of 5 s and
-more python benchmarks/objectives.py run OBJECTIVE SOUNDS OUT --minutes 60 --seed 0 python
-benchmarks/objectives.py judge DATA RUN ...      a table of frozen encoders
-python benchmarks/objectives.py start RUN START.safetensors     the weights that a run began with
+`python benchmarks/objectives.py sounds DATA OUT`: the unlabelled sounds, 16 kHz, stretches of 5 s and more.
+`... run OBJECTIVE SOUNDS OUT --minutes 60 --seed 0`: pre-train.
+`... judge DATA RUN ...`: a table of frozen encoders.
+`... start RUN START.safetensors`: the weights that a run began with.
 
 DATA holds `free/`, `fsdd/`, `gm/` and `esc50/`. Sounds: the first, takes 5-49 of the digits, the training
 instruments and pieces, and ESC-50 without fold 5 and without labels. A run of Tiny on clips of 5 s ends when
