@@ -76,6 +76,20 @@ def test_half_precision_halves_the_file(tiny: Passt, tmp_path: Path) -> None:
     torch.testing.assert_close(again.head[1].weight, tiny.head[1].weight, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_a_load_draws_no_weights_and_keeps_none_in_its_file(half: bool, tiny: Passt, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save(tiny, path, half=half)
+    before = torch.get_rng_state()
+    again = load(path)
+    assert torch.equal(torch.get_rng_state(), before)
+    path.write_bytes(bytes(path.stat().st_size))  # in place: a file that is mapped would change the model
+    for name, weight in again.state_dict().items():
+        assert weight.is_contiguous(), name
+        torch.testing.assert_close(weight, tiny.state_dict()[name], atol=1e-3 * half, rtol=1e-3 * half)
+    assert all(weight.requires_grad for weight in again.parameters())
+
+
 def test_a_full_disk_is_told_in_one_line(
     tiny: Passt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

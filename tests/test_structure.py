@@ -23,8 +23,8 @@ PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
     "audio": 1799,
-    "models": 1937,
-    "checkpoint": 2232,
+    "models": 1954,
+    "checkpoint": 2239,
     "data": 3215,
     "inference": 4594,
     "export": 552,

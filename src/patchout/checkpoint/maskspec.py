@@ -12,7 +12,7 @@ from patchout.audio.mel import MelConfig
 from patchout.audio.statistics import audioset_statistics
 from patchout.checkpoint.public import Source, class_names, num_blocks, num_heads, read_public
 from patchout.errors import CheckpointError
-from patchout.models.fill import check_fit, fill
+from patchout.models.fill import check_fit, fill, undrawn
 from patchout.models.masking import sincos_positions
 from patchout.models.maskspec import GridConfig, MaskedEncoder, MaskSpec, MaskSpecConfig
 from patchout.models.maskspec_classifier import NEW_HEAD_STD, MaskSpecClassifier, MaskSpecClassifierConfig
@@ -76,7 +76,9 @@ def import_maskspec(
         raise CheckpointError(f"{where}: {reason}: give decoder_heads")
     decoder: dict[str, Any] = {"decoder_width": width, "decoder_depth": depth, "decoder_heads": heads}
     config = MaskSpecConfig(mel=mel, **_sizes(public, mel, where), **decoder)
-    return _filled(MaskSpec(config), public, where)
+    with undrawn():
+        model = MaskSpec(config)
+    return _filled(model, public, where)
 
 
 def import_maskspec_classifier(
@@ -99,7 +101,9 @@ def import_maskspec_classifier(
     labels, sizes = class_names(labels, len(public["head.weight"]), where), _sizes(public, mel, where)
     pooling: Literal["mean", "token"] = "mean" if "fc_norm.weight" in public else "token"
     config = MaskSpecClassifierConfig(labels=labels, task=task, pooling=pooling, mel=mel, **sizes)
-    model = _filled(MaskSpecClassifier(config), public, where)
+    with undrawn():
+        model = MaskSpecClassifier(config)
+    model = _filled(model, public, where)
     position, grid = model.embed.position, (config.rows, config.columns)
     fixed = [sincos_positions(*sides, config.width) for sides in (grid[::-1], grid)]
     by_time, by_frequency = (F.cosine_similarity(position, table)[1:].mean().item() for table in fixed)

@@ -20,7 +20,7 @@ from patchout.errors import CheckpointError
 from patchout.files import write_aside
 from patchout.models.decision import decision_from
 from patchout.models.family import num_patches
-from patchout.models.fill import check_finite, check_names, fill
+from patchout.models.fill import check_finite, check_names, fill, undrawn
 from patchout.models.int8 import is_quantised
 from patchout.models.maskspec import MaskSpec, MaskSpecConfig
 from patchout.models.passt import Passt, PasstConfig
@@ -76,7 +76,9 @@ def load(path: Path_) -> Model:
         reason = f"holds a {kind}, here are {', '.join(KINDS)}"
         raise CheckpointError(f"{path}: {reason}: the file needs a newer patchout")
     check_finite(weights, str(path))
-    model: Model = KINDS[kind][0](config_from_json(metadata["config"], kind))
+    config = config_from_json(metadata["config"], kind)
+    with undrawn():
+        model: Model = KINDS[kind][0](config)
     fill(model, weights, str(path))
     return model
 
@@ -157,7 +159,8 @@ def import_passt(
         columns=public["time_new_pos_embed"].shape[-1],
         distilled="dist_token" in public,
     )
-    model = Passt(config)
+    with undrawn():
+        model = Passt(config)
     check_names(public, export_passt(model), where)
     fill(model, _own_names(public), where)
     return model

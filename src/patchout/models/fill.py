@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from patchout.errors import CheckpointError
@@ -34,8 +35,23 @@ def check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], sou
             raise CheckpointError(f"{source}: {name} is {shape}, the model has {model_shape}")
 
 
+def undrawn() -> torch.device:
+    """A context in which a model is built without memory and first weights, for `fill` to give it both.
+
+    To draw those of Base takes as long as to read its file.
+    """
+    return torch.device("meta")
+
+
 def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Load weights into a model and put it in evaluation mode; every name and shape must match."""
-    check_fit(weights, model.state_dict(), source)
-    model.load_state_dict(dict(weights))
+    expected = model.state_dict()
+    check_fit(weights, expected, source)
+    if bare := any(tensor.is_meta for tensor in expected.values()):  # tensors of a file share its memory
+        form = torch.contiguous_format
+        weights = {
+            name: tensor.to(expected[name].dtype, copy=True, memory_format=form)
+            for name, tensor in weights.items()
+        }
+    model.load_state_dict(dict(weights), assign=bare)
     model.eval()

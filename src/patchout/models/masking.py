@@ -1,7 +1,7 @@
 """Masked spectrogram prediction: patches, positions, random mask, targets, loss (MaskSpec, section 2)."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -33,11 +33,12 @@ def sincos_positions(rows: int, columns: int, width: int) -> Float[Tensor, "posi
     """
     if width % 4:
         raise ValueError(f"sin-cos positions: width {width} is no multiple of 4: choose another")
-    frequency = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
-    index = torch.arange(rows * columns, dtype=torch.float64)
+    options: Any = {"dtype": torch.float64, "device": "cpu"}  # also where a model is built without memory
+    frequency = 10_000.0 ** -(torch.arange(width // 4, **options) / (width / 4))
+    index = torch.arange(rows * columns, **options)
     time, freq = (axis[:, None] * frequency for axis in (index % columns, index // columns))
     table = torch.cat([time.sin(), time.cos(), freq.sin(), freq.cos()], dim=1)
-    return torch.cat([torch.zeros(1, width), table.float()])
+    return torch.cat([torch.zeros(1, width, device="cpu"), table.float()])
 
 
 def num_kept(tokens: int, mask_ratio: float) -> int:
