@@ -36,13 +36,15 @@ def ranking(
     often each draw of a bootstrap has a clip; by default one draw has every clip once.
     """
     weights = np.ones_like(targets) if known is None else known
-    columns = zip(scores.T, (targets * weights).T, weights.T, strict=True)
-    if counts is None and all(((table == 0) | (table == 1)).all() for table in (targets, weights)):
-        classes = [_rank_once(-column, hits > 0, weight > 0) for column, hits, weight in columns]
-    else:
-        counts = np.ones((len(scores), 1), np.float32) if counts is None else counts
-        classes = [_rank(*column, counts) for column in columns]
-    return Ranking(*(np.stack(values) for values in zip(*classes, strict=True)))
+    hits = targets * weights
+    once = counts is None and all(((table == 0) | (table == 1)).all() for table in (targets, weights))
+    counts = np.ones((len(scores), 1), np.float32) if counts is None else counts
+    classes = Ranking(*(np.full((scores.shape[1], counts.shape[1]), math.nan) for _ in Ranking._fields))
+    for index in np.flatnonzero(hits.any(axis=0)):
+        columns = scores[:, index], hits[:, index], weights[:, index]
+        values = _rank_once(-columns[0], columns[1] > 0, columns[2] > 0) if once else _rank(*columns, counts)
+        classes.precision[index], classes.auc[index] = values
+    return classes
 
 
 def _rank_once(
