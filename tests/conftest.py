@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from jaxtyping import install_import_hook
 from ranks import Ranks, serving
+from type_checks import install_type_checks
 
 # The same on every machine, also in processes that tests start: one thread (threads of models this small wait
 # for each other), and kernels that are not measured.
@@ -28,7 +28,7 @@ os.environ |= {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "6
 # Bytecode is kept even where the environment forbids it: else every process compiles the package anew.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-install_import_hook("patchout", "beartype.beartype")  # before the first import of the package
+install_type_checks()  # before the first import of the package
 gc.disable()  # nothing that is imported is garbage: until all is collected
 
 from patchout.audio.mel import log_mel  # noqa: E402
@@ -69,7 +69,8 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
     if plan := sys.modules.get("patchout.training.plan"):
-        vars(plan)["FEW"] = 2  # clips of a measured step, which else costs as much as all that a test trains
+        # a measured step else costs as much as all that a test trains
+        vars(plan).update(FEW=2, REPEATS=1)
 
 
 @pytest.fixture(autouse=True, scope="module")

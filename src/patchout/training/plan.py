@@ -17,6 +17,7 @@ from patchout.training.step import Place
 
 TRIAL = {"cuda": 64}  # clips of the measured step, where they fit: a GPU is faster with many
 FEW = 8  # clips of it elsewhere
+REPEATS = 3  # of it: the fastest counts
 LARGEST_BATCH = 32
 SHARE = 0.5  # of the free memory that a run may plan with
 
@@ -96,7 +97,7 @@ class Plan:
 def measure(
     model: nn.Module, loss: Callable[[nn.Module, Batch, Place], Tensor], *, num_samples: int, num_classes: int
 ) -> Trial:
-    """Cost of a clip of noise in `loss` and its backward pass, the fastest of three; no gradient is left."""
+    """Cost of a clip of noise in `loss` and its backward pass, the fastest repeat; no gradient is left."""
     device, classes = next(model.parameters()).device, max(1, num_classes)
     most = TRIAL.get(device.type, FEW)
     wave = torch.randn(most, num_samples, generator=keyed("plan")).to(device)
@@ -110,7 +111,7 @@ def measure(
     bytes_a_clip, seconds = activation_bytes(forward), math.inf
     fitting = SHARE * free_bytes(device) // max(1, bytes_a_clip)
     clips = int(min(most, max(FEW, fitting)))
-    for _ in range(3):
+    for _ in range(REPEATS):
         started = time.perf_counter()
         torch.autograd.backward(forward(clips))
         if device.type != "cpu":
