@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import Float
 from type_checks import checked
 
@@ -18,16 +17,16 @@ def widened(table: Table, columns: int) -> Table | None:
 
 
 def test_an_argument_of_another_type_or_shape_is_refused() -> None:
-    with pytest.raises(BeartypeCallHintViolation, match="not instance of float"):
+    with pytest.raises(TypeError, match="not instance of float"):
         score_text("a")  # type: ignore[arg-type]
-    with pytest.raises(BeartypeCallHintViolation, match="size of dimension class is 4"):
+    with pytest.raises(TypeError, match="size of dimension class is 4"):
         accuracy(np.zeros((3, 2)), np.zeros((3, 4)))
 
 
 def test_a_result_of_another_shape_is_refused() -> None:
     function: Any = checked(widened, typechecker=None)
     assert function(np.zeros((3, 2)), 0).shape == (3, 2)
-    with pytest.raises(BeartypeCallHintViolation, match="return"):
+    with pytest.raises(TypeError, match="return"):
         function(np.zeros((3, 2)), 1)
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 
 BY_JAXTYPING = jaxtyping.jaxtyped
+CONF = BeartypeConf(violation_type=TypeError)
 
 
 def install_type_checks() -> None:
@@ -26,7 +27,7 @@ def checked(thing: Any, *, typechecker: Any) -> Any:
     if not inspect.isfunction(thing):  # a class, a property
         return BY_JAXTYPING(thing, typechecker=typechecker)
     thing.__annotations__ = {name: resolved(hint, thing) for name, hint in thing.__annotations__.items()}
-    plain = beartype(thing)
+    plain = beartype(conf=CONF)(thing)
     sized = any(map(is_sized, thing.__annotations__.values()))
     careful: Callable[..., Any] = BY_JAXTYPING(plain, typechecker=None) if sized else plain
 

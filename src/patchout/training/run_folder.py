@@ -110,7 +110,7 @@ def stored_config(out: Path) -> dict[str, Any]:
 
 def as_begun(
     config: "Config", recipe: "Config", out: Path, *, of_weights: AbstractSet[str] = frozenset()
-) -> tuple["Config", str]:
+) -> "tuple[Config, str]":
     """The config that resumes the run in `out`, with the recipe's values of its beginning; and the changes.
 
     A recipe may change between two versions; a run that is resumed does not. Of several seeds, folds or
