@@ -2,30 +2,12 @@
 
 import math
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partialmethod
 
 import numpy as np
-import pytest
 import torch
-from torch import Tensor, nn
-
-from patchout.models.maskspec import MaskSpec
-from patchout.models.passt import Passt
+from torch import Tensor
 
 RATE = 32_000
-
-
-@contextmanager
-def no_first_weights() -> Iterator[None]:
-    """A full-size model that is imported draws no weights of its own, and takes over the imported tensors."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn.Linear, "reset_parameters", lambda self: None)
-        patch.setattr(Passt, "init_weights", lambda self, rng=None: None)
-        patch.setattr(MaskSpec, "init_weights", lambda self, rng=None: None)
-        patch.setattr(nn.Module, "load_state_dict", partialmethod(nn.Module.load_state_dict, assign=True))
-        yield
 
 
 def golden_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import give_memory_back
-from golden_recipe import golden_wave, golden_weights, no_first_weights
+from golden_recipe import golden_wave, golden_weights
 from mel_reference import hold
 
 from patchout.audio.mel import MelConfig, log_mel
@@ -17,6 +17,7 @@ from patchout.checkpoint.own import export_passt, import_passt
 from patchout.hear import PRESETS, HearModel, get_scene_embeddings, get_timestamp_embeddings
 from patchout.inference.embedding import Mode
 from patchout.models.family import Prediction
+from patchout.models.fill import undrawn
 from patchout.models.int8 import quantised
 from patchout.models.passt import Passt, PasstConfig
 
@@ -66,11 +67,10 @@ def import_golden(geometry: tuple[str, ...]) -> Passt:
     mel, columns = MelConfig(hop_length=int(hop)), int(frames) // time
     labels = tuple(map(str, range(527)))
     config = PasstConfig(labels=labels, mel=mel, depth=int(depth), stride=(frequency, time), columns=columns)
-    with torch.device("meta"):  # shapes without values
+    with undrawn():  # shapes without values
         shapes = {key: tuple(tensor.shape) for key, tensor in export_passt(Passt(config)).items()}
     public = golden_weights(shapes | {"head_dist.weight": (527, 768), "head_dist.bias": (527,)})
-    with no_first_weights():
-        return import_passt(public, mel=mel, stride=(frequency, time))
+    return import_passt(public, mel=mel, stride=(frequency, time))
 
 
 def golden_model(name: str) -> Passt:

@@ -6,18 +6,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import LABELS
-from golden_recipe import golden_wave, golden_weights, no_first_weights
+from golden_recipe import golden_wave, golden_weights
 from mel_reference import hold
 
 from patchout.audio.mel import MelConfig, log_mel
 from patchout.audio.statistics import audioset_statistics
 from patchout.checkpoint.maskspec import TABLES, export_maskspec, import_maskspec, import_maskspec_classifier
 from patchout.inference.reconstruct import reconstruct
+from patchout.models.fill import undrawn
 from patchout.models.masking import (
     masked_error,
     num_kept,
@@ -79,22 +81,17 @@ def full_size(size: str, **changes: object) -> MaskSpecConfig:
     return MaskSpecConfig(**({"width": width, "heads": heads, "mel": public_mel()} | changes))  # type: ignore[arg-type]
 
 
-def shapes_and_tables(config: MaskSpecConfig) -> dict[str, torch.Tensor]:
-    """What a full size exports: tensors without values, but for the tables,
-    which a model of two blocks has too.
-    """
-    with torch.device("meta"):
-        own = export_maskspec(MaskSpec(config))
-    small = export_maskspec(MaskSpec(replace(config, depth=1, decoder_depth=1)))
-    return own | {name: small[name] for name in TABLES}
+def exported(kind: type[MaskSpec] | type[MaskSpecClassifier], config: Any) -> dict[str, torch.Tensor]:
+    """What a full size exports: fixed tables, and weights without values."""
+    with undrawn():
+        return export_maskspec(kind(config))
 
 
 def golden_model(size: str) -> MaskSpec:
     """Imported from golden weights under public names."""
-    own = shapes_and_tables(full_size(size))
+    own = exported(MaskSpec, full_size(size))
     drawn = golden_weights({name: tuple(tensor.shape) for name, tensor in own.items() if name not in TABLES})
-    with no_first_weights():
-        return import_maskspec(drawn | {name: own[name] for name in TABLES}, mel=public_mel())
+    return import_maskspec(drawn | {name: own[name] for name in TABLES}, mel=public_mel())
 
 
 def test_standardised_log_mel_equals_the_public_one() -> None:
@@ -161,10 +158,9 @@ def forget_weights() -> Iterator[None]:
 
 @pytest.mark.slow
 def test_losses_from_sound_to_number_are_the_published_ones() -> None:
-    own = shapes_and_tables(full_size("small"))
+    own = exported(MaskSpec, full_size("small"))
     assert len(own) == 254
-    with no_first_weights():
-        model = import_maskspec(formula_weights(own), mel=public_mel())
+    model = import_maskspec(formula_weights(own), mel=public_mel())
     spectrogram = log_mel(pair(), public_mel())
     with torch.inference_mode():
         out = model(spectrogram, 0.75, formula_noise())
@@ -189,12 +185,10 @@ def test_the_classifier_gives_the_published_logits(
 ) -> None:
     """The published one pads to 10 s, then cuts the columns of the clip: the same as a shorter clip here."""
     config = MaskSpecClassifierConfig(labels=tuple(map(str, range(classes))), mel=public_mel())
-    with torch.device("meta"):
-        own = export_maskspec(MaskSpecClassifier(config))
+    own = exported(MaskSpecClassifier, config)
     assert len(own) == 152
     own["pos_embed"] = sincos_positions(8, 62, 768)[None]
-    with no_first_weights():
-        model = import_maskspec_classifier(formula_weights(own), mel=public_mel())
+    model = import_maskspec_classifier(formula_weights(own), mel=public_mel())
     with torch.inference_mode():
         logits = model(log_mel(pair(seconds)[:, : seconds * 32_000], public_mel())).logits
     np.testing.assert_allclose(logits[0, :3].numpy(), first, rtol=0, atol=2e-5)
