@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from patchout.models.tagger import Tagger
 from patchout.training.step import Place
 from patchout.training.supervised.loss import StepLoss
 
-CLIPS = 64  # that are decoded and embedded at a time
+CLIPS = 64  # of one window or less, that are embedded at a time
 NOTE = (
     "the encoder is frozen and hears each clip once: "
     "augmentation, mixup and Patchout, which it would have to hear anew, do not apply"
@@ -48,7 +50,8 @@ class EmbeddedClips(Dataset[Item]):
 
     clips: ClipSet
     values: Embeddings
-    problems: dict[int, str]  # clip -> why it cannot be read
+    problems: dict[int, str] = field(default_factory=dict)  # clip -> why it cannot be read
+    remarks: dict[int, str] = field(default_factory=dict)  # clip -> what is missing or odd in it
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -63,34 +66,51 @@ class EmbeddedClips(Dataset[Item]):
         if index in self.problems:
             return silent(self.values[index], self.clips, index, DataError(self.problems[index]))
         weight = self.clips.known(index) * self.clips.weight(index)
-        return Item(self.values[index], self.clips.target(index), weight, index, "")
+        remarks = (self.remarks[index],) if index in self.remarks else ()
+        return Item(self.values[index], self.clips.target(index), weight, index, "", remarks)
+
+
+class Embedded(NamedTuple):
+    """A clip's embedding, zeros with the reason where it cannot be read."""
+
+    clip: int
+    value: Float[np.ndarray, "width"]
+    problem: str = ""
+    remark: str = ""  # what is missing or odd in its sound
 
 
 def embed_clips(model: Tagger, clips: ClipSet, precision: InferencePrecision, cache: str) -> EmbeddedClips:
-    """The clips with their embeddings, those in the folder `cache` ("": none) as they are kept there."""
-    path = Path(cache).expanduser() / f"{encoder_hash(model)}.npz" if cache else None
-    rows, problems = _kept(path), dict[int, str]()
-    names = [_name(clips, index) for index in range(len(clips))]
-    new, is_training = [index for index, name in enumerate(names) if name not in rows], model.training
-    for index, value in _embedded(model.eval(), clips, new, precision):
-        if isinstance(value, str):
-            problems[index] = value
+    """The clips with their embeddings, those in the folder `cache` ("": none) as they are kept there.
+
+    Clips with a problem or a remark are embedded, and told of, in every run.
+    """
+    path = Path(cache).expanduser() / f"{encoder_hash(model, precision)}.npz" if cache else None
+    rows, names, is_training = _kept(path), _names(clips), model.training
+    new = [index for index, name in enumerate(names) if name not in rows]
+    table = np.zeros((len(clips), model.config.width), np.float32)
+    embedded = EmbeddedClips(clips, torch.from_numpy(table))
+    for index in {*range(len(clips))}.difference(new):
+        table[index] = rows[names[index]]
+    for clip in _embedded(model.eval(), clips, new, precision):
+        table[clip.clip] = clip.value
+        if clip.problem:
+            embedded.problems[clip.clip] = clip.problem
+        elif clip.remark:
+            embedded.remarks[clip.clip] = clip.remark
         else:
-            rows[names[index]] = value
+            rows[names[clip.clip]] = clip.value
     model.train(is_training)
     if path and new:
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_aside(path) as aside:
             np.savez(aside, names=np.array([*rows]), values=np.array([*rows.values()]))
-    zeros = np.zeros(model.config.width, np.float32)
-    table = torch.from_numpy(np.array([rows.get(name, zeros) for name in names], np.float32))
-    return EmbeddedClips(clips, table, problems)
+    return embedded
 
 
-def encoder_hash(model: Tagger) -> str:
-    """Sixteen digits that change with the weights below the head, the front end and the padding."""
+def encoder_hash(model: Tagger, precision: InferencePrecision) -> str:
+    """Sixteen digits that change with the weights below the head, the front end, padding and precision."""
     config = model.config
-    parts = {"mel": asdict(config.mel), "pad_s": config.pad_s, "channel": config.channel}
+    parts = {"mel": asdict(config.mel), "pad_s": config.pad_s, "channel": config.channel, "in": precision}
     digest = hashlib.sha256(json.dumps(parts).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith("head."):
@@ -102,35 +122,53 @@ def _kept(path: Path | None) -> dict[str, np.ndarray]:
     if path is None or not path.is_file():
         return {}
     try:
-        with np.load(path) as stored:
+        with path.open("rb") as file, np.load(file) as stored:
             return dict(zip(stored["names"].tolist(), stored["values"], strict=True))
-    except (ValueError, OSError, KeyError, EOFError):  # damaged: it is written again
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile):  # damaged: it is written again
         return {}
 
 
-def _name(clips: ClipSet, index: int) -> str:
-    """The file, its size and time, and the segment."""
-    file, row = clips.name(index), clips.table.slice(index, 1).to_pylist()[0]
-    return json.dumps([file, *file_state(file), row.get("row"), row.get("start_s"), row.get("end_s")])
+def _names(clips: ClipSet) -> list[str]:
+    """Of every clip the file, its size and time, and the segment; of a packed one those of the shards."""
+    shards = [[file, *file_state(file)] for file in clips.packed.files] if clips.packed else []
+    packed = hashlib.sha256(json.dumps(shards).encode()).hexdigest() if shards else ""
+    columns = [name for name in ("row", "start_s", "end_s") if name in clips.table.column_names]
+    return [
+        json.dumps([name, *([packed] if packed else file_state(name)), *row.values()])
+        for name, row in zip(clips.names(), clips.table.select(columns).to_pylist(), strict=True)
+    ]
 
 
 def _embedded(
     model: Tagger, clips: ClipSet, chosen: list[int], precision: InferencePrecision
-) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Clips with their embeddings, or why they cannot be read: of a long one the mean over windows."""
+) -> Iterator[Embedded]:
+    """The chosen clips with their embeddings: of a long one the mean over windows, as it is decoded."""
     config = model.config
-    rate, places = config.mel.sample_rate, iter(chosen)
-    embedder = Embedder(model, mid_level(config), precision=precision)
+    rate, embedder = config.mel.sample_rate, Embedder(model, mid_level(config), precision=precision)
     shortest = min(round(config.pad_s * rate), config.max_samples)
-    while group := list(islice(places, CLIPS)):
-        waves: dict[int, np.ndarray] = {}
-        streams = read_ahead([clips.stream(index, rate) for index in group])
-        for index, stream in zip(group, streams, strict=True):
-            try:
-                wave = np.concatenate(list(stream))
-            except (AudioError, OSError) as error:
-                yield index, str(error)
-            else:
-                waves[index] = np.pad(wave, (0, max(0, shortest - len(wave))))
-        if waves:
-            yield from zip(waves, embedder.scenes_of_each([*waves.values()]), strict=True)
+    waves, remarks = dict[int, np.ndarray](), dict[int, str]()
+
+    def together() -> Iterator[Embedded]:
+        values = embedder.scenes_of_each([*waves.values()]) if waves else []
+        for index, value in zip(waves, values, strict=True):
+            yield Embedded(index, value, remark=remarks[index])
+        waves.clear()
+
+    for index, stream in zip(chosen, read_ahead(clips.stream(index, rate) for index in chosen), strict=True):
+        blocks, length, reader = list[np.ndarray](), 0, iter(stream)
+        try:
+            while length <= embedder.scene_window and (block := next(reader, None)) is not None:
+                blocks.append(block)
+                length += len(block)
+            if length > embedder.scene_window:
+                scene = embedder.scene_of(chain(blocks, reader))
+                yield Embedded(index, scene, remark=stream.warning or "")
+                continue
+        except (AudioError, OSError) as error:
+            yield Embedded(index, np.zeros(config.width, np.float32), problem=str(error))
+            continue
+        waves[index] = np.pad(np.concatenate(blocks), (0, max(0, shortest - length)))
+        remarks[index] = stream.warning or ""
+        if len(waves) == CLIPS:
+            yield from together()
+    yield from together()
