@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def wav(wave: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def write_prepared(folder: Path, sounds: list[np.ndarray | bytes], **more: Any) -> Path:
+def write_prepared(folder: Path, sounds: Sequence[np.ndarray | bytes], **more: Any) -> Path:
     """Sounds called `clip 0` ... of the classes cat and dog in turn, the fifth of both; split train and test
     in turn.
 

@@ -20,6 +20,7 @@ from patchout.data import augment
 from patchout.data.sets import ClipSet, scan
 from patchout.errors import InputError
 from patchout.inference.window_scores import score
+from patchout.models.decision import Decision
 from patchout.models.passt import Passt
 from patchout.training import loop
 from patchout.training.run import SILENT, Host
@@ -314,9 +315,12 @@ def test_an_interrupted_distillation_ends_with_the_bits_of_a_whole_one(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("slope", [1.0, 0.2])
 def test_kept_scores_of_clips_that_nothing_changes_are_those_of_the_step(
-    class_folder: Path, tmp_path: Path, teacher: str
+    slope: float, class_folder: Path, tmp_path: Path
 ) -> None:
+    """Also of a teacher whose scores are calibrated."""
+    teacher = saved(tmp_path / "teacher.safetensors", decision=Decision(slope=slope))
     still: dict[str, Any] = {**QUIET, "roll_s": 0.0, "gain_db": (0, 0), "epochs": 1, "distill": (teacher,)}
     train.run(config(class_folder, tmp_path / "live", **still))
     train.run(config(class_folder, tmp_path / "kept", **still, distill_cache=str(tmp_path / "scores")))
@@ -379,7 +383,8 @@ def test_sounds_without_labels_have_the_classes_of_the_teachers(
     """Also by the settings of a recipe that balances classes and holds a split out."""
     name = saved(tmp_path / "teacher.safetensors", labels=("x", "y", "z"), task=task)
     texts: list[str] = []
-    settings = config(flat, tmp_path / "run", distill=(name,), balance="sampling", split="eval", hold_out=0.2)
+    drawn = {"balance": "sampling", "draws": 12}
+    settings = config(flat, tmp_path / "run", distill=(name,), split="eval", hold_out=0.2, **drawn)
     scores = train.run(settings, Listener(on_problem=texts.append))
     assert scores == {}
     shape = checkpoint.load(tmp_path / "run" / "model.safetensors").config

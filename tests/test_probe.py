@@ -68,6 +68,15 @@ def test_a_model_is_judged_by_its_scene_embeddings(class_folder: Path, tiny: Pas
     assert found.linear.mean() > 0.9  # three kinds of sound that anyone can tell apart
 
 
+def test_a_class_of_one_fold_alone_is_refused(class_folder: Path) -> None:
+    """Else its clips would be heard in the test alone, and with two classes nothing could be learnt."""
+    classes = {path: path.parent.name for path in class_folder.rglob("*.wav")}
+    rows = [f"{name}/{path.name},{name},{name}" for path, name in classes.items()]
+    (class_folder / "meta.csv").write_text("\n".join(["file,label,fold", *rows]))
+    with pytest.raises(DataError, match="two clips of every class, in two folds"):
+        Probe(scan(class_folder))
+
+
 def test_what_cannot_be_a_probe_is_refused(class_folder: Path) -> None:
     write_wav(class_folder / "lone" / "0.wav", tone(0.5))
     with pytest.raises(DataError, match="needs two clips of every class"):

@@ -835,6 +835,7 @@ def test_a_broken_clip_of_the_held_out_fold_is_named_once(folds: Path, tmp_path:
         ({"trackers": ("mlflow",)}, "no tracker mlflow here: pip install one of tensorboard"),
         ({"precision": "fp16"}, "fp16"),
         ({"draws": 99, "balance": "sampling"}, "99 draws an epoch"),
+        ({"balance": "sampling"}, "draws no clip twice: set draws"),
         ({"draws": 2, "epochs": 1}, "1 epochs of 2 clips are less than one batch of 6"),
     ],
 )

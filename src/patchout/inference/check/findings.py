@@ -25,7 +25,7 @@ KINDS = {  # worst first -> what it does, or what to do
     "offset": "their mean is not zero",
     "unusual rate": "it may be a wrong header",
     "mixed rates": "a model may take the bandwidth for a class",
-    "unbalanced": "rare classes are learned late: --balance sampling",
+    "unbalanced": "rare classes are learned late: --balance loss",
 }
 NAMES = 3  # that a line quotes
 

@@ -45,13 +45,14 @@ class Probe:
         fold, group = clips.column("fold"), clips.column("group")
         groups = fold if len({*fold.tolist()}) > 1 else group
         self.groups = np.where(groups == "", np.array(clips.names()), groups)
-        self.splits = min(MAX_FOLDS, len({*self.groups.tolist()}), int(clips.class_counts().min()))
-        if self.splits < 2:
-            raise DataError(
-                f"{clips.root}: a probe needs two clips of every class, in two folds if it has folds"
-            )
-        self.clips = clips
         self.classes = clips.targets().argmax(axis=1)
+        pairs = {*zip(self.classes.tolist(), self.groups.tolist(), strict=True)}
+        fewest = min(np.bincount([index for index, _ in pairs], minlength=len(clips.classes)))
+        if fewest < 2:  # a class would be heard in training alone, or in the test alone
+            where = "in two folds or groups if it has any"
+            raise DataError(f"{clips.root}: a probe needs two clips of every class, {where}")
+        self.splits = min(MAX_FOLDS, len({*self.groups.tolist()}), int(clips.class_counts().min()))
+        self.clips = clips
 
     def features(self, model: Tagger, precision: Precision) -> Float[np.ndarray, "clip width"]:
         """The scene embedding of every clip, as `patchout embed` gives it."""

@@ -183,6 +183,7 @@ class TrainConfig(RunConfig):
         aims = {"precision_at": self.precision_at, "silent_at": self.silent_at}
         unaimed = [] if self.thresholds else [f"{name} {aim:g}" for name, aim in aims.items() if aim]
         folds, stride, gain_db = ", ".join(self.folds), self.stride, self.gain_db
+        undrawn = self.balance == "sampling" and not self.draws
         refusals = {
             f"stride counts pixels and must be at least 1, got {stride}": stride and min(stride) < 1,
             f"gain_db goes from the lower to the higher end, got {gain_db}": gain_db[0] > gain_db[1],
@@ -192,6 +193,7 @@ class TrainConfig(RunConfig):
             "result best needs clips to choose by: set split or hold_out, and evaluate_every": unwatched,
             f"split {self.split} and folds {folds} both hold clips out: give one of them": two_splits,
             f"{' and '.join(unaimed)} needs thresholds: set thresholds": unaimed,
+            "balance sampling draws no clip twice: set draws below the clips, or balance loss": undrawn,
             f"freeze {self.freeze} needs start weights worth keeping: set init": no_init,
             f"embed_cache {self.embed_cache} keeps embeddings of a frozen encoder: set freeze": no_frozen,
             f"freeze {self.freeze} hears no teachers: leave distill out": self.freeze and self.distill,

@@ -106,6 +106,8 @@ class Distillation:
             mel = mels[teacher.model.config.mel]
             with autocast(mel.device, precision):
                 logits = teacher.model(mel).logits.float()
+            decision = teacher.model.config.decision
+            scaled = decision.slope * logits + decision.bias  # calibrated, as `patchout tag` gives them
             is_softmax = self.student.task == "multi_class"
-            rows.append((logits.softmax(1) if is_softmax else logits.sigmoid())[:, order])
+            rows.append((scaled.softmax(1) if is_softmax else scaled.sigmoid())[:, order])
         return torch.stack(rows).mean(dim=0)
