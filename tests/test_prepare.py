@@ -434,6 +434,21 @@ def test_a_folder_of_another_job_is_refused(many: Path, tmp_path: Path) -> None:
         prepare(plan("esc50", many, out=out, encoding=Encoding("flac")))
 
 
+@pytest.mark.parametrize("changed", ["b,bird,1", "b,cat,2"])
+def test_a_set_of_other_labels_or_folds_is_another_job(run: Run, tmp_path: Path, changed: str) -> None:
+    """Shards that are finished keep the labels that they were written with."""
+    for name in ("a", "b"):
+        write_wav(tmp_path / "in" / f"{name}.wav", tone(0.05))
+    words = ("folder", "--source", tmp_path / "in", "--out", tmp_path / "out")
+    for row, code in (("b,cat,1", 0), (changed, 1), ("b,cat,1", 0)):
+        name, label, fold = row.split(",")
+        lines = ("file,label,fold", "a.wav,dog,1", f"{name}.wav,{label},{fold}")
+        (tmp_path / "in/list.csv").write_text("\n".join(lines))
+        ran = run(*words)
+        assert ran.code == code, ran.err
+        assert ("belongs to another job (labels_sha256" in ran.err) == bool(code)
+
+
 def test_a_folder_of_something_else_is_refused(many: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").write_text("years of work")

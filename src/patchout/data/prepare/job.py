@@ -58,14 +58,17 @@ def plan(name: str, source: Path, *, out: Path, encoding: Encoding = ORIGINAL) -
     """
     listing = read_layout(name, source)
     listed, ids = Counter[str](), hashlib.sha256()
+    labels = hashlib.sha256(json.dumps([listing.task, *listing.classes]).encode())
     for clip in listing.clips:
         if encoding == ORIGINAL and (clip.start_s or clip.end_s is not None or without_stream(clip.file)[1]):
             todo = "streams and segments need --encoding flac or mp3"
             raise ValueError(f"{clip.id} is a part of its file: {todo}")
         listed[clip.fold] += 1
         ids.update(f"{clip.id}\n".encode())
+        labels.update(json.dumps([clip.labels, clip.fold, clip.more]).encode())
     total = listed.total()
-    identity = {"name": name, "encoding": str(encoding), "clips": total, "ids_sha256": ids.hexdigest()}
+    identity = {"name": name, "encoding": str(encoding), "clips": total}
+    identity |= {"ids_sha256": ids.hexdigest(), "labels_sha256": labels.hexdigest()}
     size = max(SHARD_CLIPS, -(-total // MAX_SHARDS))
     return Plan(listing, listed, identity, Shards(out, -(-total // size), _schema(listing), encoding), size)
 
