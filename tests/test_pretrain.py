@@ -533,7 +533,7 @@ def test_a_run_from_cached_log_mels_stops_and_goes_on(
 
     notes: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        pretrain.run(settings("run"), Listener(on_progress=interrupt, on_note=notes.append))
+        pretrain.run(settings("run"), Listener(on_progress=interrupt, on_problem=notes.append))
     assert "take about 0.00 GB in" in "\n".join(notes)
     pretrain.run(settings("run"))
     monkeypatch.setattr(Waves, "__getitem__", None)  # the cache is enough
@@ -548,7 +548,7 @@ def test_sigterm_before_the_first_step_stops_quietly(class_folder: Path, tmp_pat
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped):
-        pretrain.run(config(class_folder, tmp_path / "run"), Listener(on_note=terminate))
+        pretrain.run(config(class_folder, tmp_path / "run"), Listener(on_problem=terminate))
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -556,7 +556,7 @@ def test_sigterm_before_the_first_step_stops_quietly(class_folder: Path, tmp_pat
 def test_a_long_recording_is_a_clip_a_stretch(tmp_path: Path) -> None:
     write_wav(tmp_path / "sounds" / "long.wav", noise(8.0))
     notes: list[str] = []
-    pretrain.run(config(tmp_path / "sounds", tmp_path / "run", epochs=1), Listener(on_note=notes.append))
+    pretrain.run(config(tmp_path / "sounds", tmp_path / "run", epochs=1), Listener(on_problem=notes.append))
     assert "1 recordings, the long ones cut: 8 clips" in notes
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["data"]["clips"] == 8
@@ -632,7 +632,7 @@ def test_silence_is_told_once(class_folder: Path, tmp_path: Path) -> None:
     for path in sorted(class_folder.rglob("*.wav"))[1:]:
         write_wav(path, 0 * noise(1.0))
     notes: list[str] = []
-    pretrain.run(config(class_folder, tmp_path / "run", clip_s=1.0), Listener(on_note=notes.append))
+    pretrain.run(config(class_folder, tmp_path / "run", clip_s=1.0), Listener(on_problem=notes.append))
     assert len([note for note in notes if "more than half of what is hidden is silence" in note]) == 1
 
 

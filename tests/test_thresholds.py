@@ -449,7 +449,7 @@ def train(tmp_path: Path) -> Train:
             if not pictures:
                 patch.setattr(figures, "reliability_diagram", lambda *bins: None)
                 patch.setattr(train_run, "write_report", undrawn_report)
-            run(config, Listener(on_note=notes.append))
+            run(config, Listener(on_problem=notes.append))
         return tmp_path / name, notes
 
     return run_on

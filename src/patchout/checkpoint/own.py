@@ -18,7 +18,7 @@ from patchout.checkpoint.public import Source, class_names, num_blocks, num_head
 from patchout.checkpoint.weights import Path_, read_file, read_header
 from patchout.errors import CheckpointError
 from patchout.files import write_aside
-from patchout.models.decision import decision_from
+from patchout.models.decision import decision_from, tuples
 from patchout.models.family import num_patches
 from patchout.models.fill import check_finite, check_names, fill, undrawn
 from patchout.models.int8 import is_quantised
@@ -95,11 +95,11 @@ def _is_ours(metadata: Mapping[str, str]) -> bool:
 
 def config_from_json(text: str, kind: str = "Passt") -> Any:
     """Parse the config in a file's header, of a `kind` of model; unknown fields are refused by name."""
-    values = _tuples(json.loads(text))
+    values = tuples(json.loads(text))
     config = KINDS[kind][1]
     if unknown := sorted(set(values) - {field.name for field in fields(config)}):
         raise CheckpointError(f"config has unknown fields {unknown}: the file needs a newer patchout")
-    parts: dict[str, Any] = {"mel": MelConfig(**_tuples(values["mel"]))}
+    parts: dict[str, Any] = {"mel": MelConfig(**tuples(values["mel"]))}
     if "decision" in values:
         try:
             parts |= {"decision": decision_from(values["decision"])}
@@ -108,11 +108,6 @@ def config_from_json(text: str, kind: str = "Passt") -> Any:
                 f"config has an unknown decision ({error}): the file needs a newer patchout"
             ) from None
     return config(**values | parts)
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """Lists as tuples: JSON has no tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _digest(config: str, weights: Mapping[str, Tensor]) -> str:

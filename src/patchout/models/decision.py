@@ -77,11 +77,12 @@ NO_DECISION = Decision()
 
 def decision_from(values: Mapping[str, Any]) -> Decision:
     """A decision from the dictionary that a checkpoint holds; TypeError for unknown names."""
-    points = [point and OperatingPoint(**_tuples(point)) for point in values.get("points", ())]
-    return Decision(**{**_tuples(values), "points": tuple(points)})
+    points = [point and OperatingPoint(**tuples(point)) for point in values.get("points", ())]
+    return Decision(**{**tuples(values), "points": tuple(points)})
 
 
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists as tuples: JSON has no tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 

@@ -46,13 +46,7 @@ class Listener:
     on_plan: Callable[[Plan], None] = lambda plan: None
     on_progress: Callable[[loop.Progress], None] = lambda progress: None
     on_problem: Callable[[str], None] = lambda problem: None  # what was found, decided or looks wrong
-    on_note: Callable[[str], None] = lambda note: None  # the same
     on_result: Callable[[str], None] = lambda result: None  # did pre-training help?
-
-    def tell(self, text: str) -> None:
-        """Call `on_problem` and `on_note`."""
-        self.on_problem(text)
-        self.on_note(text)
 
 
 SILENT = Listener()
@@ -114,12 +108,8 @@ class Training(ABC):
         """The job for the training loop."""
 
     @abstractmethod
-    def validate(self, model: nn.Module) -> Scores:
-        """Validation scores of a model, computed on every process; the main one's count."""
-
-    def validate_each(self, models: Sequence[nn.Module]) -> list[Scores]:
-        """`validate` of several models."""
-        return [self.validate(model) for model in models]
+    def validate(self, models: Sequence[nn.Module]) -> list[Scores]:
+        """Validation scores of some models, computed on every process; the main one's count."""
 
     @abstractmethod
     def conclude(self, folder: RunFolder, scores: Scores) -> Scores:
@@ -132,7 +122,7 @@ class Training(ABC):
     def tell_once(self, texts: Iterable[str]) -> None:
         """Report what this run has not reported yet."""
         for text in sorted({*texts} - self.reported):
-            self.host.listener.tell(text)
+            self.host.listener.on_problem(text)
             self.reported.add(text)
 
     def plan(self) -> Plan:
@@ -197,7 +187,7 @@ class Training(ABC):
             epoch=self.epoch,
             save_model=self.save,
             folder=folder,
-            validate=self.validate_each,
+            validate=self.validate,
             evaluate_every=1,
             result="average" if config.ema else "last",
             ema=config.ema,
@@ -276,9 +266,9 @@ def run(
         workers = training.config.workers * int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun
         shared = shared_memory_note(training.batch_bytes, workers)
         for note in filter(None, (folder.replaced, shared, *notes)):
-            host.listener.tell(note)
+            host.listener.on_problem(note)
         host.listener.on_plan(plan)
         job = training.job(folder)
-        last = loop.run(job, world, on_progress=listener.on_progress, on_problem=listener.tell)
+        last = loop.run(job, world, on_progress=listener.on_progress, on_problem=listener.on_problem)
         scores = loop.agreed(lambda: training.conclude(folder, last) if main else {})
     return broadcast_object_list([scores])[0]

@@ -3,7 +3,7 @@ section 2).
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,7 @@ def _prepare(config: PretrainConfig, host: Host) -> "_Masked":
     """The clips, the model that goes on from them, and what watches it."""
     sounds, stored = sounds_of(config), host.stored
     for note in (*sounds.problems, *sounds.notes):
-        host.listener.tell(note)
+        host.listener.on_problem(note)
     clips = cut_long(sounds, config.clip_s)
     probe = Probe(scan(config.probe)) if config.probe else None
     if stored and "mask_ratio" not in stored:
@@ -227,11 +227,14 @@ class _Masked(Training):
         assert isinstance(model, MaskedEncoder)
         super().save(model if isinstance(model, MaskSpec) else self.loss.encoder(model), path, scores)
 
-    def validate(self, model: nn.Module) -> Scores:
+    def validate(self, models: Sequence[nn.Module]) -> list[Scores]:
         """After an epoch: what the loss has seen, and now and then the probe; what looks wrong is told once.
 
         CollapseError, on all processes: an alarm that says that to go on would teach nothing.
         """
+        return [self._validated(model) for model in models]
+
+    def _validated(self, model: nn.Module) -> Scores:
         assert isinstance(model, MaskedEncoder)
         watched = self.loss.seen()
         return loop.agreed(lambda: self._look(model, watched) if self.host.world.is_main_process else {})

@@ -67,12 +67,12 @@ def _prepare(config: TrainConfig, host: Host) -> "_Supervised":
     processes = host.stored.get("processes", 1) if host.stored else host.world.num_processes
     config = replace(config, batch=config.batch * (processes if config.batch_per_process else 1))
     teachers = load_teachers(config.distill, torch.device("cpu") if config.distill_cache else host.device)
-    split = choose(config, host.listener.tell, teachers[0].model.config if teachers else None)
+    split = choose(config, host.listener.on_problem, teachers[0].model.config if teachers else None)
     if config.thresholds and not len(split.validation):
         problem = "no clips are held out to choose thresholds on: set split or hold_out"
         if config.precision_at:
             raise ValueError(f"precision_at {config.precision_at:g}: {problem}")
-        host.listener.tell(problem)
+        host.listener.on_problem(problem)
     held_out = split.validation
     if config.silent_at and not is_background(held_out.targets() > 0, held_out.knowns() > 0).any():
         problem = "no clip without a class is held out: add a class `background`"
@@ -205,10 +205,7 @@ class _Supervised(Training):
             floor=config.floor,
         )
 
-    def validate(self, model: nn.Module) -> Scores:
-        return self.validate_each([model])[0]
-
-    def validate_each(self, models: Sequence[nn.Module]) -> list[Scores]:
+    def validate(self, models: Sequence[nn.Module]) -> list[Scores]:
         """Scores on the validation split, decoded once, whose clips the processes share."""
         clips, world = self.split.validation, self.host.world
         if not len(clips):
@@ -246,7 +243,7 @@ class _Supervised(Training):
         fitted = decide(fitting, validation, model.config, **aims)
         model.config = replace(model.config, decision=fitted.decision)
         if remarks := fitted.summary(model.config.labels):
-            self.host.listener.tell(remarks)
+            self.host.listener.on_problem(remarks)
         return decision_report(
             folder.path / "report",
             logits,
@@ -271,7 +268,7 @@ class _Supervised(Training):
         report = write_report(folder.path, calibrated, clips, config=config, weights=weights, decided=decided)
         evaluation = self._judge(calibrated, clips)
         if decided:
-            self.host.listener.tell(decided.verdict)
+            self.host.listener.on_problem(decided.verdict)
             evaluation.scores.update(decided.scores)
         if name == "test":
             self.tell_once((*predictions.failed, *predictions.warnings))
@@ -280,7 +277,7 @@ class _Supervised(Training):
         self.history["cost"] = cost(folder.path, self.host.device, self.host.world.num_processes)
         self.save(model, path, evaluation.scores)
         if evaluation.absent:
-            self.host.listener.tell(f"{name} clips: {evaluation.unscored}")
+            self.host.listener.on_problem(f"{name} clips: {evaluation.unscored}")
         content = {"clips": name, "scores": evaluation.scores, "validation": scores}
         write_json(folder.path / "scores.json", finite(content))
         return evaluation.scores
