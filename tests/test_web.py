@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -379,6 +380,20 @@ def test_a_sound_that_is_looked_at_is_tagged_before_the_others(session: Session)
     assert len(session.index.untagged()) > 100
 
 
+def test_a_full_disk_ends_tagging_and_is_told(
+    client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(session.index, "save", full)
+    write_wav(session.folder / "new.wav", tone(0.5))
+    session.index.scan()
+    session.start()
+    until(lambda: session.worker.error)
+    assert "tagging has stopped (database or disk is full)" in client.get("api/state").json()["problems"][0]
+
+
 # -- learning ------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +435,46 @@ def test_a_second_learner_is_refused_and_a_page_that_is_reloaded_sees_the_first(
 
 
 PLAIN = subprocess.Popen
+
+
+def learnt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, on_done: Callable[[Path], None]) -> Learner:
+    """A learner whose training has ended with a model."""
+
+    def popen(words: list[str], **options: Any) -> Any:
+        out = Path(words[words.index("--out") + 1])
+        out.mkdir()
+        (out / "model.safetensors").touch()
+        return PLAIN([sys.executable, "-c", "pass"], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    learner = Learner(tmp_path / "labels.csv", tmp_path, lambda run, same: on_done(run))
+    learner.start("sounds-tiny", all_layers=False)
+    until(lambda: learner.status != "running")
+    return learner
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk is full"), RuntimeError("out of memory")])
+def test_a_model_that_cannot_be_adopted_is_a_failed_training(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(run: Path) -> None:
+        raise error
+
+    state = learnt(monkeypatch, tmp_path, fail).state("sounds-tiny")
+    assert (state["status"], state["lines"]) == ("failed", [str(error)])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_training_has_ended_although_its_log_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(run: Path) -> None:
+        log = run.with_name(f"{run.name}.log")
+        log.unlink()
+        log.mkdir()
+        raise OSError("disk is full")
+
+    assert learnt(monkeypatch, tmp_path, fail).status == "failed"
 
 
 def test_the_command_trains_the_last_layer_or_all(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Background tagging: one thread that analyses the sounds of a folder, those that are looked at first."""
 
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -62,7 +63,7 @@ class Worker:
                         self.index.scan()
         except _Stopped:
             return
-        except (ValueError, OSError, RuntimeError) as error:  # also a full disk, or a full memory of the GPU
+        except (ValueError, OSError, RuntimeError, sqlite3.Error) as error:  # also a full disk or GPU memory
             self.error = f"tagging has stopped ({error}): start the command again"
 
     def step(self) -> bool:
