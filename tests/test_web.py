@@ -26,6 +26,7 @@ import patchout
 from patchout.checkpoint import own as checkpoint
 from patchout.cli.main import run_command
 from patchout.data import augment
+from patchout.inference.embedding import Embedder, mid_level
 from patchout.inference.events import EventRule
 from patchout.models.passt import Passt
 from patchout.web.learner import Learner
@@ -172,6 +173,19 @@ def test_the_most_similar_sounds_are_the_nearest_embeddings(client: TestClient) 
     similarity = [row["similarity"] for row in rows]
     assert {row["file"] for row in rows} == {"tone-1.wav", "tone-2.wav", "deep/long.wav"}
     assert similarity == sorted(similarity, reverse=True)
+
+
+@pytest.mark.parametrize("length_s", [0.3, 1.0, 1.4, 2.0, 2.6])
+def test_the_end_of_a_sound_has_an_embedding(length_s: float, client: TestClient, session: Session) -> None:
+    write_wav(session.folder / "end.wav", tone(length_s))
+    session.index.scan()
+    session.worker.step()
+    rows = session.index.embeddings()
+    spans = [span for part, _ in rows for span in part if span[0] == "end.wav"]
+    window_s = Embedder(session.model(), mid_level(session.model().config)).scene_window / RATE
+    assert spans[-1][1:] == pytest.approx((max(0.0, length_s - window_s), length_s))
+    part = {"file": "end.wav", "start": str(length_s - 0.1), "end": str(length_s)}
+    assert client.get("api/similar", params=part).status_code == 200
 
 
 # -- sound in ranges -----------------------------------------------------------------------------------------

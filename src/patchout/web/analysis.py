@@ -64,7 +64,7 @@ class Recorder:
         self.spans: list[Span] = []
         self.peaks, self.picture = Pooled(), Pooled()
         self._early: list[Wave] = []  # blocks of a sound that may be short
-        self._rest = np.zeros(0, np.float32)  # samples since the last whole window
+        self._before = self._rest = np.zeros(0, np.float32)  # the last whole window, and samples since then
         self._windows: list[tuple[float, Wave]] = []
         self._samples = 0
 
@@ -81,20 +81,20 @@ class Recorder:
         wave = np.concatenate([self._rest, block])
         start = self._samples - len(wave)
         while len(wave) > self.size:  # the last window stays
-            self._windows.append((start / self.rate, wave[: self.size]))
+            self._before = wave[: self.size]
+            self._windows.append((start / self.rate, self._before))
             wave, start = wave[self.size :], start + self.size
         self._rest = wave
         if len(self._windows) >= BATCH:
             self.flush()
 
     def finish(self) -> None:
-        """Embed the end of the sound, together with what is before it where it is less than half a window."""
+        """Embed the end of the sound, with as much before it as fills a window."""
         shortest = max(self.config.min_samples, round(self.config.pad_s * self.rate))
-        start = (self._samples - len(self._rest)) / self.rate
-        is_tail = (self.spans or self._windows) and len(self._rest) < self.size / 2
-        if len(self._rest) and not is_tail:
-            padded = np.pad(self._rest, (0, max(0, min(shortest, self.size) - len(self._rest))))
-            self._windows.append((start, padded))
+        if len(self._rest):
+            wave = np.concatenate([self._before, self._rest])[-self.size :]
+            padded = np.pad(wave, (0, max(0, min(shortest, self.size) - len(wave))))
+            self._windows.append(((self._samples - len(wave)) / self.rate, padded))
         self.flush()
 
     def flush(self) -> None:
