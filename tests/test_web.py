@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ from patchout.data import augment
 from patchout.inference.embedding import Embedder, mid_level
 from patchout.inference.events import EventRule
 from patchout.models.passt import Passt
+from patchout.models.tagger import Tagger
+from patchout.web.analysis import analyse
 from patchout.web.learner import Learner
 from patchout.web.server import application
 from patchout.web.session import Session
-from patchout.web.sound_index import SoundIndex
+from patchout.web.sound_index import Analysis, SoundIndex
 
 TOKEN = "secret"
 ADDRESS = f"http://127.0.0.1:8000/{TOKEN}"
@@ -392,6 +394,38 @@ def test_a_sound_that_is_looked_at_is_tagged_before_the_others(session: Session)
     session.start()
     until(lambda: session.index.sounds["z.wav"].summary)
     assert len(session.index.untagged()) > 100
+
+
+def test_sounds_that_share_batches_have_progress_of_their_own_and_are_read_once(
+    client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress: list[tuple[str, float]] = []
+    reads: list[str] = []
+
+    def watched(model: Tagger, paths: Iterable[str], on_block: Callable[[float], None]) -> Iterator[Analysis]:
+        def on_each_block(seconds: float) -> None:
+            state = client.get("api/state").json()
+            progress.append((state["current"], round(state["seconds"] + seconds, 1)))
+            if len(progress) == 2:
+                for number in (0, 1, 3):
+                    client.get("api/sound", params={"file": f"new-{number}.wav"})
+            on_block(seconds)
+
+        def each() -> Iterator[str]:
+            for path in paths:
+                reads.append(Path(path).name)
+                yield path
+
+        return analyse(model, each(), on_each_block)
+
+    monkeypatch.setattr("patchout.web.worker.analyse", watched)
+    for number in range(4):
+        write_wav(session.folder / f"new-{number}.wav", tone(0.2 + 0.1 * number))
+    session.index.scan()
+    session.worker.step()
+    assert reads == ["new-0.wav", "new-1.wav", "new-3.wav", "new-2.wav"]
+    assert progress == [("new-0.wav", 0.2), ("new-1.wav", 0.3), ("new-3.wav", 0.5), ("new-2.wav", 0.4)]
+    assert session.index.untagged() == []
 
 
 def test_a_full_disk_ends_tagging_and_is_told(

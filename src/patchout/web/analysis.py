@@ -1,6 +1,7 @@
 """One decoding of a sound -> tags, scores over time, events, embeddings, peaks and a picture."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -128,16 +129,18 @@ def picture_between(path: str, config: TaggerConfig, start_s: float, end_s: floa
     return picture_of(load(path, mel.sample_rate, start_s=start_s, end_s=end_s), mel, pool=pool)
 
 
-def analyse(model: Tagger, paths: Sequence[str], on_block: Callable[[float], None]) -> Iterator[Analysis]:
+def analyse(model: Tagger, paths: Iterable[str], on_block: Callable[[float], None]) -> Iterator[Analysis]:
     """The analyses of sounds in order; `on_block` gets the seconds of each block that was read.
 
-    Tags and events are those of `patchout tag --events`. One that cannot be read has an error.
+    A path is taken when the sound before it was read. Tags and events are those of `patchout tag --events`.
+    One that cannot be read has an error.
     """
     embedder, rule = Embedder(model, mid_level(model.config)), EventRule()
-    recorders = [Recorder(embedder) for _ in paths]
+    recorders: deque[Recorder] = deque()
 
-    def recorded(stream: Stream, recorder: Recorder) -> Stream:
-        blocks = iter(stream)
+    def recorded(stream: Stream) -> Stream:
+        blocks, recorder = iter(stream), Recorder(embedder)
+        recorders.append(recorder)
 
         def passed() -> Iterator[np.ndarray]:
             for block in blocks:
@@ -149,11 +152,8 @@ def analyse(model: Tagger, paths: Sequence[str], on_block: Callable[[float], Non
         stream.replace_blocks(passed())
         return stream
 
-    streams = (
-        recorded(hear(model.config, path), recorder) for path, recorder in zip(paths, recorders, strict=True)
-    )
-    for scored, recorder in zip(score(model, streams, events=rule), recorders, strict=True):
-        yield _analysis(scored, recorder, model.config, rule)
+    for scored in score(model, (recorded(hear(model.config, path)) for path in paths), events=rule):
+        yield _analysis(scored, recorders.popleft(), model.config, rule)
 
 
 def _analysis(scored: Scored, recorder: Recorder, config: TaggerConfig, rule: EventRule) -> Analysis:

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from patchout.models.tagger import Tagger
@@ -29,6 +29,7 @@ class Worker:
     error: str = ""  # why nothing is tagged
     current: str = ""  # the file that is read
     seconds: float = 0.0  # of it that were read
+    _begun: set[str] = field(default_factory=set)  # files that were read at least in part, and are not saved
     _wanted: deque[str] = field(default_factory=deque)
     _wake: threading.Event = field(default_factory=threading.Event)
     _is_over: threading.Event = field(default_factory=threading.Event)
@@ -87,7 +88,7 @@ class Worker:
         while self._wanted:
             file = self._wanted.popleft()
             sound = self.index.sounds.get(file)
-            if sound and not is_tagged(sound) and file != self.current:
+            if sound and not is_tagged(sound) and file not in self._begun:
                 before = self.current, self.seconds
                 self._tag([sound])
                 self.current, self.seconds = before
@@ -96,8 +97,16 @@ class Worker:
 
     def _tag(self, group: list[Sound]) -> None:
         assert self.model is not None
-        paths = [str(self.index.folder / sound.file) for sound in group]
-        names = iter(group)
+        sounds: deque[Sound] = deque()
+
+        def paths() -> Iterator[str]:
+            for sound in group:
+                if is_tagged(self.index.sounds.get(sound.file, sound)):
+                    continue  # it was looked at meanwhile
+                sounds.append(sound)
+                self._begun.add(sound.file)
+                self.current, self.seconds = sound.file, 0.0
+                yield str(self.index.folder / sound.file)
 
         def on_block(seconds: float) -> None:
             self.seconds += seconds
@@ -105,6 +114,7 @@ class Worker:
                 raise _Stopped
             self._tag_wanted()  # a long sound does not delay what is looked at
 
-        self.current, self.seconds = next(names).file if group else "", 0.0
-        self.index.save(zip(group, analyse(self.model, paths, on_block), strict=True))
+        analyses = analyse(self.model, paths(), on_block)
+        self.index.save((sounds.popleft(), analysis) for analysis in analyses)
+        self._begun -= {sound.file for sound in group}
         self.current = ""
