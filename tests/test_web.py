@@ -525,6 +525,67 @@ def test_a_training_has_ended_although_its_log_cannot_be_written(
     assert learnt(monkeypatch, tmp_path, fail).status == "failed"
 
 
+@pytest.fixture
+def run(session: Session) -> Path:
+    """What a training of the page leaves."""
+    folder = session.learner.folder / "runs" / "1"
+    folder.mkdir(parents=True)
+    checkpoint.save(Passt(tiny_config(), rng=augment.keyed("run")), folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("part", ["checkpoint.zoo.load", "web.rescoring.adopt", "web.session.write_json"])
+def test_a_model_that_cannot_be_adopted_leaves_the_page_with_the_one_before(
+    part: str, run: Path, session: Session, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    session.start()
+    monkeypatch.setattr(f"patchout.{part}", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        session.learner.on_done(run, True)
+    write_wav(session.folder / "new.wav", tone(0.5))
+    session.index.scan()
+    session.worker.want("new.wav")
+    until(lambda: session.index.sounds["new.wav"].summary)
+    assert (session.model_name, session.generation) == (str(model), 0)
+
+
+def test_a_model_is_adopted_while_the_page_answers_and_is_loaded_once(
+    run: Path, client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from patchout.checkpoint import zoo
+    from patchout.web import rescoring
+
+    lists: list[list[str]] = []
+    loads: list[str] = []
+    adopt, load = rescoring.adopt, zoo.load
+
+    def watched(old: SoundIndex, new: SoundIndex, tagger: Tagger) -> None:
+        request = threading.Thread(target=lambda: lists.append(files(client)), daemon=True)
+        request.start()
+        request.join(10)
+        assert len(lists) == 1
+        adopt(old, new, tagger)
+
+    def counted(name: str, device: str) -> Tagger:
+        loads.append(name)
+        return load(name, device)
+
+    monkeypatch.setattr(rescoring, "adopt", watched)
+    monkeypatch.setattr(zoo, "load", counted)
+    before = session.worker, session.index
+    session.start()
+    session.learner.on_done(run, True)
+    assert session.model() is session.worker.model
+    until(lambda: not session.index.untagged())
+    assert loads == [session.model_name] == [str(run / "model.safetensors")]
+    assert (session.worker, session.index) != before
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        before[1].scan()
+
+
 def test_the_command_trains_the_last_layer_or_all(tmp_path: Path) -> None:
     learner = Learner(tmp_path / "labels.csv", tmp_path, lambda run, same: None)
     words = learner.arguments("sounds-tiny", all_layers=False)

@@ -21,7 +21,7 @@ class _Stopped(Exception):  # noqa: N818  # no error
 
 @dataclass
 class Worker:
-    """Tags what is not tagged yet. `load` gives the model, in the worker's thread."""
+    """Tags what is not tagged yet. `load` gives the model, in the worker's thread unless there is one."""
 
     index: SoundIndex
     load: Callable[[], Tagger]
@@ -55,7 +55,8 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            self.model = self.load()
+            if self.model is None:
+                self.model = self.load()
             while not self._is_over.is_set():
                 if not self.step():
                     self._wake.wait(RESCAN_S)
