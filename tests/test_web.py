@@ -133,6 +133,20 @@ def test_a_sound_that_cannot_be_read_says_why(client: TestClient) -> None:
     assert "not audio" in client.get("api/sound", params={"file": "broken.wav"}).json()["error"]
 
 
+@pytest.mark.parametrize("endpoint", ["track", "picture"])
+def test_over_time_a_sound_that_cannot_be_read_says_why(
+    endpoint: str, client: TestClient, session: Session
+) -> None:
+    samples = np.full(61 * RATE, np.nan, np.float32)  # with a length by its header
+    soundfile.write(session.folder / "nan.wav", samples, RATE, subtype="FLOAT")
+    session.index.scan()
+    session.worker.step()
+    part = {"file": "nan.wav", "start": "0", "end": "61"}
+    answer = client.get(f"api/{endpoint}", params=part)
+    error = client.get("api/sound", params=part).json()["error"]
+    assert (answer.status_code, answer.json()["error"]) == (422, error)
+
+
 def test_the_list_is_sorted_and_searched(client: TestClient) -> None:
     assert files(client, sort="name")[:2] == ["broken.wav", "deep/long.wav"]
     assert files(client, search="tone 1") == ["tone-1.wav"]
