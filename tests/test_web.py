@@ -3,12 +3,13 @@
 import os
 import shutil
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,15 @@ import patchout
 from patchout.checkpoint import own as checkpoint
 from patchout.cli.main import run_command
 from patchout.data import augment
+from patchout.inference.embedding import Embedder, mid_level
 from patchout.inference.events import EventRule
 from patchout.models.passt import Passt
+from patchout.models.tagger import Tagger
+from patchout.web.analysis import analyse
 from patchout.web.learner import Learner
 from patchout.web.server import application
 from patchout.web.session import Session
-from patchout.web.sound_index import SoundIndex
+from patchout.web.sound_index import Analysis, SoundIndex
 
 TOKEN = "secret"
 ADDRESS = f"http://127.0.0.1:8000/{TOKEN}"
@@ -129,6 +133,20 @@ def test_a_sound_that_cannot_be_read_says_why(client: TestClient) -> None:
     assert "not audio" in client.get("api/sound", params={"file": "broken.wav"}).json()["error"]
 
 
+@pytest.mark.parametrize("endpoint", ["track", "picture"])
+def test_over_time_a_sound_that_cannot_be_read_says_why(
+    endpoint: str, client: TestClient, session: Session
+) -> None:
+    samples = np.full(61 * RATE, np.nan, np.float32)  # with a length by its header
+    soundfile.write(session.folder / "nan.wav", samples, RATE, subtype="FLOAT")
+    session.index.scan()
+    session.worker.step()
+    part = {"file": "nan.wav", "start": "0", "end": "61"}
+    answer = client.get(f"api/{endpoint}", params=part)
+    error = client.get("api/sound", params=part).json()["error"]
+    assert (answer.status_code, answer.json()["error"]) == (422, error)
+
+
 def test_the_list_is_sorted_and_searched(client: TestClient) -> None:
     assert files(client, sort="name")[:2] == ["broken.wav", "deep/long.wav"]
     assert files(client, search="tone 1") == ["tone-1.wav"]
@@ -171,6 +189,19 @@ def test_the_most_similar_sounds_are_the_nearest_embeddings(client: TestClient) 
     similarity = [row["similarity"] for row in rows]
     assert {row["file"] for row in rows} == {"tone-1.wav", "tone-2.wav", "deep/long.wav"}
     assert similarity == sorted(similarity, reverse=True)
+
+
+@pytest.mark.parametrize("length_s", [0.3, 1.0, 1.4, 2.0, 2.6])
+def test_the_end_of_a_sound_has_an_embedding(length_s: float, client: TestClient, session: Session) -> None:
+    write_wav(session.folder / "end.wav", tone(length_s))
+    session.index.scan()
+    session.worker.step()
+    rows = session.index.embeddings()
+    spans = [span for part, _ in rows for span in part if span[0] == "end.wav"]
+    window_s = Embedder(session.model(), mid_level(session.model().config)).scene_window / RATE
+    assert spans[-1][1:] == pytest.approx((max(0.0, length_s - window_s), length_s))
+    part = {"file": "end.wav", "start": str(length_s - 0.1), "end": str(length_s)}
+    assert client.get("api/similar", params=part).status_code == 200
 
 
 # -- sound in ranges -----------------------------------------------------------------------------------------
@@ -379,6 +410,52 @@ def test_a_sound_that_is_looked_at_is_tagged_before_the_others(session: Session)
     assert len(session.index.untagged()) > 100
 
 
+def test_sounds_that_share_batches_have_progress_of_their_own_and_are_read_once(
+    client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress: list[tuple[str, float]] = []
+    reads: list[str] = []
+
+    def watched(model: Tagger, paths: Iterable[str], on_block: Callable[[float], None]) -> Iterator[Analysis]:
+        def on_each_block(seconds: float) -> None:
+            state = client.get("api/state").json()
+            progress.append((state["current"], round(state["seconds"] + seconds, 1)))
+            if len(progress) == 2:
+                for number in (0, 1, 3):
+                    client.get("api/sound", params={"file": f"new-{number}.wav"})
+            on_block(seconds)
+
+        def each() -> Iterator[str]:
+            for path in paths:
+                reads.append(Path(path).name)
+                yield path
+
+        return analyse(model, each(), on_each_block)
+
+    monkeypatch.setattr("patchout.web.worker.analyse", watched)
+    for number in range(4):
+        write_wav(session.folder / f"new-{number}.wav", tone(0.2 + 0.1 * number))
+    session.index.scan()
+    session.worker.step()
+    assert reads == ["new-0.wav", "new-1.wav", "new-3.wav", "new-2.wav"]
+    assert progress == [("new-0.wav", 0.2), ("new-1.wav", 0.3), ("new-3.wav", 0.5), ("new-2.wav", 0.4)]
+    assert session.index.untagged() == []
+
+
+def test_a_full_disk_ends_tagging_and_is_told(
+    client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(session.index, "save", full)
+    write_wav(session.folder / "new.wav", tone(0.5))
+    session.index.scan()
+    session.start()
+    until(lambda: session.worker.error)
+    assert "tagging has stopped (database or disk is full)" in client.get("api/state").json()["problems"][0]
+
+
 # -- learning ------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +497,107 @@ def test_a_second_learner_is_refused_and_a_page_that_is_reloaded_sees_the_first(
 
 
 PLAIN = subprocess.Popen
+
+
+def learnt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, on_done: Callable[[Path], None]) -> Learner:
+    """A learner whose training has ended with a model."""
+
+    def popen(words: list[str], **options: Any) -> Any:
+        out = Path(words[words.index("--out") + 1])
+        out.mkdir()
+        (out / "model.safetensors").touch()
+        return PLAIN([sys.executable, "-c", "pass"], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    learner = Learner(tmp_path / "labels.csv", tmp_path, lambda run, same: on_done(run))
+    learner.start("sounds-tiny", all_layers=False)
+    until(lambda: learner.status != "running")
+    return learner
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk is full"), RuntimeError("out of memory")])
+def test_a_model_that_cannot_be_adopted_is_a_failed_training(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(run: Path) -> None:
+        raise error
+
+    state = learnt(monkeypatch, tmp_path, fail).state("sounds-tiny")
+    assert (state["status"], state["lines"]) == ("failed", [str(error)])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_training_has_ended_although_its_log_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(run: Path) -> None:
+        log = run.with_name(f"{run.name}.log")
+        log.unlink()
+        log.mkdir()
+        raise OSError("disk is full")
+
+    assert learnt(monkeypatch, tmp_path, fail).status == "failed"
+
+
+@pytest.fixture
+def run(session: Session) -> Path:
+    """What a training of the page leaves."""
+    folder = session.learner.folder / "runs" / "1"
+    folder.mkdir(parents=True)
+    checkpoint.save(Passt(tiny_config(), rng=augment.keyed("run")), folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("part", ["checkpoint.zoo.load", "web.rescoring.adopt", "web.session.write_json"])
+def test_a_model_that_cannot_be_adopted_leaves_the_page_with_the_one_before(
+    part: str, run: Path, session: Session, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    session.start()
+    monkeypatch.setattr(f"patchout.{part}", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        session.learner.on_done(run, True)
+    write_wav(session.folder / "new.wav", tone(0.5))
+    session.index.scan()
+    session.worker.want("new.wav")
+    until(lambda: session.index.sounds["new.wav"].summary)
+    assert (session.model_name, session.generation) == (str(model), 0)
+
+
+def test_a_model_is_adopted_while_the_page_answers_and_is_loaded_once(
+    run: Path, client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from patchout.checkpoint import zoo
+    from patchout.web import rescoring
+
+    lists: list[list[str]] = []
+    loads: list[str] = []
+    adopt, load = rescoring.adopt, zoo.load
+
+    def watched(old: SoundIndex, new: SoundIndex, tagger: Tagger) -> None:
+        request = threading.Thread(target=lambda: lists.append(files(client)), daemon=True)
+        request.start()
+        request.join(10)
+        assert len(lists) == 1
+        adopt(old, new, tagger)
+
+    def counted(name: str, device: str) -> Tagger:
+        loads.append(name)
+        return load(name, device)
+
+    monkeypatch.setattr(rescoring, "adopt", watched)
+    monkeypatch.setattr(zoo, "load", counted)
+    before = session.worker, session.index
+    session.start()
+    session.learner.on_done(run, True)
+    assert session.model() is session.worker.model
+    until(lambda: not session.index.untagged())
+    assert loads == [session.model_name] == [str(run / "model.safetensors")]
+    assert (session.worker, session.index) != before
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        before[1].scan()
 
 
 def test_the_command_trains_the_last_layer_or_all(tmp_path: Path) -> None:

@@ -79,6 +79,20 @@ def test_edits_by_hand_are_read_and_their_columns_stay(tmp_path: Path) -> None:
     assert len(text) == 3
 
 
+@pytest.mark.parametrize("labels", [["rain", "hail"], ["wind, strong"], ["rain"]])
+def test_rows_that_commas_separate_keep_their_labels(labels: list[str], tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text('file,labels\na.wav,"dog,cat"\n')
+    add(Labels(tmp_path), "b.wav", *labels)
+    assert [row.labels for row in Labels(tmp_path).segments()] == [("dog", "cat"), tuple(labels)]
+
+
+def test_a_comma_stays_in_a_label_when_the_last_row_with_a_semicolon_goes(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text('file,labels\na.wav,"wind, strong"\nb.wav,rain;hail\n')
+    store = Labels(tmp_path)
+    store.change(store.of("b.wav")[0], None, by="ann")
+    assert [row.labels for row in Labels(tmp_path).segments()] == [("wind, strong",)]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

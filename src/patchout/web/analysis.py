@@ -1,6 +1,7 @@
 """One decoding of a sound -> tags, scores over time, events, embeddings, peaks and a picture."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -64,7 +65,7 @@ class Recorder:
         self.spans: list[Span] = []
         self.peaks, self.picture = Pooled(), Pooled()
         self._early: list[Wave] = []  # blocks of a sound that may be short
-        self._rest = np.zeros(0, np.float32)  # samples since the last whole window
+        self._before = self._rest = np.zeros(0, np.float32)  # the last whole window, and samples since then
         self._windows: list[tuple[float, Wave]] = []
         self._samples = 0
 
@@ -81,20 +82,20 @@ class Recorder:
         wave = np.concatenate([self._rest, block])
         start = self._samples - len(wave)
         while len(wave) > self.size:  # the last window stays
-            self._windows.append((start / self.rate, wave[: self.size]))
+            self._before = wave[: self.size]
+            self._windows.append((start / self.rate, self._before))
             wave, start = wave[self.size :], start + self.size
         self._rest = wave
         if len(self._windows) >= BATCH:
             self.flush()
 
     def finish(self) -> None:
-        """Embed the end of the sound, together with what is before it where it is less than half a window."""
+        """Embed the end of the sound, with as much before it as fills a window."""
         shortest = max(self.config.min_samples, round(self.config.pad_s * self.rate))
-        start = (self._samples - len(self._rest)) / self.rate
-        is_tail = (self.spans or self._windows) and len(self._rest) < self.size / 2
-        if len(self._rest) and not is_tail:
-            padded = np.pad(self._rest, (0, max(0, min(shortest, self.size) - len(self._rest))))
-            self._windows.append((start, padded))
+        if len(self._rest):
+            wave = np.concatenate([self._before, self._rest])[-self.size :]
+            padded = np.pad(wave, (0, max(0, min(shortest, self.size) - len(wave))))
+            self._windows.append(((self._samples - len(wave)) / self.rate, padded))
         self.flush()
 
     def flush(self) -> None:
@@ -128,16 +129,18 @@ def picture_between(path: str, config: TaggerConfig, start_s: float, end_s: floa
     return picture_of(load(path, mel.sample_rate, start_s=start_s, end_s=end_s), mel, pool=pool)
 
 
-def analyse(model: Tagger, paths: Sequence[str], on_block: Callable[[float], None]) -> Iterator[Analysis]:
+def analyse(model: Tagger, paths: Iterable[str], on_block: Callable[[float], None]) -> Iterator[Analysis]:
     """The analyses of sounds in order; `on_block` gets the seconds of each block that was read.
 
-    Tags and events are those of `patchout tag --events`. One that cannot be read has an error.
+    A path is taken when the sound before it was read. Tags and events are those of `patchout tag --events`.
+    One that cannot be read has an error.
     """
     embedder, rule = Embedder(model, mid_level(model.config)), EventRule()
-    recorders = [Recorder(embedder) for _ in paths]
+    recorders: deque[Recorder] = deque()
 
-    def recorded(stream: Stream, recorder: Recorder) -> Stream:
-        blocks = iter(stream)
+    def recorded(stream: Stream) -> Stream:
+        blocks, recorder = iter(stream), Recorder(embedder)
+        recorders.append(recorder)
 
         def passed() -> Iterator[np.ndarray]:
             for block in blocks:
@@ -149,11 +152,8 @@ def analyse(model: Tagger, paths: Sequence[str], on_block: Callable[[float], Non
         stream.replace_blocks(passed())
         return stream
 
-    streams = (
-        recorded(hear(model.config, path), recorder) for path, recorder in zip(paths, recorders, strict=True)
-    )
-    for scored, recorder in zip(score(model, streams, events=rule), recorders, strict=True):
-        yield _analysis(scored, recorder, model.config, rule)
+    for scored in score(model, (recorded(hear(model.config, path)) for path in paths), events=rule):
+        yield _analysis(scored, recorders.popleft(), model.config, rule)
 
 
 def _analysis(scored: Scored, recorder: Recorder, config: TaggerConfig, rule: EventRule) -> Analysis:

@@ -149,21 +149,17 @@ class Labels:
         self._state, self._header, self._rows = state, header, rows
 
     def _cells(self, row: Segment, cells: Cells) -> Cells:
-        """The cells of a row; columns that others have added stay."""
+        """The cells of a row but its labels; columns that others have added stay."""
         used = columns_of(self._header)
-        text = ";".join(row.labels) + (";" if any("," in label for label in row.labels) else "")
-        if used.used["label"].casefold() != "labels":
-            if len(row.labels) > 1:
-                column = used.used["label"]
-                raise InputError(f"{NAME}: the column {column} holds one label: rename it to labels")
-            text = row.labels[0]
         end_s = row.end_s if row.end_s is None or not used.has_durations else row.end_s - row.start_s
         times = {"start": f"{row.start_s:.10g}", "end": "" if end_s is None else f"{end_s:.10g}"}
-        meanings: dict[str, Any] = {"file": row.file, "label": text, **times}
+        meanings: dict[str, Any] = {"file": row.file, **times}
         columns = {used.used.get(meaning, meaning): value for meaning, value in meanings.items()}
         return {**cells, **columns, "by": row.by, "when": row.when}
 
     def _write(self, rows: dict[Key, tuple[Segment, Cells]]) -> None:
+        column = columns_of(self._header).used["label"]
+        rows = {key: (row, {**cells, column: _text(row, column)}) for key, (row, cells) in rows.items()}
         names = dict.fromkeys(self._header)
         for _, cells in rows.values():
             names |= dict.fromkeys(cells)
@@ -175,6 +171,15 @@ class Labels:
             status = aside.stat()
         self._state = (status.st_mtime_ns, status.st_size, status.st_ino)
         self._header, self._rows = (*names,), rows
+
+
+def _text(row: Segment, column: str) -> str:
+    """The labels of a row, separated alike in all rows: one semicolon counts for the whole column."""
+    if column.casefold() == "labels":
+        return ";".join(row.labels) + (";" if any("," in label for label in row.labels) else "")
+    if len(row.labels) > 1:
+        raise InputError(f"{NAME}: the column {column} holds one label: rename it to labels")
+    return row.labels[0]
 
 
 def _parse(path: Path) -> tuple[tuple[str, ...], dict[Key, tuple[Segment, Cells]]]:

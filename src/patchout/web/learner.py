@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -83,17 +84,18 @@ class Learner:
         return self.out.with_name(f"{self.out.name}.log")
 
     def _wait(self, process: subprocess.Popen[bytes], all_layers: bool) -> None:
-        is_whole_run = process.wait() == 0 and (self.out / "model.safetensors").is_file()
+        is_whole_run, is_adopted = process.wait() == 0 and (self.out / "model.safetensors").is_file(), False
         try:
             if is_whole_run and (self.out / "scores.json").is_file():
                 self.scores = json.loads((self.out / "scores.json").read_text(encoding="utf-8"))["scores"]
             if is_whole_run:
                 self.on_done(self.out, not all_layers)
-        except (OSError, ValueError) as error:
+                is_adopted = True
+        except (OSError, ValueError, RuntimeError, sqlite3.Error) as error:
             with self._log.open("a", encoding="utf-8") as log:
                 log.write(f"{error}\n")
-            is_whole_run = False
-        self.status = "done" if is_whole_run else "failed"
+        finally:  # also where the log cannot be written: else none could begin any more
+            self.status = "done" if is_adopted else "failed"
 
     def state(self, init: str) -> dict[str, Any]:
         """Status, share that is done, scores, command and the last lines that the training said.

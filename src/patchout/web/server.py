@@ -232,6 +232,8 @@ class _Routes:
         if analysis is None or analysis.summary.is_provisional:
             self.session.worker.want(file)
             raise InputError(f"{file}: is not tagged yet")
+        if analysis.summary.error:
+            raise InputError(analysis.summary.error)
         return analysis
 
 

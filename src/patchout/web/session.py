@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,9 @@ class Session:
         self.user = getpass.getuser()
         self.labels = Labels(self.folder)
         self.learner = Learner(self.labels.path, self.work, self._learnt)
-        self._open(self.model_name)
+        self.index, self.worker = self._opened(self.model_name)
 
-    def _open(self, model: str) -> None:
+    def _opened(self, model: str) -> tuple[SoundIndex, Worker]:
         from patchout.checkpoint.download import file_sha256
         from patchout.checkpoint.zoo import load, locate
 
@@ -77,9 +78,9 @@ class Session:
         def loaded() -> Tagger:
             return load(model, self.device)
 
-        self.index = SoundIndex(self.folder, self.work / f"{digest}.sqlite")
-        self.index.scan()
-        self.worker = Worker(self.index, loaded)
+        index = SoundIndex(self.folder, self.work / f"{digest}.sqlite")
+        index.scan()
+        return index, Worker(index, loaded)
 
     def start(self) -> None:
         """Begin to tag."""
@@ -100,20 +101,25 @@ class Session:
         return self.worker.model
 
     def _learnt(self, run: Path, has_same_encoder: bool) -> None:
-        """Take over a model that was trained here."""
+        """Take over a model that was trained here; where that fails, the page goes on with the one it has."""
         from patchout.web.rescoring import adopt
 
+        name = str(run / "model.safetensors")
+        index, worker = self._opened(name)
+        with ExitStack() as on_failure:
+            on_failure.callback(index.close)
+            worker.model = worker.load()
+            if has_same_encoder:
+                adopt(self.index, index, worker.model)
+            write_json(self.work / CHOSEN, {"model": name})
+            on_failure.pop_all()
         old = self.worker, self.index
         with self._lock:
-            old[0].stop()
-            self._open(str(run / "model.safetensors"))
-            if has_same_encoder:
-                adopt(old[1], self.index, self.worker.load())
-            self.model_name = str(run / "model.safetensors")
-            write_json(self.work / CHOSEN, {"model": self.model_name})
+            self.index, self.worker, self.model_name = index, worker, name
             self.generation += 1
             self._orders.clear()
-            self.start()
+        worker.start()
+        old[0].stop()
         old[1].close()
 
     def page(self, *, sort: str, search: str, first: int, count: int, order: str) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Background tagging: one thread that analyses the sounds of a folder, those that are looked at first."""
 
+import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from patchout.models.tagger import Tagger
@@ -20,7 +21,7 @@ class _Stopped(Exception):  # noqa: N818  # no error
 
 @dataclass
 class Worker:
-    """Tags what is not tagged yet. `load` gives the model, in the worker's thread."""
+    """Tags what is not tagged yet. `load` gives the model, in the worker's thread unless there is one."""
 
     index: SoundIndex
     load: Callable[[], Tagger]
@@ -28,6 +29,7 @@ class Worker:
     error: str = ""  # why nothing is tagged
     current: str = ""  # the file that is read
     seconds: float = 0.0  # of it that were read
+    _begun: set[str] = field(default_factory=set)  # files that were read at least in part, and are not saved
     _wanted: deque[str] = field(default_factory=deque)
     _wake: threading.Event = field(default_factory=threading.Event)
     _is_over: threading.Event = field(default_factory=threading.Event)
@@ -53,7 +55,8 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            self.model = self.load()
+            if self.model is None:
+                self.model = self.load()
             while not self._is_over.is_set():
                 if not self.step():
                     self._wake.wait(RESCAN_S)
@@ -62,7 +65,7 @@ class Worker:
                         self.index.scan()
         except _Stopped:
             return
-        except (ValueError, OSError, RuntimeError) as error:  # also a full disk, or a full memory of the GPU
+        except (ValueError, OSError, RuntimeError, sqlite3.Error) as error:  # also a full disk or GPU memory
             self.error = f"tagging has stopped ({error}): start the command again"
 
     def step(self) -> bool:
@@ -86,7 +89,7 @@ class Worker:
         while self._wanted:
             file = self._wanted.popleft()
             sound = self.index.sounds.get(file)
-            if sound and not is_tagged(sound) and file != self.current:
+            if sound and not is_tagged(sound) and file not in self._begun:
                 before = self.current, self.seconds
                 self._tag([sound])
                 self.current, self.seconds = before
@@ -95,8 +98,16 @@ class Worker:
 
     def _tag(self, group: list[Sound]) -> None:
         assert self.model is not None
-        paths = [str(self.index.folder / sound.file) for sound in group]
-        names = iter(group)
+        sounds: deque[Sound] = deque()
+
+        def paths() -> Iterator[str]:
+            for sound in group:
+                if is_tagged(self.index.sounds.get(sound.file, sound)):
+                    continue  # it was looked at meanwhile
+                sounds.append(sound)
+                self._begun.add(sound.file)
+                self.current, self.seconds = sound.file, 0.0
+                yield str(self.index.folder / sound.file)
 
         def on_block(seconds: float) -> None:
             self.seconds += seconds
@@ -104,6 +115,7 @@ class Worker:
                 raise _Stopped
             self._tag_wanted()  # a long sound does not delay what is looked at
 
-        self.current, self.seconds = next(names).file if group else "", 0.0
-        self.index.save(zip(group, analyse(self.model, paths, on_block), strict=True))
+        analyses = analyse(self.model, paths(), on_block)
+        self.index.save((sounds.popleft(), analysis) for analysis in analyses)
+        self._begun -= {sound.file for sound in group}
         self.current = ""
