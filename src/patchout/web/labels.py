@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from patchout.data.columns import Cells, Columns, LabelSplitter, columns_of, impossible, span_of, text_of
+from patchout.data.columns import Cells, Columns, LabelSplitter, columns_of, folded, impossible, span_of, text_of
 from patchout.data.folders import composed
 from patchout.data.lists import open_list
 from patchout.data.negatives import NEGATIVE, is_negative
@@ -175,7 +175,7 @@ class Labels:
 
 def _text(row: Segment, column: str) -> str:
     """The labels of a row, separated alike in all rows: one semicolon counts for the whole column."""
-    if column.casefold() == "labels":
+    if folded(column) == "labels":
         return ";".join(row.labels) + (";" if any("," in label for label in row.labels) else "")
     if len(row.labels) > 1:
         raise InputError(f"{NAME}: the column {column} holds one label: rename it to labels")
