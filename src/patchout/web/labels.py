@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from patchout.data.columns import Cells, Columns, LabelSplitter, columns_of, folded, impossible, span_of, text_of
+from patchout.data.columns import (
+    Cells,
+    Columns,
+    LabelSplitter,
+    columns_of,
+    folded,
+    impossible,
+    span_of,
+    text_of,
+)
 from patchout.data.folders import composed
 from patchout.data.lists import open_list
 from patchout.data.negatives import NEGATIVE, is_negative
