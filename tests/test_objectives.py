@@ -335,9 +335,14 @@ def test_settings_that_an_objective_never_reads_are_refused_before_the_run(
 
 def test_a_recipe_may_have_another_objective_and_an_old_run_what_it_began_with() -> None:
     codes = recipe("codes")[0]
-    for objective, stored in (("pixels", {}), ("contrast", {}), ("pixels", {"mask_ratio_to": 0.9})):
-        more = {"masks": "structured"} if objective == "contrast" else {}
-        chosen = replace(codes, objective=objective, data="missing", **more, **stored)
+    old: dict[str, Any] = {"objective": "pixels", "mask_ratio_to": 0.9}
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"objective": "pixels"}, {}),
+        ({"objective": "contrast", "masks": "structured"}, {}),
+        (old, old),
+    ]
+    for changes, stored in cases:
+        chosen = replace(codes, data="missing", **changes)
         with pytest.raises(DataError, match="no such folder"):
             _prepare(chosen, Host(Accelerator(cpu=True), CPU, stored, SILENT))
 
