@@ -623,6 +623,7 @@ def test_a_saved_reference_is_used_by_the_command(
         ([], 2, "give the generated sounds and the reference"),
         (["a", "b", "c"], 2, "got 3"),
         (["a", "b", "--cut-s", "0"], 2, "--cut-s must be more than 0"),
+        (["a", "b", "--cut-s", "8", "--protocol", "kadtk"], 2, "kadtk cuts no clips: leave --cut-s out"),
         (["a", "b", "--save-reference", "a.json"], 2, "NAME.npz"),
         (["a", "b", "--save-reference", "a.npz", "--metrics", "kl"], 2, "of FD: name it in --metrics too"),
         (["a", "b", "--model", "sounds-tiny"], 1, "a"),
