@@ -508,6 +508,14 @@ def test_warnings_of_files(sets: tuple[str, str], model: str) -> None:
     assert any("03.wav" in text for text in said)
 
 
+def test_silent_sounds_are_no_overlap(sets: tuple[str, str], model: str) -> None:
+    for name in sets:
+        write_wav(Path(name) / "00.wav", np.zeros(32_000, np.float32))
+    warnings = judge(*sets, model=model).warnings
+    assert sum("1 of 12 files are silent" in text for text in warnings) == 2
+    assert not any("overlap" in text for text in warnings)
+
+
 @pytest.mark.slow
 def test_all_silent_is_a_number_and_a_warning(sets: tuple[str, str], model: str) -> None:
     silence_of(sets[0])
