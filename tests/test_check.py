@@ -1,6 +1,7 @@
 """`patchout check`: each kind of finding in a set that has it, and none in one that has not."""
 
 import csv
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -363,8 +364,13 @@ def test_a_prepared_set_is_checked(tmp_path: Path, capfd: pytest.CaptureFixture[
     args = ["prepare", "folder", "--source", str(tmp_path / "sounds"), "--out", str(tmp_path / "set")]
     assert run_command([*args, "--workers", "1"]) == 0
     capfd.readouterr()
-    assert run_command(["check", str(tmp_path / "set")]) == 0
-    assert capfd.readouterr().out.split()[:2] == ["1", "duplicate"]
+    again = ["check", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
+    for _ in range(2):
+        assert run_command(again) == 0
+        assert capfd.readouterr().out.split()[:2] == ["1", "duplicate"]
+    os.utime(next((tmp_path / "set").glob("*.arrow")), (4e9, 4e9))
+    assert run_command(again) == 1
+    assert "belongs to another job (shards_sha256" in capfd.readouterr().err
 
 
 def test_prepare_tells_the_worst_that_lists_say(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

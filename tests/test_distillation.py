@@ -205,12 +205,14 @@ def host() -> Host:
     return Host(Accelerator(cpu=True), CPU, {}, SILENT)
 
 
-def filled(folder: Path, clips: ClipSet, *names: str) -> ScoreCache:
+def filled(
+    folder: Path, clips: ClipSet, *names: str, on_problem: Callable[[str], None] = lambda problem: None
+) -> ScoreCache:
     teachers = load_teachers(names, CPU)
     student = tiny_config(labels=clips.classes)
     cache = ScoreCache(folder, student, len(clips))
-    cache.bind(clips, teachers)
-    cache.fill(clips, teachers, host(), "fp32")
+    on_problem(cache.bind(clips, teachers))
+    cache.fill(clips, teachers, host()._replace(listener=Listener(on_problem=on_problem)), "fp32")
     return cache
 
 
@@ -234,11 +236,39 @@ def test_kept_scores_are_those_that_tag_gives(class_folder: Path, tmp_path: Path
         assert scores.tolist() == pytest.approx(expected, abs=0.01)
 
 
-def test_a_clip_that_cannot_be_read_has_no_scores(class_folder: Path, tmp_path: Path, teacher: str) -> None:
-    (class_folder / "dog" / "0.wav").write_text("this is no sound")
-    clips = scan(class_folder)
-    cache = filled(tmp_path / "kept", clips, teacher)
-    assert [cache(clip)[1] for clip in range(3, 6)] == [True, False, True]
+def test_a_clip_that_cannot_be_read_has_no_scores_until_it_is_repaired(
+    class_folder: Path, tmp_path: Path, teacher: str
+) -> None:
+    broken, clips, says = class_folder / "dog" / "0.wav", scan(class_folder), list[str]()
+    whole = broken.read_bytes()
+    broken.write_text("this is no sound")
+    for _ in range(2):  # told whenever a run begins
+        cache = filled(tmp_path / "kept", clips, teacher, on_problem=says.append)
+        assert [cache(clip)[1] for clip in range(3, 6)] == [True, False, True]
+        assert says.pop().startswith("1 of 12 clips have no scores (they cannot be read, or")
+    broken.write_bytes(whole)
+    cache = filled(tmp_path / "kept", clips, teacher, on_problem=says.append)
+    assert [cache(clip)[1] for clip in range(3, 6)] == [True, True, True]
+    assert says[-1].startswith("1 teachers score 12 of 12 clips anew")
+
+
+def test_scores_of_changed_sounds_are_computed_anew(
+    class_folder: Path, tmp_path: Path, teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_cache, "BLOCK", 4)
+    clips, says = scan(class_folder), list[str]()
+    before = filled(tmp_path / "kept", clips, teacher)
+    old = [before(clip)[0] for clip in range(12)]
+    write_wav(Path(clips.name(5)), noise(0.5, 9))
+    after = filled(tmp_path / "kept", clips, teacher, on_problem=says.append)
+    assert says[0].startswith("1 teachers score 4 of 12 clips anew")
+    assert [clip for clip in range(12) if not torch.equal(old[clip], after(clip)[0])] == [5]
+    identity = tmp_path / "kept" / "about.json"
+    identity.write_text(identity.read_text().replace('"blocks"', '"of an earlier version"'))
+    filled(tmp_path / "kept", clips, teacher, on_problem=says.append)
+    assert "12 of 12 clips anew" in says[-1]
+    filled(tmp_path / "kept", clips, teacher, on_problem=says.append)
+    assert says[-1] == ""
 
 
 @pytest.mark.slow
@@ -259,7 +289,8 @@ def test_scores_are_computed_once_and_go_on_after_a_stop(
     monkeypatch.setattr(score_cache, "score", counting)
     with pytest.raises(KeyboardInterrupt):
         filled(tmp_path / "parts", scan(class_folder), teacher)
-    assert [path.name for path in (tmp_path / "parts").glob("*.npy")] == ["block-000000.npy"]
+    (block,) = (tmp_path / "parts").glob("*.npy")
+    assert block.name.startswith("block-000000-")
     stop_at[0] = 99
     filled(tmp_path / "parts", scan(class_folder), teacher)
     assert len(heard) == 6 + 8  # the two clips of the block that was cut short are heard again

@@ -508,6 +508,14 @@ def test_warnings_of_files(sets: tuple[str, str], model: str) -> None:
     assert any("03.wav" in text for text in said)
 
 
+def test_silent_sounds_are_no_overlap(sets: tuple[str, str], model: str) -> None:
+    for name in sets:
+        write_wav(Path(name) / "00.wav", np.zeros(32_000, np.float32))
+    warnings = judge(*sets, model=model).warnings
+    assert sum("1 of 12 files are silent" in text for text in warnings) == 2
+    assert not any("overlap" in text for text in warnings)
+
+
 @pytest.mark.slow
 def test_all_silent_is_a_number_and_a_warning(sets: tuple[str, str], model: str) -> None:
     silence_of(sets[0])
@@ -623,6 +631,7 @@ def test_a_saved_reference_is_used_by_the_command(
         ([], 2, "give the generated sounds and the reference"),
         (["a", "b", "c"], 2, "got 3"),
         (["a", "b", "--cut-s", "0"], 2, "--cut-s must be more than 0"),
+        (["a", "b", "--cut-s", "8", "--protocol", "kadtk"], 2, "kadtk cuts no clips: leave --cut-s out"),
         (["a", "b", "--save-reference", "a.json"], 2, "NAME.npz"),
         (["a", "b", "--save-reference", "a.npz", "--metrics", "kl"], 2, "of FD: name it in --metrics too"),
         (["a", "b", "--model", "sounds-tiny"], 1, "a"),

@@ -104,6 +104,13 @@ def test_a_column_that_stands_there_twice_is_refused() -> None:
         columns_of(["file", "label", "Label"])
 
 
+def test_the_list_with_such_a_column_is_named(tmp_path: Path) -> None:
+    path = table(tmp_path, "file,label,File\na.wav,dog,a.wav\n", "a.wav")
+    for read in (scan, lambda path: read_items([str(path)])):
+        with pytest.raises(DataError, match=r"meta\.csv: the columns file, File say the same: leave one"):
+            read(path)
+
+
 # -- dialects ------------------------------------------------------------------------------------------------
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import noise, write_wav
+from prepared_set import write_prepared
 
 from patchout.audio.mel import MelConfig, log_mel
 from patchout.data import clips, mel_cache
 from patchout.data.batches import StepSampler, batches
 from patchout.data.mel_cache import MelCache
-from patchout.data.sets import scan_sounds
+from patchout.data.sets import scan, scan_sounds
 from patchout.errors import InputError
 
 MEL = MelConfig()
@@ -102,6 +103,19 @@ def test_a_sound_that_has_changed_is_heard_anew(cache: MelCache, sounds: Path, m
     assert not torch.equal(before, after)
     (sounds / "0.wav").unlink()  # what is kept needs no sound
     assert torch.equal(cache[0, 0].wave, after)
+
+
+def test_clips_of_a_shard_that_was_prepared_again_are_heard_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = scan(write_prepared(tmp_path / "set", [noise(1.0, seed) for seed in range(4)]))
+    cache = MelCache(clips, MEL, tmp_path / "mels", 16_000, 0)
+    cache.open(4.0)
+    read = decoding(cache, monkeypatch)
+    _ = [cache[0, clip] for clip in range(4)]
+    os.utime(clips.file_on_disk(3), (4e9, 4e9))
+    _ = [cache[0, clip] for clip in range(4)]
+    assert read == [0, 1, 2, 3, 2, 3]
 
 
 def test_a_cache_of_an_earlier_version_sees_newer_sounds(

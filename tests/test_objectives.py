@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import noise, write_wav
 from ranks import Ranks
 from safetensors.torch import load_file
@@ -18,6 +20,7 @@ import patchout
 from patchout.audio.statistics import FrameStatistics
 from patchout.checkpoint import own as checkpoint
 from patchout.data.batches import Batch
+from patchout.data.clips import DataError
 from patchout.hear.api import HearModel
 from patchout.inference.embedding import mid_level
 from patchout.models.maskspec_classifier import MaskSpecClassifier
@@ -25,13 +28,15 @@ from patchout.models.passt import SIZES, Passt
 from patchout.training import loop, optim
 from patchout.training.masked import run as pretrain
 from patchout.training.masked import survey
-from patchout.training.masked.config import PretrainConfig
+from patchout.training.masked.config import READ_BY, PretrainConfig
 from patchout.training.masked.objective import CollapseError, Objective
 from patchout.training.masked.objectives.contrast import augmented
 from patchout.training.masked.objectives.latent import LatentModel, teacher_decay
 from patchout.training.masked.probe import Probe
-from patchout.training.masked.run import OBJECTIVES, Listener, start
+from patchout.training.masked.recipes import recipe
+from patchout.training.masked.run import OBJECTIVES, Listener, _prepare, start
 from patchout.training.masked.survey import Survey
+from patchout.training.run import SILENT, Host
 from patchout.training.step import Place
 from patchout.training.supervised import run as supervised
 from patchout.training.supervised.config import TrainConfig
@@ -306,6 +311,40 @@ def test_values_that_an_objective_cannot_use_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         settings(name, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "unread"),
+    [
+        ("contrast", {"decoder": (32, 1, 2), "mask_ratio": 0.5, "mask_ratio_to": 0.6}),
+        ("contrast", {"decoder_kind": "convolutional", "codes": 9}),
+        ("pixels", {"mask_ratio_to": 0.9}),
+        ("latent", {"normalize_patches": False, "temperature": 0.2}),
+    ],
+)
+def test_settings_that_an_objective_never_reads_are_refused_before_the_run(
+    name: str, unread: dict[str, Any], class_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    chosen = config(class_folder, out, **NEW.get(name, {}) | {"recipe": "own"} | unread)
+    names = ", ".join(sorted(unread, key=[*READ_BY].index))
+    with pytest.raises(ValueError, match=f"^{name} does not read {names}: leave that out$"):
+        pretrain.run(chosen)
+    assert not (out / "config.json").exists()
+
+
+def test_a_recipe_may_have_another_objective_and_an_old_run_what_it_began_with() -> None:
+    codes = recipe("codes")[0]
+    old: dict[str, Any] = {"objective": "pixels", "mask_ratio_to": 0.9}
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"objective": "pixels"}, {}),
+        ({"objective": "contrast", "masks": "structured"}, {}),
+        (old, old),
+    ]
+    for changes, stored in cases:
+        chosen = replace(codes, data="missing", **changes)
+        with pytest.raises(DataError, match="no such folder"):
+            _prepare(chosen, Host(Accelerator(cpu=True), CPU, stored, SILENT))
 
 
 def test_pixels_have_the_decoder_of_maskspec() -> None:

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,6 +57,16 @@ def test_several_processes_share_a_batch_evenly() -> None:
 
 def test_free_memory_is_found() -> None:
     assert free_bytes(CPU) > 2**20
+
+
+def test_the_cache_of_files_is_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = tmp_path / "meminfo"
+    memory.write_text("MemTotal: 8000000 kB\nMemFree:  200000 kB\nMemAvailable:    5000000 kB\n")
+    monkeypatch.setattr("patchout.training.plan.MEMORY", memory)
+    assert free_bytes(CPU) == 5_000_000 * 1024
+    for content in ("MemFree: 200000 kB\n", None):  # an older kernel, another system
+        memory.write_text(content) if content else memory.unlink()
+        assert free_bytes(CPU) > 2**20
 
 
 def test_a_plan_in_words() -> None:

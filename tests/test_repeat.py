@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from patchout.training.supervised.channel_ensemble import each_channel
 from patchout.training.supervised.config import TrainConfig
 from patchout.training.supervised.repeats import repeat, runs
 
@@ -47,8 +48,9 @@ def test_the_result_is_the_mean_over_folds_and_the_spread_over_seeds(tmp_path: P
 
 def test_the_folder_of_a_single_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds a single run: choose another --out"):
-        repeat(config(tmp_path, seeds=2), lambda single: {})
+    for several, more in ((repeat, {"seeds": 2}), (each_channel, {"channel": "each"})):
+        with pytest.raises(ValueError, match="holds a single run: choose another --out"):
+            several(config(tmp_path, **more), lambda single: {})
 
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:

@@ -87,6 +87,15 @@ def test_another_run_below_is_not_gone_on_with(tmp_path: Path, place: str) -> No
     assert as_begun(today, today, tmp_path) == (today, "")
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_single_run_does_not_begin_in_a_folder_of_several(restart: bool, tmp_path: Path) -> None:
+    enter(tmp_path / "seed-0" / "left")
+    (tmp_path / "scores.json").write_text("theirs")
+    with pytest.raises(ValueError, match=r"several runs \(seed-0.left is one\), .*: choose another --out"):
+        enter(tmp_path, restart=restart)
+    assert (tmp_path / "scores.json").read_text() == "theirs"
+
+
 @pytest.mark.parametrize("init", ["", "maskspec-base"])
 def test_a_pre_training_goes_on_as_it_began_with_the_sizes_of_its_start(tmp_path: Path, init: str) -> None:
     today = replace(RECIPES["own"], recipe="own", base_lr=2e-3)

@@ -1,5 +1,6 @@
 """Atomic writes: a temporary file is flushed to the disk, then renamed; file states; the cache; tables."""
 
+import hashlib
 import json
 import math
 import os
@@ -38,6 +39,12 @@ def file_state(file: str) -> FileState:
     except (OSError, ValueError):
         return FileState(None, None)
     return FileState(status.st_size, status.st_mtime)
+
+
+def states_sha256(files: Sequence[str]) -> str:
+    """SHA-256 over the present states of files in their order: another one if any of them has changed."""
+    states = {file: file_state(file) for file in dict.fromkeys(files)}  # segments share their file
+    return hashlib.sha256(repr([(*states[file],) for file in files]).encode()).hexdigest()
 
 
 def is_newer(file: str, written: str) -> bool:

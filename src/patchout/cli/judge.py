@@ -31,8 +31,8 @@ class Options:
     """those of the protocol if none is named; fd-inf extrapolates FD to infinitely many clips"""
     compare: tyro.conf.FlagCreatePairsOff[bool] = False
     """by all protocols, on one decoding"""
-    cut_s: float = 8.0
-    """seconds to which av-benchmark cuts every clip"""
+    cut_s: float | None = None
+    """seconds to which av-benchmark cuts every clip: 8 unless said"""
     model: str = "passt-s"
     """a name from `patchout models`, a weight file, a run folder, or a hub id owner/name"""
     format: Literal["table", "json", "csv"] = "table"
@@ -59,12 +59,15 @@ def main(args: Sequence[str]) -> int:
     from patchout.judge.report import write_report
 
     names = [*PROTOCOLS] if options.compare else [options.protocol]
-    protocols = [
-        replace(PROTOCOLS[name], clip=replace(PROTOCOLS[name].clip, cut_s=options.cut_s))
-        if PROTOCOLS[name].clip.cut_s
-        else PROTOCOLS[name]
-        for name in names
-    ]
+    protocols = [PROTOCOLS[name] for name in names]
+    if options.cut_s is not None:
+        cut = [each.name for each in protocols if each.clip.cut_s]
+        if not cut:
+            raise ValueError(f"{options.protocol} cuts no clips: leave --cut-s out, or add --compare")
+        protocols = [
+            replace(each, clip=replace(each.clip, cut_s=options.cut_s)) if each.name in cut else each
+            for each in protocols
+        ]
     with _settings(options) as settings:
         judgements = run.compare(
             *options.sets,
@@ -91,7 +94,7 @@ def _check(options: Options) -> None:
             f"give the generated sounds and the reference, or one list of pairs, got {len(options.sets)}: "
             "e.g. `patchout judge generated/ reference/`"
         )
-    if not 0 < options.cut_s <= 10:
+    if options.cut_s is not None and not 0 < options.cut_s <= 10:
         raise ValueError(f"--cut-s must be more than 0 and at most 10 seconds, got {options.cut_s:g}")
     if options.save_reference:
         if options.save_reference.suffix != ".npz" or options.compare:

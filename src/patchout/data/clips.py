@@ -62,6 +62,10 @@ class ClipSet:
         """The clip's file, or its id in a packed set."""
         return str(self.folder / self._cell("id", clip))
 
+    def file_on_disk(self, clip: int) -> str:
+        """The file that the clip is read from: of a packed set its shard."""
+        return self.packed.file(self._cell("row", clip)) if self.packed else self.name(clip)
+
     def labels(self, clip: int) -> list[str]:
         """The clip's classes by name."""
         return [self.classes[index] for index in self._cell("labels", clip)]
@@ -133,6 +137,10 @@ class ClipSet:
     def names(self) -> list[str]:
         """The names of all clips."""
         return [str(self.folder / name) for name in self.table["id"].to_pylist()]
+
+    def files_on_disk(self) -> list[str]:
+        """`file_on_disk` of all clips."""
+        return [*map(self.packed.file, self.table["row"].to_pylist())] if self.packed else self.names()
 
     def origin(self) -> str:
         """A summary for people: the source of each column, and the first and the last class."""

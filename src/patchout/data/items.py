@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from patchout.data import lists
-from patchout.data.columns import COLUMNS, columns_of, impossible, span_of, text_of
+from patchout.data.columns import COLUMNS, impossible, span_of, text_of
 from patchout.data.folders import Finder, at_home, refuse_url, walk
 from patchout.errors import InputError
 from patchout.files import without_stream
@@ -83,7 +83,7 @@ def read_items(
 def _listed(path: Path, on_problem: Callable[[str], None], on_note: Callable[[str], None]) -> list[Item]:
     """The rows of a list, at least one; a missing file is expected in the folder of the first that exists."""
     sounds, finder = lists.open_list(path), Finder(path.parent)
-    columns = columns_of(sounds.header)
+    columns = sounds.columns()
     if "file" not in columns.used:
         header = ", ".join(sounds.header) or "empty"
         needed = f"a list needs a column {', '.join(COLUMNS['file'])}"

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from patchout.data.columns import COLUMNS, Cells, folded, is_small
+from patchout.data.columns import COLUMNS, Cells, Columns, columns_of, folded, is_small
 from patchout.data.folders import is_sound
 from patchout.errors import DataError
 from patchout.files import without_stream
@@ -45,6 +45,13 @@ class SoundList:
     def __iter__(self) -> Iterator[Row]:
         with _readable(self.path):
             yield from self.rows()
+
+    def columns(self) -> Columns:
+        """The columns by their meaning; a DataError names the list and the column that stands there twice."""
+        try:
+            return columns_of(self.header)
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from None
 
     def place(self, row: Row) -> str:
         """The file and line (or row) of a row, for error messages."""

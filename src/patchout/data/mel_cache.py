@@ -34,9 +34,9 @@ class MelCache(Dataset[Item]):
 
     `mel` is a front end without statistics: they may change, and differ in the last digits from machine to
     machine. A clip is a file of the folder, written aside and renamed, so any number of workers and runs may
-    share it; it has the time of modification of its sound, and is made anew where that has changed or where
-    it is damaged. Of clips longer than LONG_S nothing is kept. Crops begin at whole frames, and see the sound
-    beside them where a crop of the waveform would be mirrored.
+    share it; it has the time of modification of its sound (in a packed set, of its shard), and is made anew
+    where that has changed or where it is damaged. Of clips longer than LONG_S nothing is kept. Crops begin at
+    whole frames, and see the sound beside them where a crop of the waveform would be mirrored.
     """
 
     clips: ClipSet
@@ -69,7 +69,7 @@ class MelCache(Dataset[Item]):
         Frames come first, so that a crop is one piece of the file.
         """
         path = self.folder / str(index // 1000) / f"{index % 1000}.npy"
-        modified_s = None if self.clips.packed else file_state(self.clips.name(index)).modified_s
+        modified_s = file_state(self.clips.file_on_disk(index)).modified_s
         with suppress(OSError, ValueError, EOFError):  # not there yet, or damaged
             if modified_s is None or self._is_current(path.stat().st_mtime, modified_s):
                 return np.load(path, mmap_mode="r"), ""

@@ -34,6 +34,14 @@ class Packed:
     def _sounds(self) -> pa.ChunkedArray:
         return pa.chunked_array([chunk for file in self.files for chunk in _mapped(file)[self.column].chunks])
 
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([len(_mapped(file)) for file in self.files])
+
+    def file(self, row: int) -> str:
+        """The file that holds a row."""
+        return self.files[np.searchsorted(self._ends, row, side="right")]
+
     def source(self, row: int, name: str) -> Source:
         """The sound of a row: its bytes, or its path where the shard holds no more than that."""
         cell = self._sounds[row].as_py()

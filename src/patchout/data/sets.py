@@ -138,10 +138,7 @@ def _usable(paths: Iterable[Path]) -> tuple[list[SoundList], list[str]]:
 
 def _columns(sounds: SoundList, *, labelled: bool) -> Columns:
     """The columns of a list; DataError where the file, or the label of a labelled one, is missing."""
-    try:
-        columns = columns_of(sounds.header)
-    except DataError as error:
-        raise DataError(f"{sounds.path}: {error}") from None
+    columns = sounds.columns()
     meanings = ("file", "label") if labelled else ("file",)
     if not columns.used.keys() >= {*meanings}:
         needed = " and ".join(f"one of {', '.join(COLUMNS[meaning])}" for meaning in meanings)

@@ -199,7 +199,10 @@ def remarks_on(protocol: Protocol, sets: Sets, metrics: Sequence[str]) -> Iterat
             f"{sets[0].name}: an Inception Score of {count} clips in {CHUNKS} chunks is at most "
             f"{count / CHUNKS:.3g}: compare it with those of as many clips alone"
         )
-    digests = [{remark.digest: clip for clip, remark in each.remarks.items()} for each in sets]
+    digests = [
+        {remark.digest: clip for clip, remark in each.remarks.items() if not remark.is_silent}
+        for each in sets  # all silent sounds of one length are the same
+    ]
     if same := digests[0].keys() & digests[1].keys():
         names = (each.files[of[min(same)]] for each, of in zip(sets, digests, strict=True))
         yield f"the sets overlap: {len(same)} sounds are in both ({' is '.join(names)})"

@@ -87,8 +87,9 @@ def open_run(
     """Create or resume the run in the folder `out`; it is locked until the block, or the process, ends.
 
     A config that differs from the stored one is a ValueError that lists the changes, unless they are
-    accepted; so is other `data` (its `root` may move), and a folder that another run is using. `restart`
-    first moves an old run aside. On another process than the main one nothing is done.
+    accepted; so is other `data` (its `root` may move), and a folder that another run is using, or that holds
+    several seeds, folds or channels. `restart` first moves an old run aside. On another process than the main
+    one nothing is done.
     """
     if not is_main:
         yield RunFolder(out)
@@ -96,6 +97,9 @@ def open_run(
     unfinished = (f".{Path(name).stem}.*{Path(name).suffix}" for name in OUTPUTS)
     busy = ValueError(f"{out}: another run is using this folder: wait for it, or choose another --out")
     with only_writer(out, halves=unfinished, busy=busy):
+        if (first := next(_runs(out), out)) != out:
+            several = f"{out} holds several runs ({first.relative_to(out)} is one)"
+            raise ValueError(f"{several}, whose scores a single one would replace: choose another --out")
         replaced = _move_aside(out) if restart else ""
         _store_or_compare(out, {"config": config, "data": data}, accept_changes=accept_changes)
         yield RunFolder(out, replaced)
@@ -117,9 +121,7 @@ def as_begun(
     channels the first one's config counts, without what differs between them. The settings `of_weights` are
     stored as the initial weights had them, where there were any.
     """
-    folders = [path.parent for depth in range(4) for path in sorted(out.glob("*/" * depth + "config.json"))]
-    runs = (folder for folder in folders if all(map(SUBFOLDER.fullmatch, folder.relative_to(out).parts)))
-    first = next(runs, None)
+    first = next(_runs(out), None)
     stored = stored_config(first) if first else {}
     if stored.get("recipe") != getattr(recipe, "recipe", None):
         return config, ""
@@ -144,6 +146,12 @@ def settings_of(
     return {
         key: value for key, value in config.items() if not stored or key in stored or value != defaults[key]
     }
+
+
+def _runs(out: Path) -> Iterator[Path]:
+    """The folders of the run in `out`, or of its seeds, folds and channels."""
+    folders = (path.parent for depth in range(4) for path in sorted(out.glob("*/" * depth + "config.json")))
+    return (folder for folder in folders if all(map(SUBFOLDER.fullmatch, folder.relative_to(out).parts)))
 
 
 def _stored(out: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from patchout.audio.stream import Stream
 from patchout.data.clips import ClipSet
 from patchout.data.items import Item
 from patchout.data.packed import Packed
+from patchout.files import states_sha256
 from patchout.inference.bulk.embed import EmbedJob
 from patchout.inference.bulk.folder import embeddings, numbered
 from patchout.inference.check.findings import Finding
@@ -42,8 +43,9 @@ class CheckJob(EmbedJob):
     packed_rows: Mapping[Item, int] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
-        """Those of the embeddings, and that levels are with them."""
+        """Those of the embeddings, that levels are with them, and the states of a packed set's shards."""
         settings = EmbedJob.settings(replace(self, packed=None, packed_rows={}))
+        settings |= {"shards_sha256": states_sha256(self.packed.files)} if self.packed else {}
         return settings | {"levels": len(Levels._fields)}
 
     def open(self, item: Item, config: TaggerConfig) -> Stream:

@@ -14,6 +14,18 @@ FRONT_ENDS = {  # without statistics; "coarse" has a quarter of the patches (BES
     "16khz": MelConfig(sample_rate=16_000, win_length=400, hop_length=160, f_max=8_000.0),
     "coarse": MelConfig(sample_rate=16_000, n_fft=2048, win_length=2048, hop_length=625, f_max=8_000.0),
 }
+READ_BY = {  # settings that only some objectives read
+    "codes": ("codes",),
+    "teacher_decay": ("latent",),
+    "utterance": ("latent",),
+    "temperature": ("contrast",),
+    "view_ratios": ("contrast",),
+    "normalize_patches": ("pixels",),
+    "decoder": ("pixels", "codes", "latent"),
+    "decoder_kind": ("pixels", "codes", "latent"),
+    "mask_ratio": ("pixels", "codes", "latent"),
+    "mask_ratio_to": ("codes",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from patchout.errors import near
-from patchout.training.masked.config import PretrainConfig
+from patchout.training.masked.config import READ_BY, PretrainConfig
 
 ABOUT = {
     "maskspec": """MaskSpec as published: Base on AudioSet, or on any sounds, without their labels.
@@ -154,3 +154,13 @@ def recipe(name: str) -> tuple[PretrainConfig, str]:
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}{near(name, RECIPES)}: recipes are {', '.join(RECIPES)}")
     return replace(RECIPES[name], recipe=name), ABOUT[name.partition("-")[0]]
+
+
+def refuse_unread(config: PretrainConfig) -> None:
+    """ValueError for settings that the objective never reads, but for those that its recipe brings."""
+    plain = PretrainConfig(recipe=config.recipe)
+    usual = plain, RECIPES.get(config.recipe, plain)
+    names = [name for name, objectives in READ_BY.items() if config.objective not in objectives]
+    values = {name: [getattr(each, name) for each in usual] for name in names}
+    if unread := [name for name in names if getattr(config, name) not in values[name]]:
+        raise ValueError(f"{config.objective} does not read {', '.join(unread)}: leave that out")

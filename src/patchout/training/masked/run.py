@@ -32,7 +32,7 @@ from patchout.training.masked.objectives.contrast import Contrast
 from patchout.training.masked.objectives.latent import Latent
 from patchout.training.masked.objectives.pixels import Pixels
 from patchout.training.masked.probe import Probe, Subject, table
-from patchout.training.masked.recipes import RECIPES
+from patchout.training.masked.recipes import RECIPES, refuse_unread
 from patchout.training.masked.survey import Survey, choose_start, cut_long, sounds_of, survey
 from patchout.training.run import MAY_CHANGE, SILENT, Host, Listener, Training
 from patchout.training.run_folder import RunFolder
@@ -70,7 +70,10 @@ def run(
 
 def _prepare(config: PretrainConfig, host: Host) -> "_Masked":
     """The clips, the model that goes on from them, and what watches it."""
-    sounds, stored = sounds_of(config), host.stored
+    stored = host.stored
+    if not stored:  # a run that began with such a value goes on
+        refuse_unread(config)
+    sounds = sounds_of(config)
     for note in (*sounds.problems, *sounds.notes):
         host.listener.on_problem(note)
     clips = cut_long(sounds, config.clip_s)

@@ -14,7 +14,7 @@ from patchout.models.decision import NO_DECISION
 from patchout.training import loop
 from patchout.training.supervised.config import TrainConfig
 from patchout.training.supervised.data_split import choose
-from patchout.training.supervised.repeats import Scores
+from patchout.training.supervised.repeats import Scores, refuse_single_run
 from patchout.training.supervised.report import write_report
 
 CHANNELS: tuple[Channel, ...] = ("left", "right", "mean")
@@ -26,7 +26,9 @@ def each_channel(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> S
 
     A channel's own scores are there as `<score>/left`; all on the clips that a run reports. Writes
     out/scores.json and out/report/. `patchout evaluate out/left out/right out/mean` gives the same ensemble.
+    A folder that holds a single run is a ValueError.
     """
+    refuse_single_run(config.out)
     cache = config.distill_cache
     configs = [
         replace(config, channel=name, out=config.out / name, distill_cache=cache and f"{cache}/{name}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
@@ -24,14 +25,20 @@ def runs(config: TrainConfig) -> list[TrainConfig]:
     return single
 
 
+def refuse_single_run(out: Path) -> None:
+    """ValueError for the folder of a single run, whose scores and report several would replace."""
+    if (out / "config.json").exists():
+        todo = "choose another --out for several seeds, folds or channels"
+        raise ValueError(f"{out} holds a single run: {todo}")
+
+
 def repeat(config: TrainConfig, run: Callable[[TrainConfig], Scores]) -> Scores:
     """Mean scores of the single runs, and their standard deviation over seeds as `<score>_std`.
 
     Scores are averaged over the folds first. Writes out/scores.json. A folder that holds a single run is a
     ValueError.
     """
-    if (config.out / "config.json").exists():
-        raise ValueError(f"{config.out} holds a single run: choose another --out for several seeds or folds")
+    refuse_single_run(config.out)
     by_seed: dict[int, list[Scores]] = {}
     by_run: dict[str, Scores] = {}
     for single in runs(config):
