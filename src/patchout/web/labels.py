@@ -194,7 +194,7 @@ def _text(row: Segment, column: str) -> str:
 def _parse(path: Path) -> tuple[tuple[str, ...], dict[Key, tuple[Segment, Cells]]]:
     """Header and rows of a list of labels; a ValueError names the line that is none."""
     sounds = open_list(path)
-    columns = columns_of(sounds.header)
+    columns = sounds.columns()
     if not {"file", "label"} <= columns.used.keys():
         raise ValueError(f"{path}: needs the columns file and labels, its header is {sounds.header}")
     label = columns.used["label"]

@@ -129,13 +129,14 @@ def _kept(path: Path | None) -> dict[str, np.ndarray]:
 
 
 def _names(clips: ClipSet) -> list[str]:
-    """Of every clip the file, its size and time, and the segment; of a packed one those of the shards."""
-    shards = [[file, *file_state(file)] for file in clips.packed.files] if clips.packed else []
-    packed = hashlib.sha256(json.dumps(shards).encode()).hexdigest() if shards else ""
+    """Of every clip its file, or its shard and id, their size and time, and the segment."""
+    files = clips.files_on_disk()
+    states = {file: file_state(file) for file in dict.fromkeys(files)}
     columns = [name for name in ("row", "start_s", "end_s") if name in clips.table.column_names]
+    rows = clips.table.select(columns).to_pylist()
     return [
-        json.dumps([name, *([packed] if packed else file_state(name)), *row.values()])
-        for name, row in zip(clips.names(), clips.table.select(columns).to_pylist(), strict=True)
+        json.dumps([file, name, *states[file], *row.values()])
+        for file, name, row in zip(files, clips.names(), rows, strict=True)
     ]
 
 

@@ -102,7 +102,9 @@ class ScoreCache:
             names = ", ".join(map(clips.name, lost[:MAX_NAMES])) + (" ..." if len(lost) > MAX_NAMES else "")
             reason = "they cannot be read, or the scores are not finite"
             if lost:
-                host.listener.tell(f"{len(lost)} of {len(clips)} clips have no scores ({reason}): {names}")
+                host.listener.on_problem(
+                    f"{len(lost)} of {len(clips)} clips have no scores ({reason}): {names}"
+                )
 
     def _compute(
         self,
