@@ -18,6 +18,7 @@ from patchout.audio.mel import log_mel
 from patchout.audio.read_ahead import read_ahead
 from patchout.audio.stream import AudioError, Stream
 from patchout.checkpoint.own import save
+from patchout.data.augment import keyed
 from patchout.inference.events import EventRule
 from patchout.inference.tagging import overview, tag, tag_many
 from patchout.inference.window_scores import score, score_each
@@ -117,6 +118,20 @@ def test_one_source_raises(tiny: Passt, tmp_path: Path) -> None:
 def test_silence_is_said_to_be_silent(tiny: Passt) -> None:
     assert "silent" in (tag(tiny, (np.zeros(RATE, np.float32), RATE)).warning or "")
     assert tag(tiny, (noise(1.0), RATE)).warning is None
+
+
+@pytest.mark.parametrize(("last", "is_named"), [("rain", False), ("Silence", True)])
+def test_nothing_is_heard_in_digital_silence_unless_it_is_a_class(last: str, is_named: bool) -> None:
+    """Neither in a sound nor at the end of one: a model that knows no silence gives it some class."""
+    model = Passt(tiny_config(labels=("bell", "dog", last)), rng=keyed("silence")).eval()
+    rule, silence = EventRule(on=0.01, median=1), np.zeros(2 * RATE, np.float32)
+    tags = tag(model, (silence, RATE), events=rule)
+    assert (any(tags.scores), any(tags.passed), bool(tags.events)) == (is_named,) * 3
+    tags = tag(model, (np.concatenate([noise(2.0), silence]), RATE), events=rule)
+    assert len(tags.events) == 3
+    assert all(tags.scores)
+    ends_s = {event.end_s for event in tags.events}
+    assert (ends_s == {4.0}) if is_named else (max(ends_s) < 2.6)
 
 
 def test_other_rates_are_resampled(tiny: Passt) -> None:

@@ -69,9 +69,10 @@ def tag(
 
     Up to `model.config.max_samples` in one pass; a longer sound in windows that overlap by half, scores
     averaged. One shorter than the clips that the model was trained on gets silence after it
-    (`model.config.pad_s`). Of several channels the model hears the one it was trained on
-    (`model.config.channel`), by default their mean. Where the model or the rule has
-    thresholds, labels that reach them come first. Raises AudioError (a ValueError) or OSError.
+    (`model.config.pad_s`). In digital silence nothing is heard, unless silence is a class: scores of 0, no
+    event. Of several channels the model hears the one it was trained on (`model.config.channel`), by default
+    their mean. Where the model or the rule has thresholds, labels that reach them come first. Raises
+    AudioError (a ValueError) or OSError.
     """
     _check_top(top)
     streams = read_ahead([hear(model.config, source)], threads=1)
@@ -106,6 +107,8 @@ def to_tags(scored: Scored, config: TaggerConfig, *, top: int, rule: EventRule, 
     name, duration_s, scores = scored.name, scored.duration_s, scored.scores
     if scores is None:
         return Tags(name, duration_s, (), (), (), scored.warning, scored.error)
+    if scored.is_silent and not config.knows_silence:
+        scores = np.zeros_like(scores)  # what a model says of zeros would pass for a sound
     thresholds, _ = rule.thresholds(config.decision, len(scores))
     is_open = rule.on is None and not config.decision.points  # nobody has decided from which score on
     passed = np.zeros(len(scores), bool) if is_open else scores >= thresholds

@@ -37,6 +37,7 @@ class _Window(NamedTuple):
     centre: float  # samples
     wave: Tensor  # (samples,) with zeros after one that is too short
     number: int  # of windows before it
+    is_heard: bool  # else its scores are zero: an event in digital silence
 
 
 class Batcher:
@@ -65,7 +66,8 @@ class Batcher:
         padded = torch.from_numpy(np.pad(wave, (0, max(0, shortest - len(wave)))))
         columns = config.num_columns(config.mel.num_frames(len(padded)))
         batch = self.waiting.setdefault(columns, [])
-        batch.append(_Window(receiver, is_clip, start + len(wave) / 2, padded, self.count))
+        is_heard = is_clip or config.knows_silence or bool(wave.any())
+        batch.append(_Window(receiver, is_clip, start + len(wave) / 2, padded, self.count, is_heard))
         receiver.pending += 1
         self.count += 1
         if len(batch) >= self._most(columns):
@@ -104,7 +106,7 @@ class Batcher:
             return
         (windows, copy), self.running = self.running, None
         for window, rows in zip(windows, copy.read().numpy(), strict=True):
-            window.receiver.receive(window.is_clip, window.centre, rows)
+            window.receiver.receive(window.is_clip, window.centre, rows * window.is_heard)
 
 
 def window_mels(

@@ -34,6 +34,7 @@ class Scored:
     track: Float[np.ndarray, "time class"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     warning: str | None = None
     error: str | None = None
+    is_silent: bool = False  # every sample is zero
 
 
 def score(
@@ -96,7 +97,7 @@ def _calibrated(scored: Scored, config: TaggerConfig) -> Scored:
     if scored.scores is None or not config.decision.calibrates:
         return scored
     scores, track = (config.decision.calibrated(part, config.task) for part in (scored.scores, scored.track))
-    return replace(scored, scores=scores, track=track)
+    return replace(scored, scores=scores, track=np.nan_to_num(track))  # zeros of silence have no logits
 
 
 class Moments:
@@ -162,7 +163,7 @@ class _File(Receiver):
         times_s, tracks = self.moments.take()
         means = self.clip_sum / self.clip_windows
         return [
-            Scored(name, duration_s, scores, times_s, track, warning)
+            Scored(name, duration_s, scores, times_s, track, warning, is_silent=bool(self.stream.silence))
             for scores, track in zip(means, tracks, strict=True)
         ]
 

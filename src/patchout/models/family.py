@@ -133,6 +133,11 @@ class TaggerConfig(Geometry):
         """Whether a model with `columns` columns of positions can be initialised with these weights."""
         return True
 
+    @property
+    def knows_silence(self) -> bool:
+        """Whether silence is a class, as in AudioSet; other classes are not heard in digital silence."""
+        return any(label.casefold() == "silence" for label in self.labels)
+
     def check_names(self) -> None:
         """Refuse labels that are not unique, and thresholds of other labels."""
         if (count := len(self.decision.points)) not in (0, len(self.labels)):
