@@ -371,6 +371,9 @@ def test_train_then_evaluate_then_tag(run: Run, class_folder: Path, tmp_path: Pa
     assert result.code == 0
     assert record["clips"] == 3
     assert 0 <= record["accuracy"] <= 1
+    assert "was trained on" not in result.err
+    known = run("evaluate", tmp_path / "run" / "model.safetensors", "--data", class_folder)
+    assert "was trained on 9 of these 12 clips, which it may know by heart" in known.err
     assert run("tag", class_folder / "bell", "--model", tmp_path / "run" / "model.safetensors").code == 0
 
 

@@ -4,12 +4,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from patchout.cli import output
 from patchout.cli.command import DONE, FAILED, check_batch_size, device_for, load_model, say
+
+if TYPE_CHECKING:
+    from patchout.data.clips import ClipSet
 
 
 @dataclass(kw_only=True)
@@ -53,6 +57,8 @@ def main(args: Sequence[str]) -> int:
     clips = data.only(split) if split else data
     groups = group_by(clips, options.by, data.without(split) if split else None)
     orders = label_orders([model.config for model in models])
+    for name in options.models:
+        _tell_known(name, clips)
     clips.targets(labels)  # refuses clips that cannot be scored before hours of work
     of_model = partial(predict, precision=options.precision, batch_size=options.batch_size)
     with output.Bar("clips", len(models) * len(clips), sys.stderr) as advance:
@@ -68,3 +74,15 @@ def main(args: Sequence[str]) -> int:
     settings = {"models": options.models, "data": options.data, "split": split or None, "official": official}
     output.print_evaluation(settings, result, options.format, sys.stdout)
     return FAILED if failed else DONE
+
+
+def _tell_known(name: str, clips: "ClipSet") -> None:
+    """Say how many of the clips the run in a folder was trained on."""
+    run = Path(name) if Path(name).is_dir() else Path(name).parent
+    if not (run / "config.json").exists():
+        return
+    from patchout.training.supervised.data_split import num_trained_on
+
+    if count := num_trained_on(run, clips):
+        reason = f"{name} was trained on {count} of these {len(clips)} clips, which it may know by heart"
+        say(f"{reason}: {run / 'scores.json'} and its report are of clips that it did not hear")

@@ -112,6 +112,11 @@ def stored_config(out: Path) -> dict[str, Any]:
     return _stored(out).get("config", {})
 
 
+def stored_data(out: Path) -> dict[str, Any]:
+    """Root, number and hash of the clips that the run in a folder learns from, empty where there is none."""
+    return _stored(out).get("data", {})
+
+
 def as_begun(
     config: "Config", recipe: "Config", out: Path, *, of_weights: AbstractSet[str] = frozenset()
 ) -> "tuple[Config, str]":

@@ -1,7 +1,8 @@
 """Split of the clips into training, validation and test sets."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,9 @@ from patchout.data.folders import TEST, TRAINING, VALIDATION
 from patchout.data.sets import ClipSet, DataError, scan, scan_sounds
 from patchout.inference.check.classes import findings
 from patchout.inference.check.findings import worst
+from patchout.models.decision import tuples
 from patchout.models.tagger import TaggerConfig
+from patchout.training.run_folder import stored_config, stored_data
 from patchout.training.supervised.config import TrainConfig
 
 
@@ -72,6 +75,26 @@ def choose(
     for line in _worst(config, split) if labelled else ():
         on_problem(line)
     return split
+
+
+def num_trained_on(run: Path, clips: ClipSet) -> int:
+    """How many of the clips are of files that the run in a folder was trained on.
+
+    0 where that cannot be told: for other folders, and where the run's set is not what it was, or elsewhere.
+    """
+    values, data = stored_config(run), stored_data(run)
+    names = {field.name for field in fields(TrainConfig)}
+    if not names >= values.keys() >= {"hold_out", "folds"} or not Path(data["root"]).exists():
+        return 0
+    config = TrainConfig(**{**tuples(values), "data": data["root"]})
+    try:
+        training = choose(config, lambda text: None).training
+    except DataError:
+        return 0
+    if training.ids_sha256() != data["ids_sha256"] or training.root.resolve() != clips.root.resolve():
+        return 0
+    files = {*training.files()}
+    return sum(file in files for file in clips.files())
 
 
 def _scan(config: TrainConfig, on_problem: Callable[[str], None], teacher: TaggerConfig | None) -> ClipSet:
