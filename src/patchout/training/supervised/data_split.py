@@ -86,7 +86,7 @@ def num_trained_on(run: Path, clips: ClipSet) -> int:
     names = {field.name for field in fields(TrainConfig)}
     if not names >= values.keys() >= {"hold_out", "folds"} or not Path(data["root"]).exists():
         return 0
-    config = TrainConfig(**{**tuples(values), "data": data["root"]})
+    config = TrainConfig(**{**tuples(values), "data": data["root"], "out": run})
     try:
         training = choose(config, lambda text: None).training
     except DataError:
