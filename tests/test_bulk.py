@@ -309,8 +309,12 @@ def test_the_folder_of_another_job_is_refused_by_name(
 
 def test_other_items_are_another_job(sounds: list[Item], make_job: MakeJob, tmp_path: Path) -> None:
     do(sounds, make_job(), tmp_path / "out")
-    with pytest.raises(InputError, match="items_sha256"):
+    with pytest.raises(InputError, match=r"another job \(other items\)"):
         do(sounds[::-1], make_job(), tmp_path / "out")
+    with pytest.raises(
+        InputError, match=rf"\(items {len(sounds)} there, {len(sounds) - 1} here; other items\)"
+    ):
+        do(sounds[1:], make_job(), tmp_path / "out")
 
 
 def test_a_foreign_folder_is_refused_by_name(sounds: list[Item], make_job: MakeJob, tmp_path: Path) -> None:

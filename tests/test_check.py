@@ -370,7 +370,7 @@ def test_a_prepared_set_is_checked(tmp_path: Path, capfd: pytest.CaptureFixture[
         assert capfd.readouterr().out.split()[:2] == ["1", "duplicate"]
     os.utime(next((tmp_path / "set").glob("*.arrow")), (4e9, 4e9))
     assert run_command(again) == 1
-    assert "belongs to another job (shards_sha256" in capfd.readouterr().err
+    assert "belongs to another job (other shards)" in capfd.readouterr().err
 
 
 def test_prepare_tells_the_worst_that_lists_say(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -446,7 +446,7 @@ def test_a_set_of_other_labels_or_folds_is_another_job(run: Run, tmp_path: Path,
         (tmp_path / "in/list.csv").write_text("\n".join(lines))
         ran = run(*words)
         assert ran.code == code, ran.err
-        assert ("belongs to another job (labels_sha256" in ran.err) == bool(code)
+        assert ("belongs to another job (other labels)" in ran.err) == bool(code)
 
 
 def test_a_folder_of_something_else_is_refused(many: Path, tmp_path: Path) -> None:

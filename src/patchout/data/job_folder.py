@@ -49,8 +49,14 @@ def check_same(out: str, stored: bytes | str, settings: Mapping[str, Any]) -> No
         raise InputError(f"{out}: {reason}: give another folder, or delete it") from None
     compared = {key: value for key, value in settings.items() if key not in ("model", "version")}
     if changes := differences(old, compared):
-        texts = "; ".join(f"{key} {before!r} there, {now!r} here" for key, (before, now) in changes.items())
+        texts = "; ".join(_in_words(key, *values) for key, values in changes.items())
         raise InputError(f"{out}: belongs to another job ({texts}): give another --out, or delete it")
+
+
+def _in_words(key: str, before: Any, now: Any) -> str:
+    """What differs, with its values; two hashes say nothing to people."""
+    name = key.removesuffix("_sha256")
+    return f"{key} {before!r} there, {now!r} here" if name == key else f"other {name}"
 
 
 @contextmanager
