@@ -55,6 +55,19 @@ def test_hidden_folders_and_files_that_are_no_sound_do_not_count(tmp_path: Path)
     assert clips.classes == ("dog",)
 
 
+def test_sounds_beside_the_class_folders_are_told(tmp_path: Path) -> None:
+    for name in ("dog/a.wav", "rain/a.wav", "b.wav", "a.mp3", ".b.wav", "notes.txt"):
+        (tmp_path / "mix" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mix" / name).touch()
+    clips = scan(tmp_path / "mix")
+    (note,) = clips.notes
+    assert (len(clips), clips.problems) == (2, ())
+    assert note.startswith(
+        f"sounds in {tmp_path / 'mix'} itself, in no folder of a class: 2 (a.mp3, b.wav): "
+    )
+    assert len(scan_sounds(tmp_path / "mix")) == 4
+
+
 def test_a_class_folder_without_sounds_is_named(tmp_path: Path) -> None:
     write_wav(tmp_path / "dog" / "a.wav", tone(0.02))
     (tmp_path / "cat").mkdir()

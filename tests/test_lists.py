@@ -300,8 +300,18 @@ def test_folders_of_splits_are_no_classes(layout: str, tmp_path: Path) -> None:
     "paths", [("train/a.wav", "test/b.wav"), ("train/dog/a.wav", "test/dog/a.wav", "noise/a.wav")]
 )
 def test_folders_that_may_be_splits_or_classes_are_refused(paths: tuple[str, ...], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the folders test, train look like splits, but"):
+    with pytest.raises(DataError, match=r"folders called like splits \(test, train\) (hold|stand beside)"):
         scan(sounds(tmp_path, *paths))
+
+
+def test_sounds_beside_the_classes_of_one_split_are_no_class(tmp_path: Path) -> None:
+    data = sounds(tmp_path, "train/dog/a.wav", "train/rain/a.wav", "train/b.wav")
+    with pytest.raises(
+        DataError, match=r"folders called like splits \(train\) hold sounds that lie in no folder of a class"
+    ):
+        scan(data)
+    (data / "train" / "b.wav").unlink()
+    assert scan(data).classes == ("dog", "rain")
 
 
 def test_a_list_that_is_none_ends_nothing(tmp_path: Path) -> None:

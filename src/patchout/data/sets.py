@@ -101,8 +101,9 @@ def _folder(folder: Path, classes: Sequence[str]) -> ClipSet:
     if tables := on_top or _usable(folder.rglob(f"{METADATA}.*"))[0]:
         return _listed(tables, folder, classes)
     problems: list[str] = []
-    walked = ((path, PurePath(path).parts) for path in _walked(folder, problems))
+    walked = [(path, PurePath(path).parts) for path in _walked(folder, problems)]
     sounds = by_folders([path for path, parts in walked if len(parts) > 1 and not parts[0].startswith(".")])
+    beside = [path for path, parts in walked if len(parts) == 1]
     if reasons and len({sound.label for sound in sounds}) < 2:  # sounds in one folder are those of a list
         raise DataError(reasons[0])
     problems += (f"{reason}; the folders are the classes" for reason in reasons)
@@ -118,7 +119,16 @@ def _folder(folder: Path, classes: Sequence[str]) -> ClipSet:
         for sound in sounds
     )
     clips = ClipSet(folder, (), "multi_class", table, folder, problems=tuple(problems), columns=used)
-    return class_indices(clips)
+    return class_indices(replace(clips, notes=_of_no_class(folder, beside)))
+
+
+def _of_no_class(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """A note on the sounds beside folders that are classes."""
+    if not names:
+        return ()
+    quoted = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    todo = "they are left out: put them into the folder of a class"
+    return (f"sounds in {folder} itself, in no folder of a class: {len(names)} ({quoted}): {todo}",)
 
 
 def _usable(paths: Iterable[Path]) -> tuple[list[SoundList], list[str]]:
