@@ -27,12 +27,14 @@ from patchout.data.hub import HUB, folder_of, load, name_of
 from patchout.data.lists import SoundList, open_list
 from patchout.data.negatives import signed_class_indices
 from patchout.data.packed import Packed, mapped_rows
+from patchout.files import escaped
 
 __all__ = ["ClipSet", "DataError", "is_sound", "scan", "scan_sounds"]
 
 PREPARED = "dataset.json"
 FORMAT = 1  # of prepared sets
 TABLES = (".csv", ".tsv", ".jsonl")  # that lie on top of a folder to say what it holds
+NOT_UTF8 = "its name is not UTF-8: rename it"
 METADATA = "metadata"  # the stem of a list that the hub lays among sounds, at any depth
 
 
@@ -73,7 +75,7 @@ def scan_sounds(source: str | os.PathLike[str]) -> ClipSet:
     path, problems = Path(source).expanduser(), list[str]()
     if path.is_dir() and not (path / PREPARED).is_file():
         table = in_columns({"id": name, "fold": split_of(name)} for name in _walked(path, problems))
-        clips = ClipSet(path, (), "multi_class", table, path, problems=tuple(problems))
+        clips = ClipSet(path, (), "multi_class", table, path, problems=tuple(map(escaped, problems)))
     elif path.suffix.lower() in lists.SUFFIXES and path.is_file():
         clips = _listed([open_list(path)], path, None)
     else:
@@ -87,9 +89,16 @@ def scan_sounds(source: str | os.PathLike[str]) -> ClipSet:
 
 
 def _walked(folder: Path, problems: list[str]) -> list[str]:
-    """The sounds below a folder by their paths in it, in alphabetical order of their folders."""
-    paths = (os.path.relpath(path, folder) for path in walk(folder, problems.append))
-    return sorted(paths, key=lambda path: PurePath(path).parts)
+    """The sounds below a folder by their paths in it, in alphabetical order of their folders.
+
+    A path that a table cannot hold goes to `problems`.
+    """
+    paths = sorted(
+        (os.path.relpath(path, folder) for path in walk(folder, problems.append)),
+        key=lambda path: PurePath(path).parts,
+    )
+    problems += (f"{path}: {NOT_UTF8}" for path in paths if escaped(path) != path)
+    return [path for path in paths if escaped(path) == path]
 
 
 def _folder(folder: Path, classes: Sequence[str]) -> ClipSet:
@@ -109,7 +118,8 @@ def _folder(folder: Path, classes: Sequence[str]) -> ClipSet:
     problems += (f"{reason}; the folders are the classes" for reason in reasons)
     tops = {PurePath(sound.path).parts[0] for sound in sounds}
     empty = (path.name for path in sorted(folder.iterdir()) if path.is_dir() and path.name not in tops)
-    problems += (f"{name}: a class folder without sounds" for name in empty if not name.startswith("."))
+    empty = (name for name in empty if not name.startswith(".") and escaped(name) == name)
+    problems += (f"{name}: a class folder without sounds" for name in empty)
     if not sounds:
         why = problems[0] if problems else "no class folders with sounds, and no CSV"
         raise DataError(f"{folder}: no clips ({why})")
@@ -118,7 +128,8 @@ def _folder(folder: Path, classes: Sequence[str]) -> ClipSet:
         {"id": sound.path, "labels": [sound.label]} | ({"fold": sound.split} if sound.split else {})
         for sound in sounds
     )
-    clips = ClipSet(folder, (), "multi_class", table, folder, problems=tuple(problems), columns=used)
+    lines = tuple(map(escaped, problems))
+    clips = ClipSet(folder, (), "multi_class", table, folder, problems=lines, columns=used)
     return class_indices(replace(clips, notes=_of_no_class(folder, beside)))
 
 
@@ -162,7 +173,7 @@ def _listed(tables: Sequence[SoundList], root: Path, classes: Sequence[str] | No
     reader = _Reader(root if root.is_dir() else root.parent, classes)
     table = in_columns(row for sounds in tables for row in reader.rows(sounds))
     clips = ClipSet(root, (), "multi_class", table, reader.folder, columns=reader.columns)
-    clips = replace(clips, problems=tuple(reader.problems), notes=tuple(reader.notes))
+    clips = replace(clips, problems=tuple(map(escaped, reader.problems)), notes=tuple(reader.notes))
     if classes is None:
         return clips
     if not len(table):
@@ -198,6 +209,9 @@ class _Reader:
                 if row.reason:
                     raise ValueError(row.reason)
                 clip = {"id": str(below / finder.find(name))} | clip_row(name, row.cells, columns, splitter)
+                names = (*(cell for cell in clip.values() if isinstance(cell, str)), *clip["labels"])
+                if strange := next((text for text in names if escaped(text) != text), ""):
+                    raise ValueError(f"{strange}: {NOT_UTF8}")
                 if (segment := (clip["id"], clip["start_s"], clip["end_s"])) in self.segments:
                     todo = "give each sound one row, with all its labels"
                     raise ValueError(f"{clip['id']} was there before: {todo}")
