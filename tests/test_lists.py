@@ -256,7 +256,10 @@ def test_names_with_commas_are_not_cut(cells: list[str], expected: int, tmp_path
 def test_a_label_that_says_none_is_told(tmp_path: Path) -> None:
     clips = scan(table(tmp_path, "file,label\na.wav,nan\nb.wav,dog\n", "a.wav", "b.wav"))
     assert clips.classes == ("dog", "nan")
-    assert clips.notes == ("the label 'nan' (1 clips) is a class: leave the cell empty if it means none",)
+    todo = "leave the cell empty if the label is missing: such rows are left out"
+    assert clips.notes == (f"the label 'nan' (1 clips) is a class: {todo}",)
+    (tmp_path / "meta.csv").write_text("file,label\na.wav,\nb.wav,dog\n")
+    assert scan(tmp_path).problems == ("meta.csv line 2: no label for a.wav",)
 
 
 def test_a_name_with_a_semicolon_in_a_column_of_one_label_is_told(tmp_path: Path) -> None:

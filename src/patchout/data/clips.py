@@ -274,8 +274,9 @@ def class_indices(clips: ClipSet, classes: Sequence[str] = ()) -> ClipSet:
     labels = pa.ListArray.from_arrays(names.offsets, pc.index_in(names.values, value_set=ordered))
     table = clips.table.set_column(clips.table.column_names.index("labels"), "labels", labels)
     clips = replace(clips, classes=tuple(ordered.to_pylist()), task=task_of(labels), table=table)
+    todo = "leave the cell empty if the label is missing: such rows are left out"
     notes = [
-        f"the label {name!r} ({count} clips) is a class: leave the cell empty if it means none"
+        f"the label {name!r} ({count} clips) is a class: {todo}"
         for name, count in zip(clips.classes, clips.class_counts(), strict=True)
         if name.casefold() in EMPTY_WORDS
     ]
