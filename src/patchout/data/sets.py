@@ -25,7 +25,7 @@ from patchout.data.columns import (
 from patchout.data.folders import Finder, by_folders, is_sound, refuse_url, split_of, walk
 from patchout.data.hub import HUB, folder_of, load, name_of
 from patchout.data.lists import SoundList, open_list
-from patchout.data.negatives import signed_class_indices
+from patchout.data.negatives import contradiction, signed_class_indices
 from patchout.data.packed import Packed, mapped_rows
 from patchout.files import escaped
 
@@ -212,6 +212,8 @@ class _Reader:
                 names = (*(cell for cell in clip.values() if isinstance(cell, str)), *clip["labels"])
                 if strange := next((text for text in names if escaped(text) != text), ""):
                     raise ValueError(f"{strange}: {NOT_UTF8}")
+                if problem := contradiction(clip["labels"]):
+                    raise ValueError(f"{name}: {problem}")
                 if (segment := (clip["id"], clip["start_s"], clip["end_s"])) in self.segments:
                     todo = "give each sound one row, with all its labels"
                     raise ValueError(f"{clip['id']} was there before: {todo}")
