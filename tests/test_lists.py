@@ -262,6 +262,13 @@ def test_a_label_that_says_none_is_told(tmp_path: Path) -> None:
     assert scan(tmp_path).problems == ("meta.csv line 2: no label for a.wav",)
 
 
+def test_classes_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
+    names = ("dog", "Dog", "rain", "DOG", "Rains")
+    rows = "".join(f"{number}.wav,{name}\n" for number, name in enumerate(names))
+    clips = scan(table(tmp_path, f"file,label\n{rows}", *(f"{number}.wav" for number in range(5))))
+    assert clips.notes == ("the classes DOG, Dog, dog differ in case alone: write one name if they are one",)
+
+
 def test_a_name_with_a_semicolon_in_a_column_of_one_label_is_told(tmp_path: Path) -> None:
     clips = scan(table(tmp_path, "file,label\na.wav,dog;cat\nb.wav,dog\n", "a.wav", "b.wav"))
     assert clips.classes == ("dog", "dog;cat")
