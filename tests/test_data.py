@@ -1,4 +1,6 @@
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,37 @@ def test_hidden_folders_and_files_that_are_no_sound_do_not_count(tmp_path: Path)
     clips = scan(tmp_path)
     assert clips.names() == [str(tmp_path / "dog" / "a.wav")]
     assert clips.classes == ("dog",)
+
+
+def test_sounds_beside_the_class_folders_are_told(tmp_path: Path) -> None:
+    for name in ("dog/a.wav", "rain/a.wav", "b.wav", "a.mp3", ".b.wav", "notes.txt"):
+        (tmp_path / "mix" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mix" / name).touch()
+    clips = scan(tmp_path / "mix")
+    (note,) = clips.notes
+    assert (len(clips), clips.problems) == (2, ())
+    assert note.startswith(
+        f"sounds in {tmp_path / 'mix'} itself, in no folder of a class: 2 (a.mp3, b.wav): "
+    )
+    assert len(scan_sounds(tmp_path / "mix")) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems store names as Unicode")
+def test_a_file_whose_name_is_not_utf8_is_named_and_the_rest_is_used(tmp_path: Path) -> None:
+    sound = write_wav(tmp_path / "dog" / "a.wav", tone(0.02)).read_bytes()
+    write_wav(tmp_path / "rain" / "a.wav", tone(0.02))
+    for name in (b"dog/bad\xff.wav", b"bad\xfe/b.wav"):
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(sound)
+    reason = "its name is not UTF-8: rename it"
+    expected = {f"dog/bad\\udcff.wav: {reason}", f"bad\\udcfe/b.wav: {reason}"}
+    assert {*scan(tmp_path).problems} == {*scan_sounds(tmp_path).problems} == expected
+    assert scan(tmp_path).classes == ("dog", "rain")
+    rows = [{"file": "dog/bad\udcff.wav", "label": "dog"}, {"file": "dog/a.wav", "label": "dog"}]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    clips = scan(tmp_path / "list.jsonl")
+    assert (len(clips), clips.problems) == (1, (f"list.jsonl line 1: dog/bad\\udcff.wav: {reason}",))
 
 
 def test_a_class_folder_without_sounds_is_named(tmp_path: Path) -> None:

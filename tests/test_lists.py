@@ -256,7 +256,17 @@ def test_names_with_commas_are_not_cut(cells: list[str], expected: int, tmp_path
 def test_a_label_that_says_none_is_told(tmp_path: Path) -> None:
     clips = scan(table(tmp_path, "file,label\na.wav,nan\nb.wav,dog\n", "a.wav", "b.wav"))
     assert clips.classes == ("dog", "nan")
-    assert clips.notes == ("the label 'nan' (1 clips) is a class: leave the cell empty if it means none",)
+    todo = "leave the cell empty if the label is missing: such rows are left out"
+    assert clips.notes == (f"the label 'nan' (1 clips) is a class: {todo}",)
+    (tmp_path / "meta.csv").write_text("file,label\na.wav,\nb.wav,dog\n")
+    assert scan(tmp_path).problems == ("meta.csv line 2: no label for a.wav",)
+
+
+def test_classes_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
+    names = ("dog", "Dog", "rain", "DOG", "Rains")
+    rows = "".join(f"{number}.wav,{name}\n" for number, name in enumerate(names))
+    clips = scan(table(tmp_path, f"file,label\n{rows}", *(f"{number}.wav" for number in range(5))))
+    assert clips.notes == ("the classes DOG, Dog, dog differ in case alone: write one name if they are one",)
 
 
 def test_a_name_with_a_semicolon_in_a_column_of_one_label_is_told(tmp_path: Path) -> None:
@@ -300,8 +310,18 @@ def test_folders_of_splits_are_no_classes(layout: str, tmp_path: Path) -> None:
     "paths", [("train/a.wav", "test/b.wav"), ("train/dog/a.wav", "test/dog/a.wav", "noise/a.wav")]
 )
 def test_folders_that_may_be_splits_or_classes_are_refused(paths: tuple[str, ...], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the folders test, train look like splits, but"):
+    with pytest.raises(DataError, match=r"folders called like splits \(test, train\) (hold|stand beside)"):
         scan(sounds(tmp_path, *paths))
+
+
+def test_sounds_beside_the_classes_of_one_split_are_no_class(tmp_path: Path) -> None:
+    data = sounds(tmp_path, "train/dog/a.wav", "train/rain/a.wav", "train/b.wav")
+    with pytest.raises(
+        DataError, match=r"folders called like splits \(train\) hold sounds that lie in no folder of a class"
+    ):
+        scan(data)
+    (data / "train" / "b.wav").unlink()
+    assert scan(data).classes == ("dog", "rain")
 
 
 def test_a_list_that_is_none_ends_nothing(tmp_path: Path) -> None:

@@ -40,6 +40,14 @@ def test_a_negative_label_beside_a_class_adds_nothing(tmp_path: Path) -> None:
     assert clips.knowns().all()
 
 
+@pytest.mark.parametrize("text", ["dog;!dog", "cat;! dog;dog", "!dog;dog;cat"])
+def test_labels_that_contradict_each_other_are_refused_by_name(text: str, tmp_path: Path) -> None:
+    clips = scan(write_list(tmp_path, "cat", text, "dog"))
+    todo = "leave one of them"
+    assert clips.problems == (f"labels.csv line 3: b.wav: dog and !dog contradict each other: {todo}",)
+    assert len(clips) == 2
+
+
 def test_classes_that_a_model_adds_are_unknown_of_a_rejected_clip(tmp_path: Path) -> None:
     clips = scan(write_list(tmp_path, "cat", "dog", "!cat"))
     assert clips.knowns(("cat", "dog", "owl")).tolist() == [[1, 1, 1], [1, 1, 1], [1, 0, 0]]

@@ -162,7 +162,7 @@ def test_a_file_is_held_out_whole_whatever_its_groups(tmp_path: Path) -> None:
         (("training", "val", "evaluation"), ("val",), ("evaluation",)),
         (("train", "dev", "eval"), ("dev",), ("eval",)),
         (("dev", "eval"), (), ("eval",)),  # a development set is trained on
-        (("Train", "Valid", "more"), ("Valid",), ()),
+        (("Train", "Valid"), ("Valid",), ()),
         (("1", "2", "3"), (), ()),
         (("test",), (), ()),
     ],
@@ -178,9 +178,43 @@ def test_splits_are_what_they_are_called(
     assert len(problems) == len([*watched, *scored])
 
 
+@pytest.mark.parametrize(
+    ("names", "notes"),
+    [
+        (("train", "dev", "eval", "tset", "Evl", "holdout"), ["splits Evl, holdout, tset are trained on"]),
+        (("a", "b"), ["splits a, b are trained on"]),
+        (("training", "more"), ["split more is trained on"]),
+        (("balanced_train", "unbalanced_train", "eval"), []),
+        (("train", "1", "fold 2"), []),
+        (("train", "dev", ""), ["clips that name no split are trained on: 3"]),
+        (("all",), []),
+        (("test", "val"), ["splits test, val are trained on"]),  # else nothing would be
+    ],
+)
+def test_other_splits_that_are_trained_on_are_told(
+    names: Sequence[str], notes: Sequence[str], table: Callable[[Rows], Path]
+) -> None:
+    data = table([{"label": label, "split": split} for split in names for label in ("x", "y", "x")])
+    lines = [text for text in chosen(data)[1] if "is not trained on" not in text]
+    assert len(lines) == len(notes)
+    assert all(line.startswith(f"{note}: ") for line, note in zip(lines, notes, strict=True))
+
+
+def test_folds_are_all_trained_on_without_a_word(table: Callable[[Rows], Path]) -> None:
+    data = table([{"label": label, "fold": fold} for fold in ("A", "B", "") for label in ("x", "y", "x")])
+    assert chosen(data)[1] == []
+
+
 def test_a_flag_chooses_other_splits(table: Callable[[Rows], Path]) -> None:
     data = table(
         [{"label": label, "split": split} for split in ("train", "test") for label in ("x", "y", "x")]
     )
     split, problems = chosen(data, exclude=("test",))
     assert (len(split.training), len(split.test), problems) == (3, 0, [])
+
+
+def test_a_flag_that_makes_the_other_splits_training_says_so(table: Callable[[Rows], Path]) -> None:
+    names = ("train", "dev", "test", "more")
+    data = table([{"label": label, "split": split} for split in names for label in ("x", "y", "x")])
+    assert chosen(data, exclude=("more",))[1][0].startswith("splits dev, test are trained on: --split or")
+    assert chosen(data, exclude=("more",), split="dev", test="test")[1] == []

@@ -58,6 +58,11 @@ def shortened(stem: str) -> str:
     return stem.encode(errors="surrogateescape")[:MAX_STEM_BYTES].decode(errors="ignore")
 
 
+def escaped(text: str) -> str:
+    """A text with the bytes escaped that are no UTF-8: a file's name may have some, Arrow takes none."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def distinct(names: list[str]) -> list[str]:
     """Make names distinct by a number behind those that occur more than once, in upper or lower case."""
     times = Counter(name.casefold() for name in names)

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -266,22 +267,26 @@ def _lowest(values: np.ndarray, *, by: np.ndarray) -> np.ndarray:
 def class_indices(clips: ClipSet, classes: Sequence[str] = ()) -> ClipSet:
     """Labels by name -> by index into `classes`, by default all names in alphabetical order.
 
-    The task follows from the number of labels a clip. Classes called like a missing value, or like several
-    classes, are notes.
+    The task follows from the number of labels a clip. Classes called like a missing value, like several
+    classes, or like each other but for case, are notes.
     """
     names = clips.table["labels"].combine_chunks()
     ordered = pa.array(classes, pa.string()) if classes else pc.unique(names.values).sort()
     labels = pa.ListArray.from_arrays(names.offsets, pc.index_in(names.values, value_set=ordered))
     table = clips.table.set_column(clips.table.column_names.index("labels"), "labels", labels)
     clips = replace(clips, classes=tuple(ordered.to_pylist()), task=task_of(labels), table=table)
+    todo = "leave the cell empty if the label is missing: such rows are left out"
     notes = [
-        f"the label {name!r} ({count} clips) is a class: leave the cell empty if it means none"
+        f"the label {name!r} ({count} clips) is a class: {todo}"
         for name, count in zip(clips.classes, clips.class_counts(), strict=True)
         if name.casefold() in EMPTY_WORDS
     ]
     if joint := [name for name in clips.classes if ";" in name]:
         todo = "call the column labels if they are several"
         notes.append(f"{len(joint)} names with a semicolon are a class each, e.g. {joint[0]!r}: {todo}")
+    by_case = [[*names] for _, names in groupby(sorted(clips.classes, key=str.casefold), str.casefold)]
+    problem = "differ in case alone: write one name if they are one"
+    notes += (f"the classes {', '.join(names)} {problem}" for names in by_case if len(names) > 1)
     return replace(clips, notes=(*clips.notes, *notes))
 
 

@@ -157,11 +157,13 @@ def by_folders(paths: Sequence[str]) -> list[ClassedFile]:
         label, split = 2, 1
     elif all(len(parts) > 1 and is_split(parts[1]) for parts in folders):
         split = 1
-    elif len(splits := sorted(filter(is_split, tops))) > 1:
-        beside = ", ".join(sorted(tops - set(splits))[:3])
-        why = f"stand beside {beside}" if beside else "hold sounds that lie in no folder of a class"
-        todo = "sort the sounds into SPLIT/CLASS/, or write a list with the columns file, label and split"
-        raise DataError(f"the folders {', '.join(splits)} look like splits, but {why}: {todo}")
+    else:
+        splits, is_deep = sorted(filter(is_split, tops)), any(len(parts) > 1 for parts in folders)
+        if len(splits) > 1 or (is_deep and tops == {*splits}):
+            beside = ", ".join(sorted(tops - {*splits})[:3])
+            why = f"stand beside {beside}" if beside else "hold sounds that lie in no folder of a class"
+            todo = "sort the sounds into SPLIT/CLASS/, or write a list with the columns file, label and split"
+            raise DataError(f"folders called like splits ({', '.join(splits)}) {why}: {todo}")
     return [
         ClassedFile(path, composed(parts[label]), parts[split] if split >= 0 else "")
         for path, parts in zip(paths, folders, strict=True)

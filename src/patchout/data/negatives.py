@@ -1,5 +1,6 @@
 """Negative labels: `!dog` says that a clip is not of the class dog, and nothing of its other classes."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,14 @@ NEGATIVE = "!"  # before the name of a class
 def is_negative(label: str) -> bool:
     """Whether a label says what a clip is not."""
     return label.startswith(NEGATIVE)
+
+
+def contradiction(labels: Sequence[str]) -> str:
+    """What of a clip's labels cannot both be true, "" where all can."""
+    negatives = {label[len(NEGATIVE) :].strip() for label in labels if is_negative(label)}
+    if name := next((label for label in labels if label in negatives), ""):
+        return f"{name} and {NEGATIVE}{name} contradict each other: leave one of them"
+    return ""
 
 
 def signed_class_indices(clips: ClipSet) -> ClipSet:

@@ -25,14 +25,16 @@ from patchout.data.columns import (
 from patchout.data.folders import Finder, by_folders, is_sound, refuse_url, split_of, walk
 from patchout.data.hub import HUB, folder_of, load, name_of
 from patchout.data.lists import SoundList, open_list
-from patchout.data.negatives import signed_class_indices
+from patchout.data.negatives import contradiction, signed_class_indices
 from patchout.data.packed import Packed, mapped_rows
+from patchout.files import escaped
 
 __all__ = ["ClipSet", "DataError", "is_sound", "scan", "scan_sounds"]
 
 PREPARED = "dataset.json"
 FORMAT = 1  # of prepared sets
 TABLES = (".csv", ".tsv", ".jsonl")  # that lie on top of a folder to say what it holds
+NOT_UTF8 = "its name is not UTF-8: rename it"
 METADATA = "metadata"  # the stem of a list that the hub lays among sounds, at any depth
 
 
@@ -73,7 +75,7 @@ def scan_sounds(source: str | os.PathLike[str]) -> ClipSet:
     path, problems = Path(source).expanduser(), list[str]()
     if path.is_dir() and not (path / PREPARED).is_file():
         table = in_columns({"id": name, "fold": split_of(name)} for name in _walked(path, problems))
-        clips = ClipSet(path, (), "multi_class", table, path, problems=tuple(problems))
+        clips = ClipSet(path, (), "multi_class", table, path, problems=tuple(map(escaped, problems)))
     elif path.suffix.lower() in lists.SUFFIXES and path.is_file():
         clips = _listed([open_list(path)], path, None)
     else:
@@ -87,9 +89,16 @@ def scan_sounds(source: str | os.PathLike[str]) -> ClipSet:
 
 
 def _walked(folder: Path, problems: list[str]) -> list[str]:
-    """The sounds below a folder by their paths in it, in alphabetical order of their folders."""
-    paths = (os.path.relpath(path, folder) for path in walk(folder, problems.append))
-    return sorted(paths, key=lambda path: PurePath(path).parts)
+    """The sounds below a folder by their paths in it, in alphabetical order of their folders.
+
+    A path that a table cannot hold goes to `problems`.
+    """
+    paths = sorted(
+        (os.path.relpath(path, folder) for path in walk(folder, problems.append)),
+        key=lambda path: PurePath(path).parts,
+    )
+    problems += (f"{path}: {NOT_UTF8}" for path in paths if escaped(path) != path)
+    return [path for path in paths if escaped(path) == path]
 
 
 def _folder(folder: Path, classes: Sequence[str]) -> ClipSet:
@@ -101,14 +110,16 @@ def _folder(folder: Path, classes: Sequence[str]) -> ClipSet:
     if tables := on_top or _usable(folder.rglob(f"{METADATA}.*"))[0]:
         return _listed(tables, folder, classes)
     problems: list[str] = []
-    walked = ((path, PurePath(path).parts) for path in _walked(folder, problems))
+    walked = [(path, PurePath(path).parts) for path in _walked(folder, problems)]
     sounds = by_folders([path for path, parts in walked if len(parts) > 1 and not parts[0].startswith(".")])
+    beside = [path for path, parts in walked if len(parts) == 1]
     if reasons and len({sound.label for sound in sounds}) < 2:  # sounds in one folder are those of a list
         raise DataError(reasons[0])
     problems += (f"{reason}; the folders are the classes" for reason in reasons)
     tops = {PurePath(sound.path).parts[0] for sound in sounds}
     empty = (path.name for path in sorted(folder.iterdir()) if path.is_dir() and path.name not in tops)
-    problems += (f"{name}: a class folder without sounds" for name in empty if not name.startswith("."))
+    empty = (name for name in empty if not name.startswith(".") and escaped(name) == name)
+    problems += (f"{name}: a class folder without sounds" for name in empty)
     if not sounds:
         why = problems[0] if problems else "no class folders with sounds, and no CSV"
         raise DataError(f"{folder}: no clips ({why})")
@@ -117,8 +128,18 @@ def _folder(folder: Path, classes: Sequence[str]) -> ClipSet:
         {"id": sound.path, "labels": [sound.label]} | ({"fold": sound.split} if sound.split else {})
         for sound in sounds
     )
-    clips = ClipSet(folder, (), "multi_class", table, folder, problems=tuple(problems), columns=used)
-    return class_indices(clips)
+    lines = tuple(map(escaped, problems))
+    clips = ClipSet(folder, (), "multi_class", table, folder, problems=lines, columns=used)
+    return class_indices(replace(clips, notes=_of_no_class(folder, beside)))
+
+
+def _of_no_class(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """A note on the sounds beside folders that are classes."""
+    if not names:
+        return ()
+    quoted = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    todo = "they are left out: put them into the folder of a class"
+    return (f"sounds in {folder} itself, in no folder of a class: {len(names)} ({quoted}): {todo}",)
 
 
 def _usable(paths: Iterable[Path]) -> tuple[list[SoundList], list[str]]:
@@ -152,7 +173,7 @@ def _listed(tables: Sequence[SoundList], root: Path, classes: Sequence[str] | No
     reader = _Reader(root if root.is_dir() else root.parent, classes)
     table = in_columns(row for sounds in tables for row in reader.rows(sounds))
     clips = ClipSet(root, (), "multi_class", table, reader.folder, columns=reader.columns)
-    clips = replace(clips, problems=tuple(reader.problems), notes=tuple(reader.notes))
+    clips = replace(clips, problems=tuple(map(escaped, reader.problems)), notes=tuple(reader.notes))
     if classes is None:
         return clips
     if not len(table):
@@ -188,6 +209,11 @@ class _Reader:
                 if row.reason:
                     raise ValueError(row.reason)
                 clip = {"id": str(below / finder.find(name))} | clip_row(name, row.cells, columns, splitter)
+                names = (*(cell for cell in clip.values() if isinstance(cell, str)), *clip["labels"])
+                if strange := next((text for text in names if escaped(text) != text), ""):
+                    raise ValueError(f"{strange}: {NOT_UTF8}")
+                if problem := contradiction(clip["labels"]):
+                    raise ValueError(f"{name}: {problem}")
                 if (segment := (clip["id"], clip["start_s"], clip["end_s"])) in self.segments:
                     todo = "give each sound one row, with all its labels"
                     raise ValueError(f"{clip['id']} was there before: {todo}")

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
 from patchout.data.job_folder import Folder
+from patchout.files import escaped
 
 HALVES = ".*part-*.parquet"  # of a killed process
 STATES = [
@@ -79,7 +80,7 @@ def gathered(tables: Iterable[pa.Table], num_bytes: int) -> Iterator[pa.Table]:
 
 def storable(text: str | None) -> str | None:
     """A text with the bytes escaped that are no UTF-8, as Arrow needs it."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
+    return None if text is None else escaped(text)
 
 
 def embeddings(table: pa.Table) -> Float[np.ndarray, "row value"]:

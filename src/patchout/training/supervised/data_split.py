@@ -1,6 +1,7 @@
 """Split of the clips into training, validation and test sets."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from patchout.models.decision import tuples
 from patchout.models.tagger import TaggerConfig
 from patchout.training.run_folder import stored_config, stored_data
 from patchout.training.supervised.config import TrainConfig
+
+FOLD = re.compile(r"(fold)?[\W_]*\d+", re.IGNORECASE)  # a split that is a fold
 
 
 class Split(NamedTuple):
@@ -63,6 +66,8 @@ def choose(
                 text = f"split {', '.join(names)} {use} and is not trained on"
                 on_problem(f"{text}: --split, --test and --exclude choose")
     training = clips.without(*watched, *scored, *config.exclude)
+    for line in _other_splits(training) if labelled else ():
+        on_problem(line)
     validation, test = (clips.only(*names) if labelled else clips.take([]) for names in (watched, scored))
     if config.hold_out and labelled and not watched:
         mask = hold_out(training, config.hold_out)
@@ -144,6 +149,29 @@ def named_splits(clips: ClipSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
     watched = tuple(split for split in splits if split.casefold() in validation)
     scored = tuple(split for split in splits if split.casefold() in TEST)
     return (watched, scored) if len(watched) + len(scored) < len(splits) else ((), ())
+
+
+def _other_splits(training: ClipSet) -> Iterator[str]:
+    """Which of several splits that are trained on are not called so; numbers are folds."""
+    splits = training.column("fold")
+    names = {*splits.tolist()}
+    if ("fold" in training.columns and "split" not in training.columns) or len(names) < 2:
+        return
+    others = [name for name in sorted(names - {""}) if not (_is_training(name) or FOLD.fullmatch(name))]
+    if not any(map(_is_training, names)):
+        others = [name for name in others if name.casefold() != "dev"]  # the development set is for training
+    if others:
+        todo = "--split or --test has one scored, --exclude leaves one out"
+        are = "splits {} are" if len(others) > 1 else "split {} is"
+        yield f"{are.format(', '.join(others))} trained on: {todo}"
+    if count := int((splits == "").sum()):
+        todo = "write one into their rows if they are not for training"
+        yield f"clips that name no split are trained on: {count}: {todo}"
+
+
+def _is_training(split: str) -> bool:
+    """Whether a split is called train or the like, also as balanced_train is."""
+    return not TRAINING.isdisjoint(re.split(r"[\W_]+", split.casefold()))
 
 
 def hold_out(clips: ClipSet, share: float) -> Bool[np.ndarray, "clip"]:
