@@ -27,6 +27,7 @@ from patchout.data.augment import keyed
 from patchout.files import distinct
 from patchout.inference.tagging import Tags
 from patchout.models.passt import Passt
+from patchout.training.signals import Stopped
 
 
 class Ran(NamedTuple):
@@ -523,6 +524,42 @@ def test_pictures_of_long_names_are_there_and_one_that_fails_is_named(
 
 def test_names_that_differ_in_case_have_their_own_pictures() -> None:
     assert distinct(["a", "A", "b"]) == ["a-1", "A-2", "b"]
+
+
+@pytest.mark.parametrize("saved", ["", "run", "run/seed-1", "before"])
+@pytest.mark.parametrize(("stop", "code"), [(Stopped, 143), (KeyboardInterrupt, 130)])
+def test_a_training_that_is_stopped_says_what_goes_on(
+    stop: type[BaseException],
+    code: int,
+    saved: str,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The code is no success: what follows in a script, and a scheduler, must not take it for the end."""
+
+    def begin(folder: Path, *, is_saved: bool) -> None:
+        folder.mkdir(parents=True)
+        (folder / "config.json").touch()
+        if is_saved:
+            (folder / "state.pt").touch()
+
+    def stopped(*args: object, **options: object) -> None:
+        if saved != "before":
+            begin(tmp_path / (saved or "run"), is_saved=bool(saved))
+        raise stop
+
+    if saved == "before":  # a run that --restart had not moved aside yet
+        begin(tmp_path / "run", is_saved=True)
+    monkeypatch.setattr("patchout.training.supervised.run.run", stopped)
+    ran = run("train", "folder", "--data", tmp_path, "--out", tmp_path / "run", "--restart")
+    continues = "the state is saved: the same command, without --restart, continues"
+    anew = "before anything was saved: the same command begins anew"
+    assert ran == (
+        code,
+        "",
+        f"patchout: stopped{f', {continues}' if saved.startswith('run') else f' {anew}'}\n",
+    )
 
 
 def test_a_reading_process_that_dies_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from patchout.cli import output
 if TYPE_CHECKING:
     from patchout.models.tagger import Tagger
 
-DONE, FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130  # exit codes
+DONE, FAILED, WRONG_USAGE, STOPPED, TERMINATED = 0, 1, 2, 130, 143  # exit codes
 
 
 def say(text: str) -> None:

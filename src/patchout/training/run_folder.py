@@ -112,6 +112,12 @@ def stored_config(out: Path) -> dict[str, Any]:
     return _stored(out).get("config", {})
 
 
+def saved_states(out: Path) -> set[tuple[Path, float]]:
+    """The training states of the run in `out`, or of its seeds, folds and channels, with their times."""
+    files = [folder / "state.pt" for folder in _runs(out)]
+    return {(file, file.stat().st_mtime) for file in files if file.exists()}
+
+
 def as_begun(
     config: "Config", recipe: "Config", out: Path, *, of_weights: AbstractSet[str] = frozenset()
 ) -> "tuple[Config, str]":
