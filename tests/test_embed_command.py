@@ -194,12 +194,18 @@ def test_a_broken_file_fails_alone(run: Run, clips: Path, tmp_path: Path) -> Non
     ("options", "code", "reason"),
     [
         (["--out", "x.npy", "--format", "npy"], 2, "--format npy writes a folder, got --out x.npy"),
+        *(
+            (["--out", out], 2, f"writes a folder or a name that ends in .parquet, got --out {out}")
+            for out in ("x.csv", "x.npz", "x.JSON", "s3://bucket/x.tsv")
+        ),
+        (["--out", "x.csv", "--format", "npy"], 2, "--format npy writes a folder, got --out x.csv"),
         (["--out", "x.h5"], 2, "--format parquet writes a folder or a name that ends in .parquet"),
         (
             ["--out", "x", "--format", "hdf5"],
             2,
             "writes a name that ends in .h5 or a name that ends in .hdf5",
         ),
+        (["--out", "x.doc", "--format", "hdf5"], 2, "writes a name that ends in .h5"),
         (["--out", "memory://x.parquet"], 2, "a URL takes a folder of Parquet shards"),
         (["--out", "x", "--preset", "base2levl"], 2, "did you mean base2level?"),
         (

@@ -187,6 +187,7 @@ def test_the_segments_of_a_file_share_its_table(run: Run, clips: Path, tmp_path:
         ),
         (["--out", "x", "--format", "json"], "--out x (a folder) takes --format table, scores, raven"),
         (["--out", "x.json"], "--out takes a folder, or a name that ends in .parquet or .csv, got x.json"),
+        (["--out", "x.npz"], "--out takes a folder, or a name that ends in .parquet or .csv, got x.npz"),
         (["--out", "memory://x.csv"], "a URL takes a folder"),
         (["--out", "x", "--plot", "x.png"], "leave --out out"),
         (["--out", "x", "--batch-size", "2"], "leave --batch-size out"),

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from patchout.models.device import InferencePrecision
 
 Place = Literal["local", "ray"]
+FILE_SUFFIXES = {  # what promises a file, so that no folder should be named so
+    *(".parquet", ".feather", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".xlsx", ".html"),
+    *(".npy", ".npz", ".h5", ".hdf5", ".hdf", ".mat", ".pt", ".pth", ".pkl", ".pickle", ".safetensors"),
+    *(".zip", ".tar", ".gz"),
+}
 
 
 def precision_of(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from patchout.checkpoint.zoo_list import BUILT_IN
 from patchout.cli import output
-from patchout.cli.bulk import Bulk, precision_of
+from patchout.cli.bulk import FILE_SUFFIXES, Bulk, precision_of
 from patchout.cli.command import DONE, FAILED, check_parent, say
 from patchout.files import distinct, shortened, write_aside
 
@@ -68,7 +68,7 @@ def _check(options: "Options") -> None:
     place = f"a name that ends in {suffix}" if is_file else "a folder"
     named = "a folder, or a name that ends in .parquet or .csv"
     refusals = (
-        (suffix in (".json", ".jsonl", ".tsv", ".txt"), f"--out takes {named}, got {out}"),
+        (suffix in FILE_SUFFIXES.difference(FORMATS), f"--out takes {named}, got {out}"),
         (options.format not in allowed, f"--out {out} ({place}) takes --format {', '.join(allowed)}"),
         ("://" in out and is_file, f"a URL takes a folder, got {out}"),
         (options.plot, "--plot draws what is printed: leave --out out"),
