@@ -77,7 +77,7 @@ def test_one_parquet_file(run: Run, clips: Path, tmp_path: Path) -> None:
     done = run(clips, "--out", tmp_path / "x.parquet")
     table = pq.read_table(tmp_path / "x.parquet")
     assert (done.code, table.num_rows, size_of(tmp_path / "x.parquet")) == (0, 4, WIDTH)
-    assert "4 of 4 files embedded, 4 rows" in done.err
+    assert f"patchout: {tmp_path / 'x.parquet'}: 4 of 4 files embedded, 4 rows" in done.err
     assert "x real time" in done.err
     assert not (tmp_path / "x.parquet.parts").exists()
 
@@ -88,7 +88,8 @@ def test_a_folder_of_shards(run: Run, clips: Path, tmp_path: Path) -> None:
 
 
 def test_npy(run: Run, clips: Path, tmp_path: Path) -> None:
-    assert run(clips, "--out", tmp_path / "x", "--format", "npy").code == 0
+    done = run(clips, "--out", tmp_path / "x", "--format", "npy")
+    assert (done.code, f"patchout: {tmp_path / 'x'}: 4 of 4 files embedded" in done.err) == (0, True)
     assert np.load(tmp_path / "x" / "embeddings.npy").shape == (4, WIDTH)
 
 

@@ -74,7 +74,7 @@ def test_the_csv_is_what_is_printed(
     done = run(clips, "--events", "--out", tmp_path / "x.csv")
     assert (printed.code, done.code) == (1, 1)
     assert (tmp_path / "x.csv").read_text() == printed.out
-    assert "3 of 4 files tagged" in done.err
+    assert f"patchout: {tmp_path / 'x.csv'}: 3 of 4 files tagged" in done.err
 
 
 def test_a_row_holds_scores_tags_events_and_scores_over_time(

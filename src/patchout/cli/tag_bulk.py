@@ -50,13 +50,13 @@ def main(options: "Options") -> int:
     suffix = Path(options.out).suffix.lower()
     if suffix == ".parquet":
         failed = bulk.into_file(options.out, "parquet")
+    elif suffix == ".csv":
+        out, shards = options.out, f"{options.out}.parts"
+        failed = bulk.into_shards(shards, out, lambda _: _write_csv(Path(out), _tags(shards, items, job)))
     else:
-        shards = f"{options.out}.parts" if suffix == ".csv" else options.out
-        failed = bulk.into_shards(shards)
-        if suffix == ".csv":
-            _write_csv(Path(options.out), _tags(shards, items, job))
-        elif options.format in ENDINGS:
-            _write_selections(shards, items, job, options.format)
+        failed = bulk.into_shards(options.out)
+        if options.format in ENDINGS:
+            _write_selections(options.out, items, job, options.format)
     return FAILED if failed or problems else DONE
 
 
