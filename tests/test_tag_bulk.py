@@ -164,6 +164,15 @@ def test_raven_opens_a_table_for_each_file(run: Run, clips: Path, tmp_path: Path
         assert Path(selection["Begin Path"]) == clips / "a" / "0.wav"
 
 
+def test_a_label_track_of_events_has_nothing_else(run: Run, clips: Path, tmp_path: Path) -> None:
+    run(clips, "--events", "--out", tmp_path / "out", "--format", "audacity")
+    lines = (tmp_path / "out" / "a-0.labels.txt").read_text().splitlines()
+    (of_file,) = json.loads(run(clips / "a", "--events", "--format", "json").out)
+    spans = [(event["start_s"], event["end_s"], event["label"]) for event in of_file["events"]]
+    assert lines == [f"{start_s:.3f}\t{end_s:.3f}\t{label}" for start_s, end_s, label in spans]
+    assert lines
+
+
 def test_the_segments_of_a_file_share_its_table(run: Run, clips: Path, tmp_path: Path) -> None:
     (clips / "list.csv").write_text("file,start,end\na/0.wav,1,2.5\nb/0.wav,0,1\na/0.wav,0,1\n")
     run(clips / "list.csv", "--out", tmp_path / "out", "--format", "audacity")

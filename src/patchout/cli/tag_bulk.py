@@ -117,7 +117,8 @@ def _write_selections(out: str, items: "Sequence[Item]", job: "TagJob", format: 
             if format == "raven":
                 text = output.raven_text(segments, band_hz)
             else:
-                text = "\n".join(filter(None, map(output.audacity_text, segments)))
+                tracks = (output.audacity_text(tags, events=job.events) for tags in segments)
+                text = "\n".join(filter(None, tracks))
             with folder.writing(f"{name_of[tags.file]}{ENDINGS[format]}") as file:
                 file.write(f"{text}\n".encode(errors="backslashreplace") if text else b"")
     say(f"{out}: a table for each file, in names that end in {ENDINGS[format]}")
