@@ -32,6 +32,14 @@ def load_model(name: str, device: str, labels: Path | None = None) -> "Tagger":
         return load(name, device, labels=names, progress=progress)
 
 
+def in_the_way(path: Path) -> str:
+    """What stands where a folder should be, at a path or above it, and what to do; "" if nothing does."""
+    place = next((place for place in (path, *path.parents) if place.exists()), path)
+    if place.is_char_device() or place.is_block_device():
+        return f"{place}: is a device: name a file or folder on a disk"
+    return f"{place}: is a file: name a folder" if place.is_file() else ""
+
+
 def check_batch_size(batch_size: int) -> None:
     """Refuse an empty batch before anything is loaded."""
     if batch_size < 1:

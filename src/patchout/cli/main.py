@@ -6,10 +6,11 @@ import io
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import patchout
 from patchout.cli import output
-from patchout.cli.command import DONE, FAILED, STOPPED, WRONG_USAGE, say
+from patchout.cli.command import DONE, FAILED, STOPPED, WRONG_USAGE, in_the_way, say
 from patchout.errors import InputError, near
 
 COMMANDS = {  # module of patchout.cli -> its description
@@ -64,6 +65,8 @@ def run_command(args: Sequence[str]) -> int:
         return FAILED
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            text = in_the_way(Path(error.filename or "")) or text
         code = FAILED
     except ValueError as error:
         text, code = str(error), FAILED if isinstance(error, InputError) else WRONG_USAGE
