@@ -54,8 +54,9 @@ def writer(format: Format, out: TextIO, *, events: bool = False) -> "Iterator[Ca
         return
     if format == "csv":
         line(CSV_HEADER, out)
-    track_text = partial(audacity_text, events=events)
-    text = {"table": table_text, "csv": csv_text, "audacity": track_text}[format]
+    texts: dict[str, Callable[[Tags], str]] = {"table": table_text, "csv": csv_text}
+    texts["audacity"] = partial(audacity_text, events=events)
+    text = texts[format]
 
     def write_text(tags: "Tags") -> None:
         if lines := text(tags):  # empty for the label track of a file that failed
