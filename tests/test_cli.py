@@ -256,6 +256,23 @@ def test_an_empty_folder_and_a_pattern_without_match(run: Run, model: Path, tmp_
     assert "no file matches" in ran.err
 
 
+def test_a_file_whose_name_begins_like_an_option(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_wav(tmp_path / "-dash.wav", tone(1.0))
+    ran = run("tag", "-dash.wav", "--model", model)
+    assert (
+        ran.code,
+        "patchout: -dash.wav: is there, but begins like an option: give ./-dash.wav" in ran.err,
+    ) == (
+        2,
+        True,
+    )
+    assert run("tag", "./-dash.wav", "--model", model).code == 0
+    assert "begins like" not in run("tag", "-other.wav", "--model", model).err
+
+
 def test_no_files_at_all_is_wrong_usage(run: Run, model: Path) -> None:
     ran = run("tag", "--model", model)
     assert ran.code == 2

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -58,6 +59,11 @@ def run_command(args: Sequence[str]) -> int:
     try:
         with _muted() if process else contextlib.nullcontext():
             return importlib.import_module(f"patchout.cli.{args[0]}").main(args[1:])
+    except SystemExit as stop:  # of the parser, to which a file may look like an option
+        dashed = (arg for arg in args[1:] if arg.startswith("-") and os.path.exists(arg))  # noqa: PTH110
+        if stop.code and (name := next(dashed, "")):
+            say(f"{name}: is there, but begins like an option: give ./{name}")
+        raise
     except KeyboardInterrupt:
         text, code = "stopped", STOPPED
     except BrokenPipeError:  # the reader of our output has closed it
