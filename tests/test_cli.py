@@ -339,16 +339,17 @@ def test_an_output_folder_that_cannot_be_written(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
-@pytest.mark.parametrize("place", ["/dev/full", "/dev/full/x", "a file", "a file/x"])
+@pytest.mark.parametrize("place", ["/dev/full", "/dev/full/x", "a file", "a file/x", "/proc/x"])
 @pytest.mark.parametrize("option", ["--out", "--plot"])
 def test_what_is_in_the_way_of_a_folder_is_named(
     run: Run, model: Path, sound: Path, option: str, place: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a file").touch()
     ran = run("tag", sound, "--model", model, option, tmp_path / place)
-    what = "device: name a file or" if place.startswith("/dev") else "file: "
-    path = tmp_path / place.removesuffix("/x")
-    assert (ran.code, f"patchout: {path}: is a {what}" in ran.err) == (1, True), ran.err
+    what = "is a device: name a file or" if place.startswith("/dev") else "is a file: "
+    what = "the system keeps no files there: " if place == "/proc/x" else what
+    path = place if place == "/proc/x" else tmp_path / place.removesuffix("/x")
+    assert (ran.code, f"patchout: {path}: {what}" in ran.err) == (1, True), ran.err
 
 
 # -- the other commands --------------------------------------------------------------------------------------

@@ -235,6 +235,12 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert reason in done.err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_a_device_is_no_result(run: Run, clips: Path) -> None:
+    done = run(clips, "--out", "/dev/full", "--format", "npy")
+    assert (done.code, "patchout: /dev/full: is a device: name a file" in done.err) == (1, True)
+
+
 def test_no_files_are_refused(run: Run, tmp_path: Path) -> None:
     assert "no files given" in run("--out", tmp_path / "x").err
 

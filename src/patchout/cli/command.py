@@ -1,5 +1,6 @@
 """Exit codes, messages and checks that the commands share; each command has a module of its own."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,8 @@ def in_the_way(path: Path) -> str:
     place = next((place for place in (path, *path.parents) if place.exists()), path)
     if place.is_char_device() or place.is_block_device():
         return f"{place}: is a device: name a file or folder on a disk"
+    if any(place.is_relative_to(root) for root in ("/proc", "/sys")):
+        return f"{path}: the system keeps no files there: name a place on a disk"
     return f"{place}: is a file: name a folder" if place.is_file() else ""
 
 
@@ -47,6 +50,8 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def check_parent(path: Path) -> None:
-    """Refuse a file in a folder that does not exist, before anything is loaded."""
+    """Refuse a file in a folder that does not exist, and a device, before anything is loaded."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder to write into: make it first")
+    if path.is_char_device() or path.is_block_device():
+        raise FileExistsError(errno.EEXIST, "is a device: name a file on a disk", str(path))

@@ -71,7 +71,7 @@ def run_command(args: Sequence[str]) -> int:
         return FAILED
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        if isinstance(error, FileExistsError | NotADirectoryError):
+        if isinstance(error, FileExistsError | NotADirectoryError | FileNotFoundError):
             text = in_the_way(Path(error.filename or "")) or text
         code = FAILED
     except ValueError as error:
