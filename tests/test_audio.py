@@ -259,6 +259,7 @@ def test_array_channels_come_first() -> None:
         ((np.zeros(0), 32000), "no samples"),
         ((["dog"], 32000), "not sound"),
         (7, "int that cannot be read"),
+        (None, "NoneType that cannot be read"),
         (io.StringIO("text"), "StringIO"),
     ],
 )
@@ -374,6 +375,11 @@ def test_stopping_early_closes_the_file(kind: str, tmp_path: Path, monkeypatch: 
 
 
 # ---- bad input
+
+
+def test_standard_input_is_no_missing_file() -> None:
+    with pytest.raises(FileNotFoundError, match="-: standard input is not read; copy what it gives into a"):
+        load("-")
 
 
 def test_missing_file_is_named() -> None:

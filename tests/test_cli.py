@@ -27,6 +27,7 @@ from patchout.data.augment import keyed
 from patchout.files import distinct
 from patchout.inference.tagging import Tags
 from patchout.models.passt import Passt
+from patchout.training.signals import Stopped
 
 
 class Ran(NamedTuple):
@@ -95,8 +96,9 @@ def test_all_formats_tell_the_same_labels_in_the_same_order(run: Run, model: Pat
     assert [row["label"] for row in rows] == wanted
     audacity = run("tag", sound, *options, "--format", "audacity").out.splitlines()
     passed = [row["label"] for row in record["tags"] if row["passed"]]
-    assert [row.split("\t")[2] for row in audacity] == passed + [row["label"] for row in record["events"]]
-    assert audacity[0].startswith("0.000\t2.000\t")
+    assert [row.split("\t")[2] for row in audacity] == [row["label"] for row in record["events"]]
+    whole = run("tag", sound, *(o for o in options if o != "--events"), "--format", "audacity").out
+    assert whole.splitlines() == [f"0.000\t2.000\t{label}" for label in passed]
 
 
 def test_audacity_takes_one_file(run: Run, model: Path, sound: Path) -> None:
@@ -254,6 +256,23 @@ def test_an_empty_folder_and_a_pattern_without_match(run: Run, model: Path, tmp_
     assert "no file matches" in ran.err
 
 
+def test_a_file_whose_name_begins_like_an_option(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_wav(tmp_path / "-dash.wav", tone(1.0))
+    ran = run("tag", "-dash.wav", "--model", model)
+    assert (
+        ran.code,
+        "patchout: -dash.wav: is there, but begins like an option: give ./-dash.wav" in ran.err,
+    ) == (
+        2,
+        True,
+    )
+    assert run("tag", "./-dash.wav", "--model", model).code == 0
+    assert "begins like" not in run("tag", "-other.wav", "--model", model).err
+
+
 def test_no_files_at_all_is_wrong_usage(run: Run, model: Path) -> None:
     ran = run("tag", "--model", model)
     assert ran.code == 2
@@ -317,6 +336,20 @@ def test_an_output_folder_that_cannot_be_written(
     ran = run("train", "esc10", "--data", class_folder, "--out", sound / "run", *small)
     assert ran.code == 1
     assert "sound.wav" in ran.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+@pytest.mark.parametrize("place", ["/dev/full", "/dev/full/x", "a file", "a file/x", "/proc/x"])
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_what_is_in_the_way_of_a_folder_is_named(
+    run: Run, model: Path, sound: Path, option: str, place: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a file").touch()
+    ran = run("tag", sound, "--model", model, option, tmp_path / place)
+    what = "is a device: name a file or" if place.startswith("/dev") else "is a file: "
+    what = "the system keeps no files there: " if place == "/proc/x" else what
+    path = place if place == "/proc/x" else tmp_path / place.removesuffix("/x")
+    assert (ran.code, f"patchout: {path}: {what}" in ran.err) == (1, True), ran.err
 
 
 # -- the other commands --------------------------------------------------------------------------------------
@@ -526,6 +559,42 @@ def test_pictures_of_long_names_are_there_and_one_that_fails_is_named(
 
 def test_names_that_differ_in_case_have_their_own_pictures() -> None:
     assert distinct(["a", "A", "b"]) == ["a-1", "A-2", "b"]
+
+
+@pytest.mark.parametrize("saved", ["", "run", "run/seed-1", "before"])
+@pytest.mark.parametrize(("stop", "code"), [(Stopped, 143), (KeyboardInterrupt, 130)])
+def test_a_training_that_is_stopped_says_what_goes_on(
+    stop: type[BaseException],
+    code: int,
+    saved: str,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The code is no success: what follows in a script, and a scheduler, must not take it for the end."""
+
+    def begin(folder: Path, *, is_saved: bool) -> None:
+        folder.mkdir(parents=True)
+        (folder / "config.json").touch()
+        if is_saved:
+            (folder / "state.pt").touch()
+
+    def stopped(*args: object, **options: object) -> None:
+        if saved != "before":
+            begin(tmp_path / (saved or "run"), is_saved=bool(saved))
+        raise stop
+
+    if saved == "before":  # a run that --restart had not moved aside yet
+        begin(tmp_path / "run", is_saved=True)
+    monkeypatch.setattr("patchout.training.supervised.run.run", stopped)
+    ran = run("train", "folder", "--data", tmp_path, "--out", tmp_path / "run", "--restart")
+    continues = "the state is saved: the same command, without --restart, continues"
+    anew = "before anything was saved: the same command begins anew"
+    assert ran == (
+        code,
+        "",
+        f"patchout: stopped{f', {continues}' if saved.startswith('run') else f' {anew}'}\n",
+    )
 
 
 def test_a_reading_process_that_dies_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

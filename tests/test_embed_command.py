@@ -77,7 +77,7 @@ def test_one_parquet_file(run: Run, clips: Path, tmp_path: Path) -> None:
     done = run(clips, "--out", tmp_path / "x.parquet")
     table = pq.read_table(tmp_path / "x.parquet")
     assert (done.code, table.num_rows, size_of(tmp_path / "x.parquet")) == (0, 4, WIDTH)
-    assert "4 of 4 files embedded, 4 rows" in done.err
+    assert f"patchout: {tmp_path / 'x.parquet'}: 4 of 4 files embedded, 4 rows" in done.err
     assert "x real time" in done.err
     assert not (tmp_path / "x.parquet.parts").exists()
 
@@ -88,7 +88,8 @@ def test_a_folder_of_shards(run: Run, clips: Path, tmp_path: Path) -> None:
 
 
 def test_npy(run: Run, clips: Path, tmp_path: Path) -> None:
-    assert run(clips, "--out", tmp_path / "x", "--format", "npy").code == 0
+    done = run(clips, "--out", tmp_path / "x", "--format", "npy")
+    assert (done.code, f"patchout: {tmp_path / 'x'}: 4 of 4 files embedded" in done.err) == (0, True)
     assert np.load(tmp_path / "x" / "embeddings.npy").shape == (4, WIDTH)
 
 
@@ -194,12 +195,18 @@ def test_a_broken_file_fails_alone(run: Run, clips: Path, tmp_path: Path) -> Non
     ("options", "code", "reason"),
     [
         (["--out", "x.npy", "--format", "npy"], 2, "--format npy writes a folder, got --out x.npy"),
+        *(
+            (["--out", out], 2, f"writes a folder or a name that ends in .parquet, got --out {out}")
+            for out in ("x.csv", "x.npz", "x.JSON", "s3://bucket/x.tsv")
+        ),
+        (["--out", "x.csv", "--format", "npy"], 2, "--format npy writes a folder, got --out x.csv"),
         (["--out", "x.h5"], 2, "--format parquet writes a folder or a name that ends in .parquet"),
         (
             ["--out", "x", "--format", "hdf5"],
             2,
             "writes a name that ends in .h5 or a name that ends in .hdf5",
         ),
+        (["--out", "x.doc", "--format", "hdf5"], 2, "writes a name that ends in .h5"),
         (["--out", "memory://x.parquet"], 2, "a URL takes a folder of Parquet shards"),
         (["--out", "x", "--preset", "base2levl"], 2, "did you mean base2level?"),
         (
@@ -226,6 +233,12 @@ def test_what_cannot_be_is_refused_in_one_line(
     done = run("bell", "rain", *options)
     assert done.code == code
     assert reason in done.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_a_device_is_no_result(run: Run, clips: Path) -> None:
+    done = run(clips, "--out", "/dev/full", "--format", "npy")
+    assert (done.code, "patchout: /dev/full: is a device: name a file" in done.err) == (1, True)
 
 
 def test_no_files_are_refused(run: Run, tmp_path: Path) -> None:

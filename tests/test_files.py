@@ -52,6 +52,13 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path / "file")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_a_device_is_not_replaced_by_a_file() -> None:
+    with pytest.raises(FileExistsError, match=r"is a device: name a file on a disk: '/dev/full'"):
+        write_aside("/dev/full").__enter__()
+    assert Path("/dev/full").is_char_device()
+
+
 def test_an_unwritable_folder_keeps_its_kind_of_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from conftest import RATE, tone
 from hear_folders import change, make_task, silence
 
 from patchout.cli.hear import main
-from patchout.hear.sources import sources, task_of
+from patchout.hear.sources import ARCHIVE, sources, task_of
 from patchout.hear.tasks import BOARD_OF, BOARDS, TABLE, TaskError, find_tasks, read_task
 from patchout.hear.wavs import inspect, read_wav, resample, write_wav
 
@@ -308,6 +308,14 @@ def test_list_names_the_official_tasks_that_are_not_there(
     assert (
         "  esc50-v2.0.0-full: 2000 clips, 2.8 h, 0.97 GB at 48 kHz; CC BY-NC 3.0 (https://github.com" in err
     )
+
+
+def test_list_without_a_folder_says_where_the_tasks_are(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"patchout: the 19 tasks of HEAR are archives at {ARCHIVE}: give yours as --tasks")
+    assert all(f"  {source.folder}: {source.clips} clips" in err for source in sources())
 
 
 def test_every_task_of_the_leaderboard_has_a_source() -> None:

@@ -12,7 +12,7 @@ import pytest
 from conftest import noise, tiny_config, tone, write_wav
 
 from patchout.checkpoint import own as checkpoint
-from patchout.cli.command import WRONG_USAGE
+from patchout.cli.command import DONE, WRONG_USAGE
 from patchout.cli.main import run_command
 from patchout.data.augment import keyed
 from patchout.models.passt import Passt
@@ -164,6 +164,20 @@ def test_an_error_that_the_main_process_has_too_is_left_to_it(
 def test_an_error_of_another_process_alone_is_told_with_its_number(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command(WRONG) == WRONG_USAGE
     assert capfd.readouterr().err.startswith("patchout: process 2: unknown recipe 'no-such-recipe'")
+
+
+@pytest.mark.usefixtures("third")
+def test_only_the_main_process_ends_with_the_code_of_sigterm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """At a code that is not 0 torchrun ends the others, of which the main one may still be saving."""
+
+    def stopped(*args: object, **options: object) -> None:
+        raise stop.Stopped
+
+    monkeypatch.setattr("patchout.training.supervised.run.run", stopped)
+    assert run_command(["train", "folder", "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == DONE
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.usefixtures("third")

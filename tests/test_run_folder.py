@@ -80,6 +80,12 @@ def test_a_run_goes_on_without_what_its_recipe_has_learnt_since(tmp_path: Path) 
     assert as_begun(today, today, tmp_path)[0] == begun
 
 
+def test_what_the_machine_decided_is_no_change_of_the_recipe(tmp_path: Path) -> None:
+    today = TrainConfig(recipe="test", precision="auto")
+    enter(tmp_path, vars(replace(today, precision="bf16")) | {"out": ""})
+    assert as_begun(today, today, tmp_path) == (today, "")
+
+
 @pytest.mark.parametrize("place", ["mine", "replaced-1", "seed-0/mine"])
 def test_another_run_below_is_not_gone_on_with(tmp_path: Path, place: str) -> None:
     enter(tmp_path / place)

@@ -74,7 +74,7 @@ def test_the_csv_is_what_is_printed(
     done = run(clips, "--events", "--out", tmp_path / "x.csv")
     assert (printed.code, done.code) == (1, 1)
     assert (tmp_path / "x.csv").read_text() == printed.out
-    assert "3 of 4 files tagged" in done.err
+    assert f"patchout: {tmp_path / 'x.csv'}: 3 of 4 files tagged" in done.err
 
 
 def test_a_row_holds_scores_tags_events_and_scores_over_time(
@@ -164,6 +164,15 @@ def test_raven_opens_a_table_for_each_file(run: Run, clips: Path, tmp_path: Path
         assert Path(selection["Begin Path"]) == clips / "a" / "0.wav"
 
 
+def test_a_label_track_of_events_has_nothing_else(run: Run, clips: Path, tmp_path: Path) -> None:
+    run(clips, "--events", "--out", tmp_path / "out", "--format", "audacity")
+    lines = (tmp_path / "out" / "a-0.labels.txt").read_text().splitlines()
+    (of_file,) = json.loads(run(clips / "a", "--events", "--format", "json").out)
+    spans = [(event["start_s"], event["end_s"], event["label"]) for event in of_file["events"]]
+    assert lines == [f"{start_s:.3f}\t{end_s:.3f}\t{label}" for start_s, end_s, label in spans]
+    assert lines
+
+
 def test_the_segments_of_a_file_share_its_table(run: Run, clips: Path, tmp_path: Path) -> None:
     (clips / "list.csv").write_text("file,start,end\na/0.wav,1,2.5\nb/0.wav,0,1\na/0.wav,0,1\n")
     run(clips / "list.csv", "--out", tmp_path / "out", "--format", "audacity")
@@ -187,6 +196,7 @@ def test_the_segments_of_a_file_share_its_table(run: Run, clips: Path, tmp_path:
         ),
         (["--out", "x", "--format", "json"], "--out x (a folder) takes --format table, scores, raven"),
         (["--out", "x.json"], "--out takes a folder, or a name that ends in .parquet or .csv, got x.json"),
+        (["--out", "x.npz"], "--out takes a folder, or a name that ends in .parquet or .csv, got x.npz"),
         (["--out", "memory://x.csv"], "a URL takes a folder"),
         (["--out", "x", "--plot", "x.png"], "leave --out out"),
         (["--out", "x", "--batch-size", "2"], "leave --batch-size out"),

@@ -250,8 +250,9 @@ def test_the_table_says_that_nothing_is_known() -> None:
 
 
 def test_a_label_track_has_what_passes() -> None:
-    assert audacity_text(tags_of([0.95, 0.4, 0.1], DECISION)) == "0.000\t1.000\tbell"
-    assert audacity_text(tags_of([0.95, 0.4, 0.1], Decision())).count("\n") == 2
+    assert audacity_text(tags_of([0.95, 0.4, 0.1], DECISION), events=False) == "0.000\t1.000\tbell"
+    assert audacity_text(tags_of([0.95, 0.4, 0.1], Decision()), events=False).count("\n") == 2
+    assert audacity_text(tags_of([0.95, 0.4, 0.1], DECISION), events=True) == ""
 
 
 def test_events_begin_at_the_threshold_of_their_class() -> None:

@@ -709,7 +709,9 @@ def test_a_finished_run_is_called_again_without_loss(folds: Path, tmp_path: Path
     settings = config(folds, tmp_path / "run", split="3")
     scores = train.run(settings)
     before = weights(tmp_path / "run")
-    assert train.run(settings) == scores
+    plans: list[Plan] = []
+    assert train.run(settings, Listener(on_plan=plans.append)) == scores
+    assert plans[0].describe().startswith("the run is finished, all 3 steps are done")
     assert same(weights(tmp_path / "run"), before)
 
 

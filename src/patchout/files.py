@@ -1,5 +1,6 @@
 """Atomic writes: a temporary file is flushed to the disk, then renamed; file states; the cache; tables."""
 
+import errno
 import hashlib
 import json
 import math
@@ -86,9 +87,11 @@ def cache_folder() -> Path:
 def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` to write to: flushed and renamed on success, removed on failure.
 
-    A folder that is missing or cannot be written is an OSError that names it.
+    A device, and a folder that is missing or cannot be written, is an OSError that names it.
     """
     target = Path(path)
+    if target.is_char_device() or target.is_block_device():  # renaming a file to its name would remove it
+        raise FileExistsError(errno.EEXIST, "is a device: name a file on a disk", str(target))
     aside = target.with_name(f".{shortened(target.stem)}.{os.getpid()}{target.suffix}")
     try:
         aside.touch()

@@ -13,6 +13,7 @@ from patchout.errors import AudioError
 from patchout.files import without_stream
 
 File = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile
+STANDARD_INPUT = "standard input is not read; copy what it gives into a file"
 Source = File | tuple[Any, Any] | LiveSource  # (array, rate in Hz)
 
 
@@ -132,7 +133,7 @@ def _open_path(path: Path, name: str) -> BinaryIO:
         return path.open("rb")
     except OSError as error:
         reasons = {
-            FileNotFoundError: "is not there; check the path",
+            FileNotFoundError: STANDARD_INPUT if name == "-" else "is not there; check the path",
             IsADirectoryError: "is a folder; name a sound file in it",
             PermissionError: "may not be read; change its permissions",
         }

@@ -65,7 +65,7 @@ class Stream:
         self.silence: str | None = None
         self.meter: Meter | None = None  # gets the channels as they are decoded, if it is set
         self._flaws: dict[str, list[tuple[float, float]]] = {}  # flaw -> where and how long, in seconds
-        self._source: Source | None = source
+        self._unread = [source]  # empty once it is read
         self._blocks: Iterator[np.ndarray] | None = None  # in the place of those decoded from the source
         self._start_s, self._end_s, self._channel = start_s, end_s, channel
         self._block_s = BLOCK_S if block_s is None else block_s
@@ -78,10 +78,9 @@ class Stream:
         if self._blocks is not None:
             blocks, self._blocks = self._blocks, None
             return blocks
-        if self._source is None:
+        if not self._unread:
             raise RuntimeError(f"{self.name}: this stream was read already; make a new Stream")
-        source, self._source = self._source, None
-        return self._gathered(source)
+        return self._gathered(self._unread.pop())
 
     def _gathered(self, source: Source) -> Generator[np.ndarray, None, None]:
         """Blocks of at least `block_s` seconds, counted."""

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from patchout.models.device import InferencePrecision
 
 Place = Literal["local", "ray"]
+FILE_SUFFIXES = {  # what promises a file, so that no folder should be named so
+    *(".parquet", ".feather", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".xlsx", ".html"),
+    *(".npy", ".npz", ".h5", ".hdf5", ".hdf", ".mat", ".pt", ".pth", ".pkl", ".pickle", ".safetensors"),
+    *(".zip", ".tar", ".gz"),
+}
 
 
 def precision_of(
@@ -44,8 +50,13 @@ class Bulk:
     engine: Place
     verb: str
 
-    def into_shards(self, out: str) -> int:
-        """Run the job into shards in the folder `out`; returns how many items failed."""
+    def into_shards(
+        self, out: str, result: str = "", write: Callable[[int], object] = lambda failed: None
+    ) -> int:
+        """Run the job into shards in the folder `out`; returns how many items failed.
+
+        `write` makes the `result` of the shards, and gets that number: what is reported is there.
+        """
         from patchout.inference.bulk.run import run, run_here
 
         engine: Engine = run_here
@@ -64,7 +75,8 @@ class Bulk:
             say(f"... {summary.num_failed} in all: the column error has their reasons")
         speed = f"in {seconds:.1f} s ({summary.audio_s / seconds:.0f} x real time)"
         count = f"{summary.items - summary.num_failed} of {summary.items} files {self.verb}"
-        say(f"{out}: {count}, {summary.rows} rows, {summary.audio_s:.0f} s of sound {speed}")
+        write(summary.num_failed)
+        say(f"{result or out}: {count}, {summary.rows} rows, {summary.audio_s:.0f} s of sound {speed}")
         return summary.num_failed
 
     def into_file(self, out: str, format: "Format") -> int:
@@ -84,6 +96,7 @@ class Bulk:
                 count = f"{len(self.items) - failed} of {len(self.items)} files {self.verb}"
                 say(f"{out}: is there already, with {count}")
                 return failed
-        failed = self.into_shards(str(parts))
-        join(parts, self.job.num_shards(len(self.items)), target, format=format, failed=failed)
-        return failed
+        shards = self.job.num_shards(len(self.items))
+        return self.into_shards(
+            str(parts), out, lambda failed: join(parts, shards, target, format=format, failed=failed)
+        )

@@ -1,5 +1,6 @@
 """Exit codes, messages and checks that the commands share; each command has a module of its own."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from patchout.cli import output
 if TYPE_CHECKING:
     from patchout.models.tagger import Tagger
 
-DONE, FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130  # exit codes
+DONE, FAILED, WRONG_USAGE, STOPPED, TERMINATED = 0, 1, 2, 130, 143  # exit codes
 
 
 def say(text: str) -> None:
@@ -32,6 +33,16 @@ def load_model(name: str, device: str, labels: Path | None = None) -> "Tagger":
         return load(name, device, labels=names, progress=progress)
 
 
+def in_the_way(path: Path) -> str:
+    """What stands where a folder should be, at a path or above it, and what to do; "" if nothing does."""
+    place = next((place for place in (path, *path.parents) if place.exists()), path)
+    if place.is_char_device() or place.is_block_device():
+        return f"{place}: is a device: name a file or folder on a disk"
+    if any(place.is_relative_to(root) for root in ("/proc", "/sys")):
+        return f"{path}: the system keeps no files there: name a place on a disk"
+    return f"{place}: is a file: name a folder" if place.is_file() else ""
+
+
 def check_batch_size(batch_size: int) -> None:
     """Refuse an empty batch before anything is loaded."""
     if batch_size < 1:
@@ -39,6 +50,8 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def check_parent(path: Path) -> None:
-    """Refuse a file in a folder that does not exist, before anything is loaded."""
+    """Refuse a file in a folder that does not exist, and a device, before anything is loaded."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder to write into: make it first")
+    if path.is_char_device() or path.is_block_device():
+        raise FileExistsError(errno.EEXIST, "is a device: name a file on a disk", str(path))

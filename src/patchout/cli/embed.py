@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,7 +13,7 @@ import tyro
 
 from patchout.checkpoint.zoo_list import BUILT_IN
 from patchout.cli import output
-from patchout.cli.bulk import Bulk, Place, precision_of
+from patchout.cli.bulk import FILE_SUFFIXES, Bulk, Place, precision_of
 from patchout.cli.command import DONE, FAILED, check_parent, say
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def _check(options: Options) -> None:
     """Refuse options that contradict each other, before anything is loaded."""
     format, out = options.format, options.out
     suffix, allowed = Path(out).suffix.lower(), SUFFIXES[format]
-    is_wrong = suffix not in allowed and suffix in (".npy", *chain(*SUFFIXES.values()))
+    is_wrong = suffix not in allowed and (suffix in FILE_SUFFIXES or "" not in allowed)
     names = " or ".join(f"a name that ends in {end}" if end else "a folder" for end in allowed)
     picture = options.plot or options.project
     example = "name sound files, folders, patterns or lists, e.g. `patchout embed clips/`"

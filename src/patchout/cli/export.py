@@ -52,10 +52,11 @@ def main(args: Sequence[str]) -> int:
     check_parent(options.out)
     from patchout.export.sherpa import write_labels
     from patchout.export.verify import check_extra
-    from patchout.export.write import export
+    from patchout.export.write import check, export
 
     check_extra()
     model = load_model(options.model, "cpu", options.labels)
+    check(model, options.precision, seconds, options.front_end)
     say("exporting, and comparing the file with PyTorch")
     agreement = export(
         model, options.out, precision=options.precision, seconds=seconds, front_end=options.front_end

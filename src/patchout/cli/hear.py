@@ -25,8 +25,8 @@ SHOWN = 5  # labels of one message
 class List:
     """Say which tasks are there, whole or damaged, at which rates, and where the missing ones of HEAR are."""
 
-    tasks: Path
-    """folder of task folders, such as esc50-v2.0.0-full"""
+    tasks: Path | None = None
+    """folder of task folders, such as esc50-v2.0.0-full; without it, where those of HEAR are"""
     format: Literal["table", "json"] = "table"
 
     def run(self) -> list[str]:
@@ -35,7 +35,7 @@ class List:
         from patchout.hear.tasks import BOARD_OF, BOARDS, find_tasks
         from patchout.hear.wavs import inspect
 
-        records = [inspect(folder) for folder in find_tasks(self.tasks)]
+        records = [inspect(folder) for folder in find_tasks(self.tasks)] if self.tasks else []
         keys = ("category", "score", "clips", "rates")
         texts = [json.dumps(records, indent=1)]
         if self.format == "table":
@@ -45,15 +45,18 @@ class List:
         for text in texts:
             output.line(text, sys.stdout)
         present = {task_of(record["task"]) for record in records}
-        if present & BOARD_OF.keys():
+        if self.tasks is None or present & BOARD_OF.keys():
             absent = [source for source in sources() if task_of(source.folder) not in present]
             boards = sorted({BOARD_OF[task_of(source.folder)] for source in absent})
             at = f"; as archives at {ARCHIVE}:" if boards else ""
-            say(f"of the {len(BOARDS)} tasks of HEAR, not here: {', '.join(boards) or 'none'}{at}")
+            names = ", ".join(boards) or "none"
+            missing = f"of the {len(BOARDS)} tasks of HEAR, not here: {names}{at}"
+            todo = f"the {len(BOARDS)} tasks of HEAR are archives at {ARCHIVE}: give yours as --tasks"
+            say(missing if self.tasks else todo)
             for source in absent:
                 size = f"{source.clips} clips, {source.hours:g} h, {source.size_gb:.2g} GB at 48 kHz"
                 output.line(f"  {source.folder}: {size}; {source.licence} ({source.source})", sys.stderr)
-        if tars := packed(self.tasks):
+        if self.tasks and (tars := packed(self.tasks)):
             names = ", ".join(path.name for path in tars)
             say(f"{self.tasks}: {names} is not unpacked: {unpacking(self.tasks)}")
         return [problem for record in records for problem in record["problems"]]

@@ -3,13 +3,15 @@
 import contextlib
 import importlib
 import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import patchout
 from patchout.cli import output
-from patchout.cli.command import DONE, FAILED, STOPPED, WRONG_USAGE, say
+from patchout.cli.command import DONE, FAILED, STOPPED, WRONG_USAGE, in_the_way, say
 from patchout.errors import InputError, near
 
 COMMANDS = {  # module of patchout.cli -> its description
@@ -57,6 +59,11 @@ def run_command(args: Sequence[str]) -> int:
     try:
         with _muted() if process else contextlib.nullcontext():
             return importlib.import_module(f"patchout.cli.{args[0]}").main(args[1:])
+    except SystemExit as stop:  # of the parser, to which a file may look like an option
+        dashed = (arg for arg in args[1:] if arg.startswith("-") and os.path.exists(arg))  # noqa: PTH110
+        if stop.code and (name := next(dashed, "")):
+            say(f"{name}: is there, but begins like an option: give ./{name}")
+        raise
     except KeyboardInterrupt:
         text, code = "stopped", STOPPED
     except BrokenPipeError:  # the reader of our output has closed it
@@ -64,6 +71,8 @@ def run_command(args: Sequence[str]) -> int:
         return FAILED
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        if isinstance(error, FileExistsError | NotADirectoryError | FileNotFoundError):
+            text = in_the_way(Path(error.filename or "")) or text
         code = FAILED
     except ValueError as error:
         text, code = str(error), FAILED if isinstance(error, InputError) else WRONG_USAGE

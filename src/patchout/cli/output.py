@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -39,8 +40,11 @@ def line(text: str, out: TextIO) -> None:
 
 
 @contextmanager
-def writer(format: Format, out: TextIO) -> "Iterator[Callable[[Tags], object]]":
-    """Yield a function that prints the tags of one file; the output is well-formed however the block ends."""
+def writer(format: Format, out: TextIO, *, events: bool = False) -> "Iterator[Callable[[Tags], object]]":
+    """Yield a function that prints the tags of one file; the output is well-formed however the block ends.
+
+    `events`: a label track holds these alone.
+    """
     if format == "json":
         separators = chain(["[\n"], repeat(",\n"))
         try:
@@ -50,7 +54,9 @@ def writer(format: Format, out: TextIO) -> "Iterator[Callable[[Tags], object]]":
         return
     if format == "csv":
         line(CSV_HEADER, out)
-    text = {"table": table_text, "csv": csv_text, "audacity": audacity_text}[format]
+    texts: dict[str, Callable[[Tags], str]] = {"table": table_text, "csv": csv_text}
+    texts["audacity"] = partial(audacity_text, events=events)
+    text = texts[format]
 
     def write_text(tags: "Tags") -> None:
         if lines := text(tags):  # empty for the label track of a file that failed
@@ -99,16 +105,16 @@ def csv_text(tags: "Tags") -> str:
     return buffer.getvalue().rstrip("\n")
 
 
-def audacity_text(tags: "Tags") -> str:
-    """Tags of a file as an Audacity label track: start, end and label, separated by tabs.
+def audacity_text(tags: "Tags", *, events: bool) -> str:
+    """Events of a file, or else its tags, as an Audacity label track: start, end, label, separated by tabs.
 
-    Labels below their thresholds are left out.
+    A label over the whole file would lie on top of every event. Tags below their thresholds are left out.
     """
     record = tags.to_dict()
     passed = (row for row in record["tags"] if row["passed"] is not False)
     span = {"start_s": 0.0, "end_s": record["duration_s"]} | {k: record[k] for k in ENDS if k in record}
     of_file = [span | row for row in passed]
-    rows = [*of_file, *record["events"]]
+    rows = record["events"] if events else of_file
     return "\n".join(f"{row['start_s']:.3f}\t{row['end_s']:.3f}\t{row['label']}" for row in rows)
 
 

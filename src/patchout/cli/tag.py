@@ -92,7 +92,7 @@ def main(args: Sequence[str]) -> int:
     model = load_model(options.model or BUILT_IN, device, options.labels)
     track = rule if options.events or options.plot else None
     failed = 0
-    with output.writer(options.format, sys.stdout) as write:
+    with output.writer(options.format, sys.stdout, events=options.events) as write:
         for (item, _), scored in zip(sources, _scored(model, sources, track, options), strict=True):
             result = to_tags(scored, model.config, top=options.top, rule=rule, events=options.events)
             if result.error is None and item != Item(item.file):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from patchout.checkpoint.zoo_list import BUILT_IN
 from patchout.cli import output
-from patchout.cli.bulk import Bulk, precision_of
+from patchout.cli.bulk import FILE_SUFFIXES, Bulk, precision_of
 from patchout.cli.command import DONE, FAILED, check_parent, say
 from patchout.files import distinct, shortened, write_aside
 
@@ -50,13 +50,13 @@ def main(options: "Options") -> int:
     suffix = Path(options.out).suffix.lower()
     if suffix == ".parquet":
         failed = bulk.into_file(options.out, "parquet")
+    elif suffix == ".csv":
+        out, shards = options.out, f"{options.out}.parts"
+        failed = bulk.into_shards(shards, out, lambda _: _write_csv(Path(out), _tags(shards, items, job)))
     else:
-        shards = f"{options.out}.parts" if suffix == ".csv" else options.out
-        failed = bulk.into_shards(shards)
-        if suffix == ".csv":
-            _write_csv(Path(options.out), _tags(shards, items, job))
-        elif options.format in ENDINGS:
-            _write_selections(shards, items, job, options.format)
+        failed = bulk.into_shards(options.out)
+        if options.format in ENDINGS:
+            _write_selections(options.out, items, job, options.format)
     return FAILED if failed or problems else DONE
 
 
@@ -68,7 +68,7 @@ def _check(options: "Options") -> None:
     place = f"a name that ends in {suffix}" if is_file else "a folder"
     named = "a folder, or a name that ends in .parquet or .csv"
     refusals = (
-        (suffix in (".json", ".jsonl", ".tsv", ".txt"), f"--out takes {named}, got {out}"),
+        (suffix in FILE_SUFFIXES.difference(FORMATS), f"--out takes {named}, got {out}"),
         (options.format not in allowed, f"--out {out} ({place}) takes --format {', '.join(allowed)}"),
         ("://" in out and is_file, f"a URL takes a folder, got {out}"),
         (options.plot, "--plot draws what is printed: leave --out out"),
@@ -117,7 +117,8 @@ def _write_selections(out: str, items: "Sequence[Item]", job: "TagJob", format: 
             if format == "raven":
                 text = output.raven_text(segments, band_hz)
             else:
-                text = "\n".join(filter(None, map(output.audacity_text, segments)))
+                tracks = (output.audacity_text(tags, events=job.events) for tags in segments)
+                text = "\n".join(filter(None, tracks))
             with folder.writing(f"{name_of[tags.file]}{ENDINGS[format]}") as file:
                 file.write(f"{text}\n".encode(errors="backslashreplace") if text else b"")
     say(f"{out}: a table for each file, in names that end in {ENDINGS[format]}")

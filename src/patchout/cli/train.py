@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from patchout.cli import output
-from patchout.cli.command import DONE, WRONG_USAGE, say
+from patchout.cli.command import DONE, STOPPED, TERMINATED, WRONG_USAGE, say
 from patchout.training.config import RunConfig
 
 USAGE = "usage: patchout train RECIPE --data DATA --out RUN [options]"
@@ -55,8 +55,8 @@ def run_recipe(
 
     options = tyro.cli(Options, args=args[1:], prog=f"patchout {kind} {args[0]}", description=description)
     from patchout.training.run import Listener
-    from patchout.training.run_folder import as_begun
-    from patchout.training.signals import Stopped
+    from patchout.training.run_folder import as_begun, saved_states
+    from patchout.training.signals import Stopped, rank
 
     config = replace(options.config, data=options.data, out=options.out)
     if not (options.restart or options.accept_changes):
@@ -64,6 +64,7 @@ def run_recipe(
         if begun:
             hint = "--accept-changes takes the recipe's values of today"
             say(f"{options.out} goes on as it began ({begun}); {hint}")
+    before = saved_states(options.out) if options.restart else set()  # of the run that is left
     with output.Bar("steps", None, sys.stderr) as bar:
         listener = Listener(
             on_plan=lambda plan: say(plan.describe()),
@@ -74,9 +75,14 @@ def run_recipe(
         run = importlib.import_module(RUNS[kind]).run
         try:
             scores = run(config, listener, restart=options.restart, accept_changes=options.accept_changes)
-        except Stopped:
-            say("stopped, the state is saved: the same command, without --restart, continues")
-            return DONE
+        except (Stopped, KeyboardInterrupt) as stop:
+            if saved_states(options.out) - before:
+                say("stopped, the state is saved: the same command, without --restart, continues")
+            else:
+                say("stopped before anything was saved: the same command begins anew")
+            if isinstance(stop, KeyboardInterrupt):
+                return STOPPED
+            return DONE if rank() else TERMINATED  # torchrun would end the main one while it saves
     model = config.out / "model.safetensors"  # of several seeds, folds or channels each has its own
     output.line(f"{model if model.exists() else config.out}  {output.scores_text(scores)}", sys.stdout)
     return DONE

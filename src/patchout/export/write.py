@@ -32,6 +32,7 @@ from patchout.export.verify import (
 from patchout.files import write_aside
 from patchout.models.tagger import Tagger, TaggerConfig, check_labels
 
+FrontEnd = Literal["waveform", "sherpa"]
 MAX_BYTES = 2**31 - 2**20  # of a protobuf message, with room for what is no weight
 
 
@@ -61,13 +62,26 @@ def lengths_of(config: TaggerConfig, seconds: float | None) -> Lengths:
     return Lengths(samples, samples)
 
 
+def check(model: Tagger, precision: Precision, seconds: float | None, front_end: FrontEnd) -> Lengths:
+    """Refuse what no file can be made of, in a moment; returns the lengths that the file takes."""
+    check_extra()
+    check_labels(model.config)
+    if front_end == "sherpa":
+        check_sherpa(model.config, seconds)
+    size = sum(weight.numel() for weight in model.state_dict().values()) * (2 if precision == "fp16" else 4)
+    if size > MAX_BYTES:  # what protobuf cannot hold, also on the way to int8
+        holds = f"one ONNX file holds {MAX_BYTES / 1e9:.1f}"
+        raise InputError(f"the weights take {size / 1e9:.1f} GB, {holds}: try --precision fp16")
+    return lengths_of(model.config, seconds)
+
+
 def export(
     model: Tagger,
     path: Path,
     *,
     precision: Precision = "fp32",
     seconds: float | None = None,
-    front_end: Literal["waveform", "sherpa"] = "waveform",
+    front_end: FrontEnd = "waveform",
 ) -> Agreement:
     """Write a model on the CPU as ONNX, and say how near the file is to it.
 
@@ -75,13 +89,7 @@ def export(
     feeds to a CED: the log-mel of a model with `sherpa.MEL`. Renamed to `path` after parity with PyTorch.
     Raises ValueError for a wrong request, InputError for a model that cannot be exported, OSError.
     """
-    check_extra()
-    check_labels(model.config)
-    is_mel = front_end == "sherpa"
-    if is_mel:
-        check_sherpa(model.config, seconds)
-    lengths = lengths_of(model.config, seconds)
-    _check_size(model, precision)
+    lengths, is_mel = check(model, precision, seconds, front_end), front_end == "sherpa"
     with write_aside(path) as aside, _quiet():
         _write(_proto(model, lengths, is_mel=is_mel, half=precision == "fp16"), aside, precision)
         agreement = parity(open_session(aside), model, lengths.tried, is_mel=is_mel)
@@ -89,14 +97,6 @@ def export(
             raise InputError(f"{path}: not written, too far from PyTorch in {precision}: {agreement}")
         _describe(aside, model, precision, lengths, is_mel=is_mel)
     return agreement
-
-
-def _check_size(model: nn.Module, precision: Precision) -> None:
-    """Refuse what protobuf cannot hold, also on the way to int8."""
-    size = sum(weight.numel() for weight in model.state_dict().values()) * (2 if precision == "fp16" else 4)
-    if size > MAX_BYTES:
-        holds = f"one ONNX file holds {MAX_BYTES / 1e9:.1f}"
-        raise InputError(f"the weights take {size / 1e9:.1f} GB, {holds}: try --precision fp16")
 
 
 @contextmanager

@@ -54,6 +54,7 @@ class Plan:
     state_bytes: int  # weights, gradients, optimizer, averages
     trial: Trial
     origin: str = ""  # the columns that were read, and the classes
+    is_finished: bool = False  # the folder has the result of a run of so many steps
 
     def __post_init__(self) -> None:
         """Refuse processes without a clip."""
@@ -75,7 +76,9 @@ class Plan:
         return self.trial.seconds * self.at_a_time * self.parts * self.steps
 
     def describe(self) -> str:
-        """Two lines for people, and one about the data."""
+        """Two lines for people, and one about the data; nothing is planned for a run that is finished."""
+        if self.is_finished:
+            return f"the run is finished, all {self.steps} steps are done: --restart begins anew"
         kind = "one class a clip" if self.task == "multi_class" else "any number of classes a clip"
         few, middle, many = self.class_clips
         sizes = f"{self.classes} classes of {few} to {many} clips (middle: {middle})"

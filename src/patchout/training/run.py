@@ -267,7 +267,7 @@ def run(
         shared = shared_memory_note(training.batch_bytes, workers)
         for note in filter(None, (folder.replaced, shared, *notes)):
             host.listener.on_problem(note)
-        host.listener.on_plan(plan)
+        host.listener.on_plan(replace(plan, is_finished=folder.is_finished(plan.steps)))
         job = training.job(folder)
         last = loop.run(job, world, on_progress=listener.on_progress, on_problem=listener.on_problem)
         scores = loop.agreed(lambda: training.conclude(folder, last) if main else {})

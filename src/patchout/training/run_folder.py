@@ -56,6 +56,10 @@ class RunFolder:
             with _explained(path), write_aside(path) as aside:
                 aside.write_text("".join(lines), encoding="utf-8")
 
+    def is_finished(self, steps: int) -> bool:
+        """Whether the run came to its end after so many steps."""
+        return (self.path / "model.safetensors").exists() and _steps(self.path) == steps
+
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Write state.pt; where that fails, the old one stays and the OSError says what to do."""
         path = self.path / "state.pt"
@@ -117,6 +121,12 @@ def stored_data(out: Path) -> dict[str, Any]:
     return _stored(out).get("data", {})
 
 
+def saved_states(out: Path) -> set[tuple[Path, float]]:
+    """The training states of the run in `out`, or of its seeds, folds and channels, with their times."""
+    files = [folder / "state.pt" for folder in _runs(out)]
+    return {(file, file.stat().st_mtime) for file in files if file.exists()}
+
+
 def as_begun(
     config: "Config", recipe: "Config", out: Path, *, of_weights: AbstractSet[str] = frozenset()
 ) -> "tuple[Config, str]":
@@ -136,6 +146,8 @@ def as_begun(
     skipped = NOT_COMPARED | (of_weights if stored.get("init") else set())
     if untouched.get("batch") == 0 or untouched.get("batch_per_process"):  # decided by memory, by processes
         skipped |= {"batch"}
+    if untouched.get("precision") == "auto":  # decided by the machine
+        skipped |= {"precision"}
     if untouched.get("init") == "auto":  # decided by the hours of sound
         skipped |= {"init"}
     stored = {name: value for name, value in stored.items() if name in untouched.keys() - skipped}

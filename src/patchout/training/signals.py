@@ -12,7 +12,7 @@ INSIST_S = 3.0  # a second signal this long after the first does not wait for th
 
 
 class Stopped(Exception):  # noqa: N818  # no error
-    """SIGTERM was received and the state of the run is saved; the same command resumes it."""
+    """SIGTERM was received, and what steps the run has taken are saved; the same command resumes it."""
 
 
 class Signals:
@@ -43,7 +43,7 @@ class Signals:
             if self.safe:
                 raise stop_by(number)
         elif time.monotonic() - self._caught_at > INSIST_S:
-            raise KeyboardInterrupt
+            raise stop_by(number)
 
 
 def stop_by(number: int) -> Stopped | KeyboardInterrupt:

@@ -100,7 +100,14 @@ class EmbedRows(Rows):
         """Every sound with as many rows as it has values (row, value) and times (row,)."""
         values, times_ms = (np.concatenate(parts) for parts in zip(*results, strict=True))
         sound_of = np.repeat(np.arange(len(sounds)), [len(times) for _, times in results])
-        columns = {name: column.take(sound_of) for name, column in state_columns(sounds).items()}
+        silent = [sound.silence and f"{sound.silence}, so its embedding says nothing" for sound in sounds]
+        states = state_columns(
+            [
+                sound._replace(warning=sound.warning or reason)
+                for sound, reason in zip(sounds, silent, strict=True)
+            ]
+        )
+        columns = {name: column.take(sound_of) for name, column in states.items()}
         failed = np.array([sound.error is not None for sound in sounds])[sound_of]
         columns["time_ms"] = pa.array(times_ms.astype(np.float64), mask=failed)
         flat, kind = values.reshape(-1), self.schema.field("embedding").type

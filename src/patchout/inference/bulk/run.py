@@ -41,7 +41,7 @@ class Summary:
     rows: int
     num_failed: int  # items
     failed: tuple[str, ...]  # the first reasons
-    warnings: tuple[str, ...]  # the first items of which only a part could be decoded
+    warnings: tuple[str, ...]  # on the first items that are silent, or of which only a part could be decoded
     audio_s: float  # computed by this call
     notes: tuple[str, ...] = ()  # on files that have changed, and on the rows as a whole
 
