@@ -23,18 +23,18 @@ PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
     "audio": 1799,
-    "models": 1955,
+    "models": 1960,
     "checkpoint": 2234,
-    "data": 3238,
-    "inference": 4598,
+    "data": 3286,
+    "inference": 4612,
     "export": 552,
     "hear": 2801,
     "suites": 227,
     "judge": 1971,
-    "training": 5765,
+    "training": 5836,
     "web": 1617,
     "bench": 691,
-    "cli": 2414,
+    "cli": 2483,
 }
 NOUNS = ("errors", "files", "figures")  # what every room may import, and which imports no room
 DOORS = ("__init__", "__main__")  # of the package: they lead to every room
