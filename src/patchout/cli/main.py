@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import io
 import os
 import sys
 import warnings
@@ -99,8 +98,11 @@ def run_command(args: Sequence[str]) -> int:
 @contextlib.contextmanager
 def _muted() -> Iterator[None]:
     """Discard all output of a process other than the main one."""
-    nowhere = io.StringIO()
-    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         yield
 
 
