@@ -1,5 +1,7 @@
 """Batches of clips that depend on (seed, step) alone, whatever the workers, processes and restarts."""
 
+import atexit
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -249,8 +251,14 @@ def batches(
         multiprocessing_context="spawn" if workers else None,
         collate_fn=_collate,
         pin_memory=pin_memory,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=begin_worker,
     )
+
+
+def begin_worker(worker: int) -> None:
+    """Let a loader's worker end at once: its interpreter would abort while a thread still copies a batch."""
+    ignore_signals(worker)
+    atexit.register(os._exit, 0)
 
 
 def ignore_signals(worker: int) -> None:
