@@ -64,6 +64,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device, and `pytest -m gpu`")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: a float WAV holds the second it was written in, another in each worker."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from what is imported, a third of a second a look; measure small steps."""
     gc.freeze()
