@@ -65,7 +65,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Name bytes by their argument: a float WAV holds the second it was written in, another in each worker."""
+    """Name bytes by their argument: a float WAV holds its time, which is another in every worker."""
     return argname if isinstance(val, bytes) else None
 
 
