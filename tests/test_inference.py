@@ -22,6 +22,7 @@ from patchout.data.augment import keyed
 from patchout.inference.events import EventRule
 from patchout.inference.tagging import overview, tag, tag_many
 from patchout.inference.window_scores import score, score_each
+from patchout.models.decision import Decision
 from patchout.models.passt import Passt
 
 FULL = 105 * 320  # samples of the tiny model's longest input
@@ -120,10 +121,14 @@ def test_silence_is_said_to_be_silent(tiny: Passt) -> None:
     assert tag(tiny, (noise(1.0), RATE)).warning is None
 
 
+@pytest.mark.parametrize("slope", [1.0, 0.2])
 @pytest.mark.parametrize(("last", "is_named"), [("rain", False), ("Silence", True)])
-def test_nothing_is_heard_in_digital_silence_unless_it_is_a_class(last: str, is_named: bool) -> None:
+def test_nothing_is_heard_in_digital_silence_unless_it_is_a_class(
+    last: str, is_named: bool, slope: float
+) -> None:
     """Neither in a sound nor at the end of one: a model that knows no silence gives it some class."""
-    model = Passt(tiny_config(labels=("bell", "dog", last)), rng=keyed("silence")).eval()
+    decision = Decision(slope=slope)  # softmax scores that are calibrated add up to 1, those of silence too
+    model = Passt(tiny_config(labels=("bell", "dog", last), decision=decision), rng=keyed("silence")).eval()
     rule, silence = EventRule(on=0.01, median=1), np.zeros(2 * RATE, np.float32)
     tags = tag(model, (silence, RATE), events=rule)
     assert (any(tags.scores), any(tags.passed), bool(tags.events)) == (is_named,) * 3

@@ -34,7 +34,7 @@ class Scored:
     track: Float[np.ndarray, "time class"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     warning: str | None = None
     error: str | None = None
-    is_silent: bool = False  # every sample is zero
+    is_silent: bool = False  # nothing can be heard in it, as `Stream.silence` says
 
 
 def score(
@@ -97,7 +97,7 @@ def _calibrated(scored: Scored, config: TaggerConfig) -> Scored:
     if scored.scores is None or not config.decision.calibrates:
         return scored
     scores, track = (config.decision.calibrated(part, config.task) for part in (scored.scores, scored.track))
-    return replace(scored, scores=scores, track=np.nan_to_num(track))  # zeros of silence have no logits
+    return replace(scored, scores=scores, track=track)
 
 
 class Moments:

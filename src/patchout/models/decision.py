@@ -62,10 +62,11 @@ class Decision:
     def calibrated(
         self, scores: Float[np.ndarray, "*any class"], task: Task
     ) -> Float[np.ndarray, "*any class"]:
-        """Calibrated scores, of the same type; the same array where nothing calibrates."""
+        """Calibrated scores, of the same type (the same array if nothing calibrates); zeros of silence stay."""
         if not self.calibrates:
             return scores
-        return probabilities(self.scaled(logits_of(scores, task)), task).astype(scores.dtype)
+        calibrated = probabilities(self.scaled(logits_of(scores, task)), task).astype(scores.dtype)
+        return calibrated * scores.any(axis=-1, keepdims=True)
 
     def scaled(self, logits: Float[np.ndarray, "*any class"]) -> Float[np.ndarray, "*any class"]:
         """Calibrated logits."""
