@@ -62,7 +62,7 @@ class Decision:
     def calibrated(
         self, scores: Float[np.ndarray, "*any class"], task: Task
     ) -> Float[np.ndarray, "*any class"]:
-        """Calibrated scores of the same type, or the same array if nothing calibrates; zeros of silence stay."""
+        """Calibrated scores, of the same type; zeros of silence stay, and all where nothing calibrates."""
         if not self.calibrates:
             return scores
         calibrated = probabilities(self.scaled(logits_of(scores, task)), task).astype(scores.dtype)
