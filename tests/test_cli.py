@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -471,6 +472,24 @@ def test_a_reader_that_leaves_early_is_no_error(model: Path, class_folder: Path)
     os.close(writer)
     assert b"Traceback" not in ran.stderr
     assert b"BrokenPipe" not in ran.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is of glibc")
+def test_a_command_keeps_the_memory_that_it_frees() -> None:
+    """Else every large tensor costs a page fault for each 4 KB, in training up to a fifth of the time."""
+    script = """
+import resource
+from patchout.cli import main
+
+main._keep_memory()
+faults = []
+for _ in range(3):
+    b"x" * 2**26
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[0])
+"""
+    ran = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
+    assert int(ran.stdout) < 100
 
 
 def test_a_result_and_the_bar_never_share_a_line(

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
     "audio": 1799,
-    "models": 1961,
+    "models": 1977,
     "checkpoint": 2234,
     "data": 3294,
     "inference": 4612,
@@ -34,7 +34,7 @@ ROOMS = {  # a room imports only rooms above it, and the nouns beside them; line
     "training": 5836,
     "web": 1617,
     "bench": 691,
-    "cli": 2485,
+    "cli": 2497,
 }
 NOUNS = ("errors", "files", "figures")  # what every room may import, and which imports no room
 DOORS = ("__init__", "__main__")  # of the package: they lead to every room

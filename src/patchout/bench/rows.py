@@ -138,12 +138,12 @@ def passt_gflop(config: PasstConfig, patches: int, *, training: bool) -> float:
     """GFLOP of the matrix products of one clip, a multiply-add counted as two.
 
     Forward: 24 n d^2 + 4 n^2 d a block, for n tokens of width d. Backward: twice that, without the pixels. In
-    inference the last block computes the queries of all tokens, and the rest for the class tokens alone.
+    inference the last block computes the class tokens alone, whose heads attend to tokens of the whole width.
     """
     width, prefix = config.width, config.num_class_tokens
     tokens = patches + prefix
     block = 24 * tokens * width**2 + 4 * tokens**2 * width
-    last = (6 * tokens + 18 * prefix) * width**2 + 4 * prefix * tokens * width
+    last = 24 * prefix * width**2 + 4 * prefix * tokens * config.heads * width
     projection, head = 2 * patches * config.patch**2 * width, 2 * width * len(config.labels)
     if training:
         return (3 * (config.depth * block + head) + 2 * projection) / 1e9

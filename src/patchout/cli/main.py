@@ -1,8 +1,10 @@
 """The command line: dispatch to a command, and errors of the user as one line and an exit code."""
 
 import contextlib
+import ctypes
 import importlib
 import os
+import platform
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -33,12 +35,14 @@ COMMANDS = {  # module of patchout.cli -> its description
 }
 BATCH_OPTION = {"tag": "--batch-size", "evaluate": "--batch-size"}
 BATCH_OPTION |= dict.fromkeys(("train", "pretrain", "bench"), "--batch")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc; bytes
 SHARED = ("train", "pretrain")  # commands of several processes, of which the main one prints
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """The console script: exits 0 when all is done, 1 when something failed, 2 on wrong usage."""
     warnings.formatwarning = lambda message, *_: f"{message}\n"  # without Python's file and line
+    _keep_memory()
     sys.exit(run_command(list(sys.argv[1:] if args is None else args)))
 
 
@@ -93,6 +97,14 @@ def run_command(args: Sequence[str]) -> int:
     elif signals and code != STOPPED and not signals.another_failed():
         say(f"process {process}: {text}")
     return code
+
+
+def _keep_memory() -> None:
+    """Let glibc keep the memory of freed tensors: pages that it fetches anew are zeroed first."""
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextlib.contextmanager

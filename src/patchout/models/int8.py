@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from patchout.models import kernels
 from patchout.models.device import InferencePrecision, Precision
 from patchout.models.family import Tagger
-from patchout.models.transformer import Block
+from patchout.models.transformer import Block, Encoder
 
 ROWS = 512  # of a product at a time, for each thread: integers and their scaled values stay in the caches
 
@@ -92,8 +92,12 @@ def quantised(model: Tagger) -> Tagger:
         slower = f"int8 has {chosen.int8_speed:.2f} x the speed of fp32 on this processor (measured)"
         warnings.warn(f"{slower}: --precision auto is faster", stacklevel=3)
     copy = deepcopy(model).eval()
+    last = [part.blocks[-1] for part in copy.modules() if isinstance(part, Encoder)]
     for block in [part for part in copy.modules() if isinstance(part, Block)]:
+        qkv = block.attn.qkv
         _quantise(block, torch.bfloat16 if chosen.bf16_attention else torch.float32)
+        if block in last:  # `Attention.first` reads its weight, with little work
+            block.attn.qkv = qkv
     return copy
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
@@ -30,10 +31,19 @@ class Attention(nn.Module):
     def first(
         self, x: Float[Tensor, "batch token width"], count: int
     ) -> Float[Tensor, "batch {count} width"]:
-        """The first `count` tokens attend to all."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        q, k, v = (part.transpose(1, 2) for part in qkv)
-        return self.proj(attend(q[:, :, :count], k, v).transpose(1, 2).flatten(2))
+        """The first `count` tokens attend to all, without the keys and values of all.
+
+        q (W_k x) is (q W_k) x, and the mean of W_v x is W_v times the mean of x. The bias of the keys adds
+        the same to all scores of a query: softmax does not see it.
+        """
+        batch, _, width = x.shape
+        query, key, value = self.qkv.weight.view(3, self.heads, -1, width)  # (heads, key, width)
+        query_bias, _, value_bias = self.qkv.bias.view(3, -1)
+        q = F.linear(x[:, :count], query.flatten(0, 1), query_bias).view(batch, count, self.heads, -1)
+        q = torch.einsum("bqhk,hkw->bhqw", q * q.shape[-1] ** -0.5, key).flatten(1, 2)
+        means = ((q @ x.mT).softmax(dim=-1) @ x).view(batch, self.heads, count, width)
+        values = torch.einsum("bhqw,hkw->bqhk", means, value)
+        return self.proj(values.flatten(2) + value_bias)
 
 
 class Mlp(nn.Module):
@@ -45,8 +55,10 @@ class Mlp(nn.Module):
         self.fc2 = Linear(4 * width, width)
 
     def forward(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-        """The same for each token."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        """The same for each token; without gradients the GELU is computed in place."""
+        hidden = self.fc1(x)
+        active = F.gelu(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden)
+        return self.fc2(active)
 
 
 class Block(nn.Module):
