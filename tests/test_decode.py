@@ -374,7 +374,7 @@ def test_channels_that_cancel_are_no_zeros(kind: str) -> None:
     list(stream)
     assert (
         stream.silence
-        == "<bytes>: is silent because its channels cancel in their mean: use one of them (channel='left')"
+        == "<bytes>: is silent because its channels cancel in their mean: give one alone (in Python channel='left')"
     )
     assert stream.warning == stream.silence
     assert load(written(np.stack([sound, -sound], axis=1), kind), RATE, channel="left").any()

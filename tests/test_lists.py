@@ -314,6 +314,19 @@ def test_folders_that_may_be_splits_or_classes_are_refused(paths: tuple[str, ...
         scan(sounds(tmp_path, *paths))
 
 
+@pytest.mark.parametrize("stray", ["dog/c.wav", "rain/a.wav", "dog/loud/c.wav"])
+def test_a_sound_beside_the_splits_of_a_class_is_named(stray: str, tmp_path: Path) -> None:
+    """Else all sounds, those of the test split too, would be trained on."""
+    data = sounds(tmp_path, "dog/train/a.wav", "dog/test/b.wav", "frog/train/a.wav", stray)
+    with pytest.raises(DataError, match=rf"{stray}: lies in no split, others do \(test, train\)"):
+        scan(data)
+
+
+def test_a_class_of_trains_may_have_a_folder_of_that_name(tmp_path: Path) -> None:
+    data = sounds(tmp_path, "vehicle/train/a.wav", "vehicle/car/b.wav", "dog/a.wav")
+    assert scan(data).origin() == "label from the folders; classes: dog to vehicle (2)"
+
+
 def test_sounds_beside_the_classes_of_one_split_are_no_class(tmp_path: Path) -> None:
     data = sounds(tmp_path, "train/dog/a.wav", "train/rain/a.wav", "train/b.wav")
     with pytest.raises(

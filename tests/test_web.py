@@ -133,6 +133,23 @@ def test_a_sound_that_cannot_be_read_says_why(client: TestClient) -> None:
     assert "not audio" in client.get("api/sound", params={"file": "broken.wav"}).json()["error"]
 
 
+def test_nothing_is_known_to_be_like_a_sound_that_cannot_be_read(client: TestClient) -> None:
+    answer = client.get("api/similar", params={"file": "broken.wav", "start": "0", "end": "1"})
+    assert (answer.status_code, "not audio" in answer.json()["error"]) == (422, True)
+
+
+def test_a_store_that_cannot_be_read_is_told_in_words(
+    client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(session.index, "analysis", fail)
+    answer = client.get("api/sound", params={"file": "tone-0.wav"})
+    assert answer.status_code == 500
+    assert "(disk I/O error): start the page again" in answer.json()["error"]
+
+
 @pytest.mark.parametrize("endpoint", ["track", "picture"])
 def test_over_time_a_sound_that_cannot_be_read_says_why(
     endpoint: str, client: TestClient, session: Session

@@ -158,16 +158,26 @@ def by_folders(paths: Sequence[str]) -> list[ClassedFile]:
     elif all(len(parts) > 1 and is_split(parts[1]) for parts in folders):
         split = 1
     else:
-        splits, is_deep = sorted(filter(is_split, tops)), any(len(parts) > 1 for parts in folders)
-        if len(splits) > 1 or (is_deep and tops == {*splits}):
-            beside = ", ".join(sorted(tops - {*splits})[:3])
-            why = f"stand beside {beside}" if beside else "hold sounds that lie in no folder of a class"
-            todo = "sort the sounds into SPLIT/CLASS/, or write a list with the columns file, label and split"
-            raise DataError(f"folders called like splits ({', '.join(splits)}) {why}: {todo}")
+        _refuse_unclear_splits(paths, folders)
     return [
         ClassedFile(path, composed(parts[label]), parts[split] if split >= 0 else "")
         for path, parts in zip(paths, folders, strict=True)
     ]
+
+
+def _refuse_unclear_splits(paths: Sequence[str], folders: Sequence[tuple[str, ...]]) -> None:
+    """DataError for sounds that are not all in a split, though folders are called like several."""
+    todo = "sort the sounds into SPLIT/CLASS/, or write a list with the columns file, label and split"
+    tops = {parts[0] for parts in folders}
+    splits, is_deep = sorted(filter(is_split, tops)), any(len(parts) > 1 for parts in folders)
+    if len(splits) > 1 or (is_deep and tops == {*splits}):
+        beside = ", ".join(sorted(tops - {*splits})[:3])
+        why = f"stand beside {beside}" if beside else "hold sounds that lie in no folder of a class"
+        raise DataError(f"folders called like splits ({', '.join(splits)}) {why}: {todo}")
+    inner = [next(filter(is_split, parts[1:2]), "") for parts in folders]
+    if len(splits := sorted({*inner} - {""})) > 1:
+        names = ", ".join(splits)
+        raise DataError(f"{paths[inner.index('')]}: lies in no split, others do ({names}): {todo}")
 
 
 def is_split(name: str) -> bool:

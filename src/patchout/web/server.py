@@ -1,5 +1,6 @@
 """The HTTP server of the page: its files, and an interface in JSON for everything that it does."""
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,8 @@ def application(session: Session, token: str) -> ASGIApp:
     paths = [Route(f"/api/{name}", answer) for name, answer in reading.items()]
     paths += [Route(f"/api/{name}", _posted(answer), methods=["POST"]) for name, answer in changing.items()]
     static = StaticFiles(directory=Path(__file__).parent / "static", html=True)
-    app = Starlette(
-        routes=[*paths, Mount("/", static)], exception_handlers={ValueError: _refused, OSError: _failed}
-    )
+    handlers = {ValueError: _refused, OSError: _failed, sqlite3.Error: _unread}
+    app = Starlette(routes=[*paths, Mount("/", static)], exception_handlers=handlers)
     return Guard(app, token)
 
 
@@ -73,6 +73,11 @@ def _failed(request: Request, error: Exception) -> Response:
     )
     reason = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
     return JSONResponse({"error": reason}, status)
+
+
+def _unread(request: Request, error: Exception) -> Response:
+    reason = f"what is known of the sounds cannot be read or written ({error}): start the page again"
+    return JSONResponse({"error": reason}, 500)
 
 
 class _Routes:

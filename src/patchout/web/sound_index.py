@@ -211,7 +211,9 @@ class SoundIndex:
         """The spans of other places most similar (cosine) to a part of a sound: file, start, similarity."""
         query = self.embedding(file, start_s, end_s)
         if query is None:
-            raise InputError(f"{file}: is not tagged yet, so nothing is known to be like it")
+            summary = self.sounds[file].summary
+            reason = f"{file}: is not tagged yet, so nothing is known to be like it"
+            raise InputError(summary.error if summary and summary.error else reason)
         best: list[tuple[str, float, float]] = []
         for spans, values in self.embeddings():
             norm = np.linalg.norm(values, axis=1) * np.linalg.norm(query)
