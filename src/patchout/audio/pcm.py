@@ -11,7 +11,7 @@ QUIET = 2.0**-10  # of full scale: below it the mean of channels may be all that
 CANCELLED = 0.01  # of the loudest channel
 LOUDEST_MIX = 8.0  # times full scale: floats may exceed 1, but no mix by 18 dB
 STEP_16 = 2.0**-15  # between samples of 16 bits
-CANCEL = "is silent because its channels cancel in their mean: give one alone (in Python channel='left')"
+CANCEL = "is silent because its channels cancel in their mean: give one alone (channel='left' in Python)"
 INTEGERS = (15, 23, 31)  # bits beside the sign
 
 
