@@ -331,9 +331,12 @@ def test_a_file_in_place_of_the_folder_is_refused(sounds: list[Item], make_job: 
         do(sounds, make_job(), Path(sounds[0].file))
 
 
-def test_a_damaged_job_file_is_refused(sounds: list[Item], make_job: MakeJob, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{", "[]", "3", "null"])
+def test_a_damaged_job_file_is_refused(
+    sounds: list[Item], make_job: MakeJob, tmp_path: Path, text: str
+) -> None:
     do(sounds, make_job(), tmp_path / "out")
-    (tmp_path / "out" / "job.json").write_text("{")
+    (tmp_path / "out" / "job.json").write_text(text)
     with pytest.raises(InputError, match="is damaged"):
         do(sounds, make_job(), tmp_path / "out")
 

@@ -3,7 +3,7 @@ and kills in the middle.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +162,54 @@ def test_a_folder_of_an_earlier_version_goes_on(
     assert old[0]["size_bytes"].null_count < len(old[0]) == len(old[0]["size_bytes"])
 
 
-def test_a_shard_that_cannot_be_read_is_made_anew(job: EmbedJob, items: list[Item], tmp_path: Path) -> None:
+def no_shard(path: Path) -> None:
+    path.write_bytes(b"PAR1, and then nothing of use")
+
+
+def no_footer(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-80] + bytes(72) + content[-8:])
+
+
+def no_files(path: Path) -> None:
+    pq.write_table(pq.read_table(path).drop_columns(["file", "duration_s"]), path)
+
+
+@pytest.mark.parametrize("damage", [no_shard, no_footer, no_files])
+def test_a_shard_that_cannot_be_read_is_made_anew(
+    job: EmbedJob, items: list[Item], tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     do(items, job, tmp_path / "out")
     whole = rows_of(tmp_path / "out")
-    (tmp_path / "out" / shard_name(1)).write_bytes(b"PAR1, and then nothing of use")
+    damage(tmp_path / "out" / shard_name(1))
     do(items, job, tmp_path / "out")
     assert_same(rows_of(tmp_path / "out"), whole)
+
+
+def test_a_shard_that_the_disk_does_not_give_is_no_damage(
+    job: EmbedJob, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do(items, job, tmp_path / "out")
+    before = times(tmp_path / "out")
+
+    def fail(*_: Any, **__: Any) -> Iterator[pa.Table]:
+        raise OSError(5, "Input/output error")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "read_tables", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            do(items, job, tmp_path / "out")
+    assert times(tmp_path / "out") == before
+
+
+def test_what_a_killed_process_left_is_removed(job: EmbedJob, items: list[Item], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    halves = [tmp_path / "out" / name for name in (".job.123.json", ".part-000000.123.parquet")]
+    for half in halves:
+        half.touch()
+    do(items, job, tmp_path / "out")
+    assert not any(half.exists() for half in halves)
 
 
 def test_a_retry_at_a_url(job: EmbedJob, items: list[Item], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from patchout.errors import InputError
 from patchout.files import write_aside
 
-JOB = "job.json"
+JOB, HALF_JOB = "job.json", ".job.*.json"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -42,11 +42,12 @@ def claim(out: str, settings: Mapping[str, Any]) -> set[str]:
 
 def check_same(out: str, stored: bytes | str, settings: Mapping[str, Any]) -> None:
     """Compare a job's settings with the stored ones (JSON) of `out`; an InputError names what differs."""
-    try:
+    old = None
+    with suppress(ValueError):
         old = json.loads(stored)
-    except ValueError:
+    if not isinstance(old, dict):
         reason = "what it says of its job is damaged"
-        raise InputError(f"{out}: {reason}: give another folder, or delete it") from None
+        raise InputError(f"{out}: {reason}: give another folder, or delete it")
     compared = {key: value for key, value in settings.items() if key not in ("model", "version")}
     if changes := differences(old, compared):
         texts = "; ".join(_in_words(key, *values) for key, values in changes.items())
@@ -75,7 +76,7 @@ def only_writer(folder: Path, *, halves: Iterable[str], busy: ValueError | None 
         reason = "another process is writing to it: wait for it, or stop it"
         raise busy or InputError(f"{folder}: {reason}") from None
     try:
-        for pattern in halves:
+        for pattern in (*halves, HALF_JOB):
             for file in folder.glob(pattern):
                 file.unlink()
         yield

@@ -56,7 +56,9 @@ def find_stale(shards: Iterable[tuple[int, Sequence[Item], Iterable[pa.Table]]])
     for shard, items, tables in shards:
         try:
             records = [*_records(tables)]
-        except pa.ArrowException:
+        except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise  # of the disk; those of a damaged file have no number
             records = []
         if len(records) != len(items):
             damaged.add(shard)
