@@ -167,8 +167,9 @@ def no_shard(path: Path) -> None:
 
 
 def no_footer(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[:-80] + bytes(72) + content[-8:])
+    content = bytearray(path.read_bytes())
+    content[-8 - int.from_bytes(content[-8:-4], "little")] = 0xFF  # its first byte: pyarrow says OSError
+    path.write_bytes(content)
 
 
 def no_files(path: Path) -> None:
