@@ -353,6 +353,35 @@ def test_what_is_in_the_way_of_a_folder_is_named(
     assert (ran.code, f"patchout: {path}: {what}" in ran.err) == (1, True), ran.err
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "name"),
+    [
+        ("export", "--out", "x.onnx"),
+        ("embed", "--out", "x.parquet"),
+        ("tag", "--out", "x.csv"),
+        ("tag", "--plot", "x.png"),
+    ],
+)
+def test_a_place_for_a_file_is_refused_before_anything_is_loaded(
+    run: Run,
+    sound: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    option: str,
+    name: str,
+) -> None:
+    """The model is not looked for: its name would be refused."""
+    args = ("no-model",) if command == "export" else (sound, "--model", "no-model")
+    if Path("/proc").is_dir():
+        ran = run(command, *args, option, f"/proc/{name}")
+        expected = f"patchout: /proc/{name}: the system keeps no files there: name a place on a disk\n"
+        assert (ran.code, ran.err) == (1, expected)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    ran = run(command, *args, option, tmp_path / name)
+    assert (ran.code, ran.err) == (1, f"patchout: {tmp_path}: cannot be written to: name another folder\n")
+
+
 # -- the other commands --------------------------------------------------------------------------------------
 
 

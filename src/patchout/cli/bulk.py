@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from patchout.cli import output
-from patchout.cli.command import check_parent, device_for, say
+from patchout.cli.command import device_for, say
 
 if TYPE_CHECKING:
     from patchout.data.items import Item
@@ -85,7 +85,6 @@ class Bulk:
         from patchout.inference.bulk.join import job_of, join, reopen
 
         target, parts = Path(out), Path(f"{out}.parts")
-        check_parent(target)
         written = job_of(target, format)
         if written is not None:
             check_same(out, written, self.job.about(self.items))

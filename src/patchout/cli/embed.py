@@ -109,6 +109,8 @@ def _check(options: Options) -> None:
     )
     if reason := next((reason for is_refused, reason in refusals if is_refused), None):
         raise ValueError(reason)
+    if not _is_folder(options):
+        check_parent(Path(out))
     if picture:
         from patchout.figures import picture_format
 
