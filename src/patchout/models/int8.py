@@ -1,7 +1,8 @@
 """int8 inference on a CPU: the linear layers of blocks with int8 weights and activations, dynamically.
 
 Weights have a scale per output channel. Activations have a scale per row (token), taken from the row itself,
-so that a score does not depend on what else is in its batch. Patch projection, norms and head stay float32.
+so that a score does not depend on what else is in its batch. Patch projection, norms, head and the
+projection of a last block that computes class tokens alone stay float32.
 """
 
 import warnings
