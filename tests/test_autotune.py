@@ -23,8 +23,15 @@ XEON = {  # has AVX-512's bfloat16, and is slower with it
     "attention fp32/fused": 3.0,
     "attention bf16/fused": 3.0,
     "attention bf16/headwise": 4.0,
+    "attention gradients bf16/fused": 12.0,
+    "attention gradients bf16/headwise": 13.0,
 }
-EPYC = XEON | {"product/onednn": 5.0, "product/bf16": 2.5, "attention bf16/headwise": 1.5}
+EPYC = XEON | {
+    "product/onednn": 5.0,
+    "product/bf16": 2.5,
+    "attention bf16/headwise": 1.5,
+    "attention gradients bf16/headwise": 5.0,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +65,7 @@ def choose_again() -> kernels.Kernels:
 def test_bf16_that_is_slower_is_not_taken(timed: list[Seconds]) -> None:
     timed.append(XEON)
     assert pick_precision("auto", CPU) == "fp32"
-    assert kernels.chosen()[:2] == (False, False)
+    assert kernels.chosen()[:3] == (False, False, False)
     assert kernels.chosen().bf16_speed == pytest.approx(33 / 55.5)
     assert kernels.chosen().int8_speed == pytest.approx(33 / 15)
     assert not kernels.chosen().bf16_attention
@@ -68,17 +75,19 @@ def test_bf16_that_is_slower_is_not_taken(timed: list[Seconds]) -> None:
 def test_bf16_and_kernels_that_are_faster_are_taken(timed: list[Seconds]) -> None:
     timed.append(EPYC)
     assert pick_precision("auto", CPU) == "bf16"
-    assert kernels.chosen()[:3] == (True, True, True)
+    assert kernels.chosen()[:4] == (True, True, True, True)
     assert kernels.chosen().int8_speed == pytest.approx(18 / 13.5)
     assert bench.auto(CPU) == "bf16, 2.00 x fp32 on this processor (measured)"
 
 
-@pytest.mark.parametrize("name", ["product/onednn", "attention bf16/headwise"])
+@pytest.mark.parametrize(
+    "name", ["product/onednn", "attention bf16/headwise", "attention gradients bf16/headwise"]
+)
 def test_a_tie_goes_to_torchs_own_kernel_and_to_fp32(name: str) -> None:
     even = dict.fromkeys(XEON, 1.0)
-    assert kernels.choose(even) == (False, False, False, 1.0, 1.0)
-    assert sum(kernels.choose(even | {name: 0.96})[:2]) == 0
-    assert sum(kernels.choose(even | {name: 0.94})[:2]) == 1
+    assert kernels.choose(even) == (False, False, False, False, 1.0, 1.0)
+    assert sum(kernels.choose(even | {name: 0.96})[:3]) == 0
+    assert sum(kernels.choose(even | {name: 0.94})[:3]) == 1
     assert not kernels.choose(even | {"product/bf16": 0.96}).prefers_bf16
     assert kernels.choose(even | {"product/bf16": 0.9}).prefers_bf16
 
@@ -92,7 +101,7 @@ def test_a_torch_without_onednn_uses_its_own_products() -> None:
 def test_where_nothing_is_measured_every_machine_takes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(kernels.UNMEASURED, "1")
     monkeypatch.setattr(autotune, "measured", lambda *_: pytest.fail("measured"))
-    assert kernels.chosen() == (True, True, True, 1.0, 1.0)
+    assert kernels.chosen() == (True, True, True, True, 1.0, 1.0)
     assert pick_precision("auto", CPU) == "fp32"
 
 
@@ -232,6 +241,11 @@ def test_rivals_compute_the_same() -> None:
         out = computed[f"attention bf16/{kernel}"]
         assert isinstance(out, torch.Tensor)
         torch.testing.assert_close(out.view(1, 3, 12, 64).float(), exact, atol=0.02, rtol=0.02)
+    fused, headwise = (computed[f"attention gradients bf16/{kernel}"] for kernel in ("fused", "headwise"))
+    assert isinstance(fused, tuple)
+    assert isinstance(headwise, tuple)
+    for theirs, ours in zip(fused, headwise, strict=True):
+        torch.testing.assert_close(ours, theirs.view_as(ours), atol=0.02, rtol=0.02)
 
 
 def test_the_processor_has_a_name() -> None:

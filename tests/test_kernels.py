@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,8 +23,12 @@ from patchout.training.masked.recipes import recipe
 from patchout.training.masked.run import OBJECTIVES
 
 needs_onednn = pytest.mark.skipif(not kernels.has_onednn(), reason="a torch without oneDNN")
-OWN = Kernels(onednn=True, headwise=True, bf16_attention=True, bf16_speed=2.0, int8_speed=1.0)
-TORCHS = Kernels(onednn=False, headwise=False, bf16_attention=True, bf16_speed=0.5, int8_speed=1.0)
+OWN = Kernels(
+    onednn=True, headwise=True, headwise_training=True, bf16_attention=True, bf16_speed=2.0, int8_speed=1.0
+)
+TORCHS = Kernels(
+    onednn=False, headwise=False, headwise_training=False, bf16_attention=True, bf16_speed=0.5, int8_speed=1.0
+)
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +89,30 @@ def test_attention_in_bf16_is_that_of_the_fused_kernel_in_fp32() -> None:
     for half, full in zip(outputs(torch.bfloat16), outputs(torch.float32), strict=True):
         assert half.dtype == torch.bfloat16
         torch.testing.assert_close(half.float(), full, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("headwise", [False, True])
+@pytest.mark.parametrize("headwise_training", [False, True])
+def test_attention_with_gradients_has_a_kernel_of_its_own(
+    headwise: bool, headwise_training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some processors are fast in the fused kernel forwards, and slow backwards."""
+    monkeypatch.setattr(
+        kernels, "chosen", lambda: OWN._replace(headwise=headwise, headwise_training=headwise_training)
+    )
+    q, k, v = (torch.randn(1, 2, 9, 8, dtype=torch.bfloat16) for _ in range(3))
+
+    def is_headwise(v: torch.Tensor) -> bool:
+        with monkeypatch.context() as patch:
+            calls = Mock(wraps=kernels._headwise)
+            patch.setattr(kernels, "_headwise", calls)
+            attend(q, k, v)
+        return calls.called
+
+    assert is_headwise(v) == headwise
+    assert is_headwise(v.clone().requires_grad_()) == headwise_training
+    with torch.no_grad():
+        assert is_headwise(v.clone().requires_grad_()) == headwise
 
 
 def test_attention_in_bf16_keeps_no_scores() -> None:

@@ -4,7 +4,7 @@ Their speed on several machines: `docs/results/speed.md`.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ UNMEASURED = "PATCHOUT_UNMEASURED"  # environment variable: if set, no autotunin
 
 TORCH, ONEDNN, BF16, INT8 = "product/torch", "product/onednn", "product/bf16", "product/int8"
 FUSED_FP32, FUSED, HEADWISE = "attention fp32/fused", "attention bf16/fused", "attention bf16/headwise"
+FUSED_TRAINED, HEADWISE_TRAINED = "attention gradients bf16/fused", "attention gradients bf16/headwise"
 
 
 class Kernels(NamedTuple):
@@ -32,6 +33,7 @@ class Kernels(NamedTuple):
 
     onednn: bool  # float32 products by oneDNN, else by torch's default, such as MKL
     headwise: bool  # attention in bfloat16 by `HeadwiseAttention`, else by torch's fused kernel
+    headwise_training: bool  # the same where gradients follow
     bf16_attention: bool  # whether attention is faster in bfloat16 than in float32
     bf16_speed: float = 1.0  # of a transformer block, in units of its float32 speed
     int8_speed: float = 1.0  # of one whose linear layers are in int8, in the same units
@@ -52,8 +54,9 @@ def has_onednn() -> bool:
 def chosen() -> Kernels:
     """The kernels of this process, measured at the first call on this machine."""
     if os.environ.get(UNMEASURED):
-        return Kernels(onednn=has_onednn(), headwise=True, bf16_attention=True)
-    names = [TORCH, BF16, INT8, FUSED_FP32, FUSED, HEADWISE, *([ONEDNN] if has_onednn() else [])]
+        return Kernels(onednn=has_onednn(), headwise=True, headwise_training=True, bf16_attention=True)
+    attention = [FUSED_FP32, FUSED, HEADWISE, FUSED_TRAINED, HEADWISE_TRAINED]
+    names = [TORCH, BF16, INT8, *attention, *([ONEDNN] if has_onednn() else [])]
     return choose(autotune.measured(names, _cases))
 
 
@@ -61,24 +64,27 @@ def choose(seconds: Seconds) -> Kernels:
     """The fastest kernels; torch's own unless another is faster beyond noise."""
     onednn = seconds.get(ONEDNN, seconds[TORCH]) < (1 - NOISE) * seconds[TORCH]
     headwise = seconds[HEADWISE] < (1 - NOISE) * seconds[FUSED]
+    training = seconds[HEADWISE_TRAINED] < (1 - NOISE) * seconds[FUSED_TRAINED]
     attention = seconds[HEADWISE if headwise else FUSED]
     bf16_attention = attention < (1 - NOISE) * seconds[FUSED_FP32]
     fp32 = 3 * seconds[ONEDNN if onednn else TORCH] + seconds[FUSED_FP32]
     bf16 = 3 * seconds[BF16] + attention
     int8 = 3 * seconds[INT8] + (attention if bf16_attention else seconds[FUSED_FP32])
-    return Kernels(onednn, headwise, bf16_attention, fp32 / bf16, fp32 / int8)
+    return Kernels(onednn, headwise, training, bf16_attention, fp32 / bf16, fp32 / int8)
 
 
 def _cases(tokens: int) -> Cases:
     """Calls to time: a product and the attention of a Base block (width 768, 12 heads) by every kernel.
 
     The largest product is a third of all. The attention: a quarter of the heads on four times the tokens, so
-    that a typical sequence is measured in little time.
+    that a typical sequence is measured in little time; with gradients all heads on a sequence that Patchout
+    has shortened.
     """
     rng = torch.Generator().manual_seed(0)  # not torch's own, which a run may have seeded
     x, weight, bias = (torch.rand(size, generator=rng) for size in ((tokens, 768), (3072, 768), (3072,)))
     q, k, v = torch.rand(3, 3, 4 * tokens, 64, generator=rng)
     half = q.bfloat16(), k.bfloat16(), v.bfloat16()
+    heads = [part.view(12, tokens, 64).detach().requires_grad_() for part in half]
     cases: Cases = {
         TORCH: partial(F.linear, x, weight, bias),
         BF16: partial(F.linear, x.bfloat16(), weight.bfloat16(), bias.bfloat16()),
@@ -86,8 +92,15 @@ def _cases(tokens: int) -> Cases:
         FUSED_FP32: partial(F.scaled_dot_product_attention, q[None], k[None], v[None]),
         FUSED: partial(F.scaled_dot_product_attention, *(part[None] for part in half)),
         HEADWISE: partial(_headwise, *half),
+        FUSED_TRAINED: partial(_gradients, F.scaled_dot_product_attention, [part[None] for part in heads]),
+        HEADWISE_TRAINED: partial(_gradients, HeadwiseAttention.apply, heads),
     }
     return {**cases, ONEDNN: partial(_product, x, weight, bias)} if has_onednn() else cases
+
+
+def _gradients(attention: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    out = attention(*inputs)
+    return torch.autograd.grad(out, inputs, out.detach())
 
 
 class Linear(nn.Linear):
@@ -172,11 +185,13 @@ def attend(
 ) -> Float[Tensor, "batch head query key"]:
     """Scaled dot-product attention: torch's fused kernel, or ours for bfloat16 on CPUs where it is faster.
 
-    There the fused one computes in float32; explicit products of some heads at a time may take half its time.
+    There the fused one computes in float32; explicit products of some heads at a time may take half its time,
+    and where it has a fast forward pass, a third of the time with gradients.
     Without gradients, a GPU does without cuDNN: it plans each new shape anew, and sounds differ in length.
     """
     plain = q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.compiler.is_compiling()
-    if not plain and chosen().headwise:
+    is_trained = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if not plain and (chosen().headwise_training if is_trained else chosen().headwise):
         heads = (x.flatten(0, 1) for x in (q, k, v))
         out: Tensor = HeadwiseAttention.apply(*heads)  # type: ignore[no-untyped-call]
         return out.view(q.shape)
