@@ -1,7 +1,8 @@
 """Four objectives of pre-training on the same sounds, for the same processor time.
 
 `python benchmarks/objectives.py sounds DATA OUT`: the unlabelled sounds, 16 kHz, stretches of 5 s and more.
-`... run OBJECTIVE SOUNDS OUT --minutes 60 --seed 0`: pre-train.
+`... run OBJECTIVE SOUNDS OUT --minutes 60 --seed 0`: pre-train; `--epochs 12` repeats what took another
+processor so long.
 `... judge DATA RUN ...`: a table of frozen encoders.
 `... start RUN START.safetensors`: the weights that a run began with.
 
@@ -160,16 +161,18 @@ def calibrate(name: str, data: Path) -> tuple[int, float]:
     return clips[0], (last - first) * config.batch / (end - start)
 
 
-def run(name: str, data: Path, out: Path, minutes: float, seed: int) -> None:
-    """Train for about so many processor minutes, in whole epochs; a run that has begun keeps its number."""
+def run(name: str, data: Path, out: Path, minutes: float, seed: int, epochs: int = 0) -> None:
+    """Train for so many epochs, or as many as take about so many processor minutes; a run that has begun
+    keeps its number.
+    """
     out.mkdir(parents=True, exist_ok=True)
     about = out / "comparison.json"
     if not about.exists():
         clips, rate = calibrate(name, data)
-        epochs = max(1, round(60 * minutes * rate / clips))
+        epochs = epochs or max(1, round(60 * minutes * rate / clips))
         plan = {
             "name": name,
-            "minutes": minutes,
+            "minutes": round(epochs * clips / rate / 60, 1),
             "epochs": epochs,
             "clips": clips,
             "clips_per_s": round(rate, 2),
@@ -324,6 +327,7 @@ def main() -> None:
     train.add_argument("sounds", type=Path)
     train.add_argument("out", type=Path)
     train.add_argument("--minutes", type=float, default=60.0)
+    train.add_argument("--epochs", type=int, default=0, help="instead of minutes")
     train.add_argument("--seed", type=int, default=0)
     ask = commands.add_parser("judge")
     ask.add_argument("data", type=Path)
@@ -340,7 +344,7 @@ def main() -> None:
     elif options.command == "sounds":
         write_streams(unlabelled(options.data), options.out)
     else:
-        run(options.objective, options.sounds, options.out, options.minutes, options.seed)
+        run(options.objective, options.sounds, options.out, options.minutes, options.seed, options.epochs)
 
 
 if __name__ == "__main__":
