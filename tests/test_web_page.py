@@ -140,6 +140,15 @@ def test_a_label_is_taken_back_and_a_segment_set_by_keys(page: Page, folder: Pat
     page.until("!document.querySelector('#labels').textContent.includes('bark')")
 
 
+def test_keys_that_follow_each_other_fast_are_all_counted(page: Page) -> None:
+    """A browser may say the position of the first of several seeks."""
+    page.drawn()
+    for _ in range(40):
+        page.press("Escape", *["ArrowLeft"] * 10, "ArrowRight", "ArrowRight", "[", "ArrowRight", "]")
+        assert page.value("document.getElementById('target').textContent") == "label of 1.00 s to 1.50 s"
+    page.press("Escape")
+
+
 def test_a_rejected_class_is_kept_as_that_and_not_suggested_again(page: Page, folder: Path) -> None:
     page.value("document.getElementById('sort').value = 'name'")
     page.value("document.getElementById('sort').dispatchEvent(new Event('change'))")

@@ -75,7 +75,7 @@ const open = guarded(async (row) => {
   const { file, start } = page.rows[row]
   wanted = file
   await refresh(file)
-  if (start && sound.file === file) { view.surfer.setTime(start); view.surfer.setScrollTime(Math.max(0, start - 2)) }
+  if (start && sound.file === file) { view.seek(start); view.surfer.setScrollTime(Math.max(0, start - 2)) }
 })
 
 // ---- the sound
@@ -149,7 +149,7 @@ function facts() {
     () => keep([tag.label]), false)))
   $('events').replaceChildren(...sound.events.map((event, index) => entry(
     `${event.label}, ${seconds(event.start_s)} to ${seconds(event.end_s)}`, event.score.toFixed(2),
-    () => { choose({ kind: 'event', index }); view.surfer.setTime(event.start_s) }, target.kind === 'event' && target.index === index)))
+    () => { choose({ kind: 'event', index }); view.seek(event.start_s) }, target.kind === 'event' && target.index === index)))
   $('labels').replaceChildren(...sound.labels.map((row, index) => {
     const isWhole = row.start === 0 && row.end === null
     const part = isWhole ? 'whole sound' : `${seconds(row.start)} to ${row.end === null ? 'the end' : seconds(row.end)}`
@@ -207,7 +207,7 @@ async function undo() {
 }
 
 function edge(side) {
-  const now = round(view.surfer.getCurrentTime())
+  const now = round(view.time)
   const start = target.end === null ? 0 : target.start, end = target.end ?? sound.duration
   const next = side === 'start' ? { start: now, end: end > now ? end : sound.duration } : { start: start < now ? start : 0, end: now }
   if (next.end > next.start) choose({ kind: 'draft', ...next })
@@ -218,11 +218,11 @@ function nextPart() {
   if (!parts.length) return say('no events and no labelled segments here')
   const place = parts.findIndex((part) => part.kind === target.kind && part.index === target.index)
   choose(parts[(place + 1) % parts.length])
-  view.surfer.setTime(target.start)
+  view.seek(target.start)
 }
 
 const similar = guarded(async () => {
-  const now = view.surfer.getCurrentTime(), isWhole = target.end === null
+  const now = view.time, isWhole = target.end === null
   const part = isWhole && sound.duration > 30 ? { start: now, end: Math.min(now + 5, sound.duration) } : target
   page.like = { file: sound.file, start: part.start, end: part.end ?? sound.duration }
   page.row = -1
@@ -304,7 +304,7 @@ const back = () => {
   document.activeElement.blur()
   if (page.like) { page.like = null; page.row = -1; load(0) } else if (sound) choose({ kind: 'whole' })
 }
-const skip = (by) => sound && view.surfer.setTime(Math.max(0, Math.min(sound.duration, view.surfer.getCurrentTime() + by)))
+const skip = (by) => sound && view.seek(Math.max(0, Math.min(sound.duration, view.time + by)))
 const play = () => sound && view.surfer.playPause()
 const ofSound = (action) => () => (sound ? action() : say('choose a sound first: j'))
 const keys = {

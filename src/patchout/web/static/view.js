@@ -6,6 +6,7 @@ import { address, get } from './api.js'
 
 const WAVE = 56, SPECTROGRAM = 150, LANE = 16, MAX_LANES = 8, MAX_EVENTS = 400
 const SHORTEST = 0.05 // seconds of a drawn segment
+const NEAR = 0.05 // seconds: a position so close is reached
 const PLACED = 'position:absolute;top:0;pointer-events:none;'
 const element = (kind, style) => Object.assign(document.createElement(kind), { style })
 // Labels of a segment as text; `!dog` is a negative label.
@@ -27,6 +28,7 @@ export class View {
     this.regions = Regions.create()
     this.sound = null
     this.busy = false // regions are ours, not drawn by hand
+    this.sought = null // seconds that were asked for and not reached yet
     this.surfer = WaveSurfer.create({
       container, height: WAVE, cursorWidth: 2, barWidth: 0, normalize: true, autoScroll: true,
       plugins: [this.regions, Timeline.create({ height: 18, primaryLabelSpacing: 1, style: { fontSize: '11px', color: 'inherit' } })],
@@ -48,6 +50,11 @@ export class View {
       if (region.own) on.pick(region.own.kind, region.own.index)
     })
     this.surfer.on('timeupdate', (seconds) => on.time(seconds))
+    const arrive = () => { if (!this.loading) this.sought = null }
+    for (const event of ['play', 'pause', 'interaction']) this.surfer.on(event, arrive)
+    this.surfer.getMediaElement().addEventListener('seeked', ({ target }) => {
+      if (Math.abs(target.currentTime - this.sought) < NEAR) arrive()
+    })
     this.surfer.on('scroll', () => this.later())
     this.surfer.on('redraw', () => this.later())
     this.surfer.on('error', (error) => this.failed(error))
@@ -61,12 +68,23 @@ export class View {
     this.later()
   }
 
+  // Position in seconds. Of several seeks at once a browser may say the first one's, and a sound may be loading.
+  get time() {
+    const { paused, seeking } = this.surfer.getMediaElement(), isPlaying = !paused && !seeking
+    return isPlaying || this.sought === null ? this.surfer.getCurrentTime() : this.sought
+  }
+
+  seek(seconds) {
+    this.surfer.setTime(seconds)
+    this.sought = seconds
+  }
+
   async show(sound) {
     const isSame = this.sound && this.sound.file === sound.file && this.sound.version === sound.version
     this.sound = sound
     const peaks = [sound.peaks.length ? sound.peaks.map((level) => level / 255) : [0, 0]]
     if (!isSame || this.shownPeaks !== peaks[0].length) {
-      const at = isSame ? this.surfer.getCurrentTime() : 0
+      this.sought = isSame ? this.time : null
       this.shownPeaks = peaks[0].length
       this.isDecoded = isSame && this.isDecoded
       this.image.style.display = 'none'
@@ -79,7 +97,7 @@ export class View {
       }
       if (this.sound !== sound) return
       this.loading = null
-      if (at) this.surfer.setTime(at)
+      if (this.sought) this.seek(this.sought)
       if (!isSame) this.zoom(0)
     }
     this.later()
@@ -131,7 +149,7 @@ export class View {
     region.content.onclick = (event) => {
       event.stopPropagation()
       this.on.pick(kind, index)
-      this.surfer.setTime(region.start)
+      this.seek(region.start)
     }
   }
 
