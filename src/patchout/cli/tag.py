@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     Source = tuple[Item, str | None]  # a sound, and why it cannot be read
 
+SHOWN = 3  # names in a remark on several sounds
+
 
 @dataclass(kw_only=True)
 class Options:
@@ -91,6 +93,7 @@ def main(args: Sequence[str]) -> int:
     device = device_for(options.device, options.precision)
     model = load_model(options.model or BUILT_IN, device, options.labels)
     track = rule if options.events or options.plot else None
+    narrow: list[str] = []  # sounds whose file holds less than half of what the model hears
     failed = 0
     with output.writer(options.format, sys.stdout, events=options.events) as write:
         for (item, _), scored in zip(sources, _scored(model, sources, track, options), strict=True):
@@ -98,12 +101,22 @@ def main(args: Sequence[str]) -> int:
             if result.error is None and item != Item(item.file):
                 result = in_file(result, item.start_s)
             write(result)
+            if 0 < scored.source_rate < model.config.mel.sample_rate / 2:
+                narrow.append(f"{result.file} ({scored.source_rate} Hz)")
             for text in filter(None, (result.error, result.warning)):
                 say(text)
             failed += result.error is not None
             if result.error is None and scored.name in pictures:
                 failed += not _is_drawn(pictures[scored.name], scored, model, rule)
+    if narrow:
+        _say_narrow(narrow, model.config.mel.sample_rate)
     return FAILED if failed else DONE
+
+
+def _say_narrow(sounds: list[str], rate: int) -> None:
+    names = ", ".join(sounds[:SHOWN]) + (f" and {len(sounds) - SHOWN} more" if len(sounds) > SHOWN else "")
+    reason = f"sampled at less than half of the model's {rate} Hz"
+    say(f"{names}: {reason}; unless it was trained on such sounds, its labels are often wrong")
 
 
 def _scored(model: "Tagger", sources: "list[Source]", rule: Any, options: Options) -> "Iterator[Scored]":

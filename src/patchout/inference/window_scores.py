@@ -35,6 +35,7 @@ class Scored:
     warning: str | None = None
     error: str | None = None
     is_silent: bool = False  # nothing can be heard in it, as `Stream.silence` says
+    source_rate: int = 0  # Hz of the file; 0: it could not be read
 
 
 def score(
@@ -156,6 +157,7 @@ class _File(Receiver):
     def scored(self) -> list[Scored]:
         """The scores of the whole file and over time, by each model."""
         name, duration_s, warning = self.stream.name, self.stream.duration_s, self.stream.warning
+        is_silent, source_rate = bool(self.stream.silence), self.stream.source_rate
         if self.error is not None:
             return [Scored(name, duration_s, error=self.error)] * self.moments.num_models
         if warning is None and self.stream.silence:
@@ -163,7 +165,7 @@ class _File(Receiver):
         times_s, tracks = self.moments.take()
         means = self.clip_sum / self.clip_windows
         return [
-            Scored(name, duration_s, scores, times_s, track, warning, is_silent=bool(self.stream.silence))
+            Scored(name, duration_s, scores, times_s, track, warning, None, is_silent, source_rate)
             for scores, track in zip(means, tracks, strict=True)
         ]
 
