@@ -34,7 +34,7 @@ ROOMS = {  # a room imports only rooms above it, and the nouns beside them; line
     "training": 5836,
     "web": 1624,
     "bench": 691,
-    "cli": 2519,
+    "cli": 2520,
 }
 NOUNS = ("errors", "files", "figures")  # what every room may import, and which imports no room
 DOORS = ("__init__", "__main__")  # of the package: they lead to every room
