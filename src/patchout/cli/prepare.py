@@ -34,8 +34,8 @@ class Options:
     check: tyro.conf.FlagCreatePairsOff[bool] = False
     """say which files of the download are missing, and pack nothing"""
     encoding: Literal["original", "flac", "mp3"] = "original"
-    """keep the files' bytes, or encode all channels anew at 32 kHz; flac takes several times the space of Ogg or
-    MP3, and is decoded in a fraction of their time"""
+    """keep the files' bytes, or encode all channels anew at 32 kHz; flac takes several times the space of Ogg
+    or MP3, and is decoded in a fraction of their time"""
     mp3_kbps: int | None = None
     """rate of --encoding mp3 in kbit/s, 128 or more"""
     workers: int = os.cpu_count() or 1
