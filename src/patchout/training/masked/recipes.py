@@ -30,8 +30,8 @@ ABOUT = {
     The objective is `contrast`: two views of a clip, each of which has lost columns or rows of patches, are
     alike. On 7.7 hours of mixed sounds (Tiny, an hour of a core for each objective) the 5 nearest neighbours
     of ESC-50 at 16 kHz, fold 5, were right for .465 after contrast, .283 codes, .270 latent, .245 pixels,
-    .133 random weights, .312 the mean and deviation of the bands; spoken digits are told better after latent:
-    docs/results/pretraining.md.
+    .133 random weights, .312 the mean and deviation of the bands; after twice the time for .548 and .300
+    (latent). Pitch it unlearns, and spoken digits are told better after latent: docs/results/pretraining.md.
     `--objective pixels --masks random` is MaskSpec, whose guesses `patchout reconstruct` draws.
 
     Random crops of 5.12 s halve the tokens; positions are a formula, so fine-tuning may take longer clips.
