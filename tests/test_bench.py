@@ -169,7 +169,7 @@ def test_what_was_not_measured_has_no_speed_up() -> None:
 @pytest.mark.parametrize("name", ["S", "S-N"])
 def test_the_formula_counts_what_the_operators_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against torch's counter, which knows neither the CPU's fused attention nor oneDNN's products."""
-    monkeypatch.setattr(kernels, "chosen", lambda: kernels.Kernels(False, False, False, False, 1.0))
+    monkeypatch.setattr(kernels, "chosen", lambda: kernels.Kernels(False, False, False, False))
     subject = bench.make(name, tiny_config(width=32, depth=3, heads=1))
     mel = torch.randn(1, 128, 1000)
     with nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):

@@ -123,7 +123,9 @@ def test_gpus_multiply_bf16_from_ampere_on(
 
 def test_a_cpu_takes_bf16_where_it_was_measured_to_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     for speed, expected in ((1.8, "bf16"), (1.02, "fp32"), (0.57, "fp32")):
-        monkeypatch.setattr(kernels, "chosen", lambda speed=speed: Kernels(True, True, True, speed))
+        monkeypatch.setattr(
+            kernels, "chosen", lambda speed=speed: Kernels(True, True, True, True, bf16_speed=speed)
+        )
         assert pick_precision("auto", CPU) == expected
 
 

@@ -318,7 +318,9 @@ def test_the_precision_is_settled_once(precision: str) -> None:
 def test_auto_precision_is_the_faster_one(
     speed: float, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "chosen", lambda: kernels.Kernels(False, False, False, False, speed))
+    monkeypatch.setattr(
+        kernels, "chosen", lambda: kernels.Kernels(False, False, False, False, bf16_speed=speed)
+    )
     options = embed.Options(paths=("x",), out="y", model="sounds-tiny", device="cpu")
     assert embed._job(options).precision == precision
 
