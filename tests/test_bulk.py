@@ -202,7 +202,8 @@ def test_columns_and_metadata(sounds: list[Item], make_job: MakeJob, tmp_path: P
     job = make_job(kind=kind)
     do(sounds[:1], job, tmp_path / "out")
     schema = pq.read_schema(tmp_path / "out" / "part-000000.parquet")
-    names = ["file", "start_s", "duration_s", "time_ms", "embedding", "error", "size_bytes", "modified_s"]
+    names = ["file", "start_s", "duration_s", "time_ms", "embedding", "error"]
+    names += ["size_bytes", "modified_s", "sample_rate"]
     assert schema.names == [name for name in names if name != "time_ms" or kind == "timestamp"]
     assert schema.field("embedding").type == pa.list_(pa.float32(), 35)  # 3 logits, width 32
     assert schema.metadata[b"patchout.model"].decode() == job.model

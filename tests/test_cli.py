@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -223,6 +224,24 @@ def test_sounds_that_hold_less_than_half_of_what_the_model_hears_are_named(
     assert "less than half of the model's 32000 Hz; unless it was trained on such sounds" in text
     ran = run("tag", *[tmp_path / "8000.wav"] * 5, "--model", model)
     assert "8000.wav (8000 Hz) and 2 more: sampled" in ran.err
+
+
+@pytest.mark.parametrize("command", ["tag", "embed"])
+def test_bulk_jobs_name_them_too_and_keep_the_rate_of_each(
+    run: Run, model: Path, tmp_path: Path, command: str
+) -> None:
+    for rate in (8000, 11025, 16000):
+        soundfile.write(tmp_path / f"{rate}.wav", noise(1.0)[:rate], rate)
+    out, more = tmp_path / "rows.parquet", ["--kind", "timestamp"] if command == "embed" else []
+    ran = run(command, *sorted(tmp_path.glob("*.wav")), "--model", model, "--out", out, *more)
+    assert ran.code == 0
+    (text,) = [line for line in ran.err.splitlines() if "sampled" in line]
+    assert "11025.wav (11025 Hz), " in text
+    assert "/8000.wav (8000 Hz): sampled at less than half of the model's 32000 Hz" in text
+    rows = pq.read_table(out).to_pylist()
+    assert {(Path(row["file"]).stem, row["sample_rate"]) for row in rows} == {
+        (str(rate), rate) for rate in (8000, 11025, 16000)
+    }
 
 
 @pytest.mark.slow

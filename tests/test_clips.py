@@ -49,6 +49,7 @@ def test_only_and_without_divide_the_clips(folds: ClipSet) -> None:
     assert labels(folds.only("2")) == ["owl"]
     assert labels(folds.without("2")) == ["dog", "cat"]
     assert labels(folds.only("1", "2")) == labels(folds.without()) == labels(folds)
+    assert labels(folds.without("")) == labels(folds)  # as --exclude "" has it
 
 
 def test_clips_are_taken_in_any_order(folds: ClipSet) -> None:

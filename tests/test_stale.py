@@ -24,7 +24,7 @@ from patchout.inference.bulk.run import Summary, run
 from patchout.inference.embedding import EmbedConfig
 from patchout.models.passt import Passt
 
-STATES = ("size_bytes", "modified_s")  # columns that earlier versions did not write
+STATES = ("size_bytes", "modified_s", "sample_rate")  # columns that earlier versions did not write
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "patchout"
 
 ROOMS = {  # a room imports only rooms above it, and the nouns beside them; lines that it may have
-    "audio": 1799,
+    "audio": 1809,
     "models": 1993,
     "checkpoint": 2234,
     "data": 3305,
-    "inference": 4616,
+    "inference": 4645,
     "export": 552,
     "hear": 2801,
     "suites": 227,
@@ -34,7 +34,7 @@ ROOMS = {  # a room imports only rooms above it, and the nouns beside them; line
     "training": 5836,
     "web": 1624,
     "bench": 691,
-    "cli": 2520,
+    "cli": 2513,
 }
 NOUNS = ("errors", "files", "figures")  # what every room may import, and which imports no room
 DOORS = ("__init__", "__main__")  # of the package: they lead to every room

@@ -1,9 +1,9 @@
-"""A remark on a decoded sound, as text in a row of a bulk job: rate, digest, silence, flaws, levels."""
+"""Remarks on decoded sounds: as text in a row of a bulk job, and on those sampled at a low rate."""
 
 import hashlib
 import json
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from patchout.audio.sources import Source
 from patchout.audio.stream import Stream
 
 REMARK = re.compile(r"(\d+) Hz, (\w{16}), (silent|sound)(?:, (\[[^]]*\]))?(?:; (.*))?", re.DOTALL)
+SHOWN = 3  # names in a remark on several sounds
 
 
 class Remark(NamedTuple):
@@ -51,3 +52,12 @@ class RemarkedStream(Stream):
         levels = self.meter.levels(self.source_rate) if self.meter else Levels()
         remark = (self.source_rate, digest.hexdigest()[:16], self.silence is not None, self.warning or "")
         self.warning = str(Remark(*remark, levels))
+
+
+def low_rate(first: Sequence[str], count: int, rate: int) -> str:
+    """A remark on `count` sounds, the `first` of them by name, that hold less than half of what a model of
+    `rate` Hz hears.
+    """
+    names = ", ".join(first[:SHOWN]) + (f" and {count - SHOWN} more" if count > SHOWN else "")
+    reason = f"sampled at less than half of the model's {rate} Hz"
+    return f"{names}: {reason}; unless it was trained on such sounds, its results are often wrong"

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     Source = tuple[Item, str | None]  # a sound, and why it cannot be read
 
-SHOWN = 3  # names in a remark on several sounds
-
 
 @dataclass(kw_only=True)
 class Options:
@@ -78,6 +76,7 @@ def main(args: Sequence[str]) -> int:
         raise ValueError(
             "--format raven, --format scores and --engine ray belong to a job: give --out FOLDER"
         )
+    from patchout.audio.remarks import low_rate
     from patchout.data.items import Item
     from patchout.inference.events import EventRule
     from patchout.inference.tagging import in_file, to_tags
@@ -109,14 +108,8 @@ def main(args: Sequence[str]) -> int:
             if result.error is None and scored.name in pictures:
                 failed += not _is_drawn(pictures[scored.name], scored, model, rule)
     if narrow:
-        _say_narrow(narrow, model.config.mel.sample_rate)
+        say(low_rate(narrow, len(narrow), model.config.mel.sample_rate))
     return FAILED if failed else DONE
-
-
-def _say_narrow(sounds: list[str], rate: int) -> None:
-    names = ", ".join(sounds[:SHOWN]) + (f" and {len(sounds) - SHOWN} more" if len(sounds) > SHOWN else "")
-    reason = f"sampled at less than half of the model's {rate} Hz"
-    say(f"{names}: {reason}; unless it was trained on such sounds, its labels are often wrong")
 
 
 def _scored(model: "Tagger", sources: "list[Source]", rule: Any, options: Options) -> "Iterator[Scored]":

@@ -248,9 +248,9 @@ class ClipSet:
 
     def _in(self, folds: Sequence[str]) -> np.ndarray:
         column = self.column("fold")
-        names = sorted({*column.tolist()} - {""})
+        names, folds = sorted({*column.tolist()} - {""}), [fold for fold in folds if fold]
         if unknown := [fold for fold in folds if fold not in names]:
-            todo = 'add a CSV with a column split or fold, or give an empty one (--split "")'
+            todo = 'add a CSV with a column split or fold, or give an empty one (--split "", --exclude "")'
             allowed = f"it has {', '.join(names)}" if names else f"its clips name none: {todo}"
             raise DataError(f"{self.root}: no split or fold {', '.join(unknown)}: {allowed}")
         return np.isin(column, folds)

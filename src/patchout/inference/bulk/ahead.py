@@ -27,6 +27,7 @@ class Sound(NamedTuple):
     size_bytes: int | None = None  # of the file before it was read; None if it failed
     modified_s: float | None = None
     silence: str | None = None  # why it is silent
+    sample_rate: int | None = None  # Hz, of the file; None if it failed
 
     @property
     def num_bytes(self) -> int:
@@ -68,7 +69,9 @@ def decode(item: Item, opener: Opener, is_over: threading.Event | None = None) -
         text = str(getattr(error, "strerror", None) or error)
         return Sound(item, error=text if text.startswith(item.file) else f"{item.file}: {text}")
     wave = None if num_samples > limit else blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    return Sound(item, wave, stream.duration_s, stream.warning, None, *state, stream.silence)
+    return Sound(
+        item, wave, stream.duration_s, stream.warning, None, *state, stream.silence, stream.source_rate
+    )
 
 
 def decode_ahead(

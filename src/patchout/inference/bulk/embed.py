@@ -12,7 +12,7 @@ from patchout.checkpoint.zoo import load
 from patchout.data.items import Item
 from patchout.inference.bulk.ahead import Sound
 from patchout.inference.bulk.collapse import collapse_warnings
-from patchout.inference.bulk.job import STATE_TYPES, BulkJob, Rows, state_columns
+from patchout.inference.bulk.job import STATE_TYPES, BulkJob, Rows, model_rate, state_columns
 from patchout.inference.embedding import EmbedConfig, Embedder
 
 Kind = Literal["scene", "timestamp"]
@@ -48,16 +48,16 @@ class EmbedJob(BulkJob):
         settings = super().settings()
         return settings.pop("config") | settings
 
-    def schema(self, size: int) -> pa.Schema:
+    def schema(self, size: int, rate: int) -> pa.Schema:
         """The columns of shards of embeddings of `size` values, and the settings in every Parquet header."""
         columns = {name: STATE_TYPES[name] for name in ("file", "start_s", "duration_s")}
         columns |= {"time_ms": pa.float64()} if self.kind == "timestamp" else {}
         columns |= {"embedding": pa.list_(pa.float32(), size)}
-        return pa.schema(columns | STATE_TYPES, metadata=self.metadata())
+        return pa.schema(columns | STATE_TYPES, metadata=self.metadata(rate))
 
     def schema_of(self, written: pa.Schema) -> pa.Schema:
         """The columns of this job, for rows that an earlier version may have written."""
-        return self.schema(written.field("embedding").type.list_size)
+        return self.schema(written.field("embedding").type.list_size, model_rate(written))
 
 
 class EmbedRows(Rows):
@@ -69,7 +69,7 @@ class EmbedRows(Rows):
         self.is_scene = job.kind == "scene"
         sizes = embedder.config
         size = sizes.scene_size(config) if self.is_scene else sizes.timestamp_size(config)
-        self.schema = job.schema(size)
+        self.schema = job.schema(size, config.mel.sample_rate)
         self.bytes_per_s = 0.0 if self.is_scene else 4 * size * config.mel.sample_rate / embedder.hop
         self.no_rows = np.zeros((1, size), np.float32), np.zeros(1, np.float32)
 

@@ -23,8 +23,9 @@ STATES = [
     "error",
     "size_bytes",
     "modified_s",
+    "sample_rate",
 ]  # all but the values
-REPEATED = ["file", "error", "size_bytes", "modified_s"]
+REPEATED = ["file", "error", "size_bytes", "modified_s", "sample_rate"]
 
 
 def shard_name(index: int) -> str:

@@ -28,6 +28,7 @@ STATE_TYPES = {
     "error": pa.string(),
     "size_bytes": pa.int64(),  # of the file that was read; earlier versions did not keep it
     "modified_s": pa.float64(),
+    "sample_rate": pa.int64(),  # Hz, of the file
 }
 
 J = TypeVar("J", bound="BulkJob")
@@ -104,12 +105,13 @@ class BulkJob:
         more |= {"items": len(items), "items_sha256": items_hash(items)} if items else {}
         return json.loads(json.dumps(self.settings() | more))
 
-    def metadata(self) -> dict[str, str]:
-        """The settings in every Parquet header."""
+    def metadata(self, rate: int) -> dict[str, str]:
+        """The settings, and the model's rate (Hz), in every Parquet header."""
         return {
             "patchout.model": self.model,
             "patchout.config_hash": self.hash,
             "patchout.version": patchout.__version__,
+            "patchout.sample_rate": str(rate),
             "patchout.job": json.dumps(self.about()),
         }
 
@@ -130,6 +132,11 @@ class Rows:
         raise NotImplementedError
 
 
+def model_rate(schema: pa.Schema) -> int:
+    """The model's rate (Hz) that shards were computed at; 0: they do not say."""
+    return int((schema.metadata or {}).get(b"patchout.sample_rate", 0))
+
+
 def state_columns(sounds: Sequence[Sound]) -> dict[str, pa.Array]:
     """Columns of the names, times, reasons and file states of sounds, a row each."""
     cells = {
@@ -139,5 +146,6 @@ def state_columns(sounds: Sequence[Sound]) -> dict[str, pa.Array]:
         "error": [storable(sound.error or sound.warning) for sound in sounds],
         "size_bytes": [sound.size_bytes for sound in sounds],
         "modified_s": [sound.modified_s for sound in sounds],
+        "sample_rate": [sound.sample_rate for sound in sounds],
     }
     return {name: pa.array(cells[name], kind) for name, kind in STATE_TYPES.items()}

@@ -112,7 +112,7 @@ def _read(out: Path, format: Format, columns: list[str] | None) -> Iterator[pa.T
 def _read_npy(out: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
     array = np.load(out / ARRAY, mmap_mode="r")
     types = dict.fromkeys(columns, pa.float64()) | dict.fromkeys(TEXTS, pa.string())
-    types["size_bytes"] = pa.int64()
+    types |= dict.fromkeys(("size_bytes", "sample_rate"), pa.int64())
     conversion = ConvertOptions(column_types=types, strings_can_be_null=True, null_values=["", "nan"])
     parsing, place = ParseOptions(newlines_in_values=True), 0
     with open_csv(out / TABLE, parse_options=parsing, convert_options=conversion) as batches:

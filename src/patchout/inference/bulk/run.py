@@ -12,16 +12,18 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from patchout.audio.remarks import SHOWN, low_rate
 from patchout.data.items import Item
 from patchout.data.job_folder import Folder, claim, only_writer
 from patchout.inference.bulk import folder
 from patchout.inference.bulk.ahead import Opener, Sound, decode_ahead
 from patchout.inference.bulk.folder import HALVES, STATES
-from patchout.inference.bulk.job import BulkJob, Rows
+from patchout.inference.bulk.job import BulkJob, Rows, model_rate
 from patchout.inference.bulk.stale import find_stale, merge, update_name
 from patchout.inference.token_budget import TOKENS_PER_BATCH, tokens_per_batch
 from patchout.models.tagger import Tagger
@@ -115,6 +117,7 @@ def run(
                     audio_s += seconds
                     on_progress(count, seconds)
             notes += job.notes(folder.read_tables(out, map(folder.shard_name, every)), items)
+        notes += rate_notes(folder.read_tables(out, map(folder.shard_name, every), columns=STATES))
         return replace(summarize(out, len(items), len(every), audio_s=audio_s), notes=tuple(notes))
 
 
@@ -133,6 +136,20 @@ def summarize(out: str, items: int, shards: int, *, audio_s: float = 0.0) -> Sum
                 texts |= dict.fromkeys(reasons.filter(chosen)["error"].to_pylist())
     first_failed, first_warnings = (tuple(islice(texts, MAX_REASONS)) for texts in (failed, warnings))
     return Summary(items, rows, num_failed, first_failed, first_warnings, audio_s)
+
+
+def rate_notes(tables: Iterable[pa.Table]) -> list[str]:
+    """A remark on the sounds whose files hold less than half of what the model hears, or none."""
+    count, names, rate, last = 0, list[str](), 0, -1
+    for numbers, table in folder.numbered(tables):
+        items = table.take(pa.array(np.flatnonzero(np.diff(numbers, prepend=last))))
+        last = numbers[-1]
+        if "sample_rate" in table.column_names and (model_hz := model_rate(table.schema)):
+            low = items.filter(pc.less(items["sample_rate"], model_hz / 2))
+            count, rate = count + len(low), model_hz
+            rows = low.select(["file", "sample_rate"]).slice(0, SHOWN - len(names)).to_pylist()
+            names += [f"{row['file']} ({row['sample_rate']} Hz)" for row in rows]
+    return [low_rate(names, count, rate)] if count else []
 
 
 class Threads(NamedTuple):
@@ -179,8 +196,8 @@ def write_shards(
     """Write each shard: the rows of its sounds, in their order, in tables of bounded size.
 
     The sounds of a shard in `todo.places` are those of its items there, and replace their rows. Columns file,
-    start_s, duration_s (null where `error` says why), error, size_bytes and modified_s (of the file that was
-    read), and those of the job.
+    start_s, duration_s (null where `error` says why), error, size_bytes, modified_s and sample_rate (of the
+    file that was read), and those of the job.
     """
     limit = threads.chunk_bytes
     chunks = (

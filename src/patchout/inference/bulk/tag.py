@@ -13,7 +13,7 @@ from patchout.audio.stream import Stream
 from patchout.checkpoint.zoo import load
 from patchout.data.items import Item
 from patchout.inference.bulk.ahead import Sound
-from patchout.inference.bulk.job import STATE_TYPES, BulkJob, Rows, state_columns
+from patchout.inference.bulk.job import STATE_TYPES, BulkJob, Rows, model_rate, state_columns
 from patchout.inference.events import Event, EventRule
 from patchout.inference.tagging import Tags, in_file, to_tags
 from patchout.inference.window_scores import SAYS_NOTHING, Scored, score
@@ -54,7 +54,7 @@ class TagJob(BulkJob):
         """The job's model on a device, which computes rows."""
         return TagRows(self.tagger(device), self)
 
-    def schema(self, labels: Sequence[str]) -> pa.Schema:
+    def schema(self, labels: Sequence[str], rate: int) -> pa.Schema:
         """The columns of shards, and settings and class names in every Parquet header.
 
         `scores` are those of all classes; `track` those at the `times_s`. Times are those of the file.
@@ -66,12 +66,12 @@ class TagJob(BulkJob):
         columns |= (
             {"times_s": pa.list_(pa.float64()), "track": pa.list_(of_classes)} if self.over_time else {}
         )
-        metadata = self.metadata() | {"patchout.labels": json.dumps(labels)}
+        metadata = self.metadata(rate) | {"patchout.labels": json.dumps(labels)}
         return pa.schema(columns | STATE_TYPES, metadata=metadata)
 
     def schema_of(self, written: pa.Schema) -> pa.Schema:
         """The columns of this job, for rows that an earlier version may have written."""
-        return self.schema(json.loads(written.metadata[b"patchout.labels"]))
+        return self.schema(json.loads(written.metadata[b"patchout.labels"]), model_rate(written))
 
 
 class TagRows(Rows):
@@ -80,7 +80,7 @@ class TagRows(Rows):
     def __init__(self, model: Tagger, job: TagJob) -> None:
         self.model, self.precision = at_precision(model, job.precision)
         self.job = job
-        self.schema = job.schema(model.config.labels)
+        self.schema = job.schema(model.config.labels, model.config.mel.sample_rate)
         self.has_track = job.events or job.over_time
         self.bytes_per_s = 8 * len(model.config.labels) / job.rule.hop_s if self.has_track else 0.0
 
